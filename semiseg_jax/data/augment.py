@@ -1,0 +1,118 @@
+"""On-device augmentation: `Example` -> `Batch`, jitted with the train step.
+
+Image, mask, valid, boxes, points and strokes go through the same scale, crop and flip. Points and strokes are moved as
+geometry and drawn after the crop, so a one-pixel label neither vanishes nor multiplies. Each row is keyed by its own
+`seed`: any number of devices sees the same pixels.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+
+from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Batch, Example
+from semiseg_jax.ops import images
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """The options, all static; the probabilities at 0 and scale (1, 1) give a plain centred crop."""
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    jitter: float = 0.0  # probability of the colour jitter
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+    hue: float = 0.05
+    blur: float = 0.0  # probability of the blur
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    random_crop: bool = True
+
+    def __call__(self, examples: Example) -> Batch:
+        return jax.vmap(self._row)(examples)
+
+    def _row(self, example: dict[str, jax.Array]) -> Any:
+        keys = jax.random.split(jax.random.key(example["seed"]), 6)
+        height, width = self.crop
+        size = example["size"].astype(jnp.float32)
+        low, high = self.scale
+        scale = jnp.exp(jax.random.uniform(keys[0], minval=math.log(low), maxval=math.log(high + 1e-9)))
+        where = jax.random.uniform(keys[1], (2,)) if self.random_crop else jnp.full((2,), 0.5)
+        slack = size * scale - jnp.array([height, width], jnp.float32)
+        # A whole offset at scale 1, so that a plain crop copies pixels. Negative: the image is smaller than the crop.
+        shift = -jnp.round(where * slack)
+        flip = jax.random.bernoulli(keys[2], self.flip)
+
+        image = jax.image.scale_and_translate(
+            images.to_unit(example["image"]), (height, width, 3), (0, 1), jnp.stack([scale, scale]), shift, "linear"
+        )
+        rows, row_inside = _source_pixels(height, scale, shift[0], size[0])
+        columns, column_inside = _source_pixels(width, scale, shift[1], size[1])
+        valid = row_inside[:, None] & column_inside[None, :]
+        label = jnp.where(valid, example["mask"][rows][:, columns].astype(jnp.int32), IGNORE)
+        label = _draw(label, example["points"], scale, shift)
+        label = _draw(label, _stroke_samples(example["strokes"], high), scale, shift)
+
+        boxes = example["boxes"] * scale + jnp.tile(shift, 2)
+        mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)
+        boxes = jnp.clip(jnp.where(flip, mirrored, boxes), 0, jnp.array([height, width, height, width]))
+        visible = jnp.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=-1)
+
+        image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))
+        image = self._photometric(jnp.clip(image, 0, 1), keys[3:])
+        return {
+            "image": images.fill_padding(image, valid),
+            "label": label,
+            "valid": valid,
+            "boxes": jnp.where(visible[:, None], boxes, 0.0),
+            "box_class": jnp.where(visible, example["box_class"], -1),
+            "tags": example["tags"],
+            "kind": example["kind"],
+            "id": example["id"],
+        }
+
+    def _photometric(self, image: jax.Array, keys: jax.Array) -> jax.Array:
+        if self.jitter:
+            parts = jax.random.split(keys[0], 4)
+            jittered = dm_pix.random_brightness(parts[0], image, self.brightness)
+            jittered = dm_pix.random_contrast(parts[1], jittered, 1 - self.contrast, 1 + self.contrast)
+            jittered = dm_pix.random_saturation(parts[2], jittered, 1 - self.saturation, 1 + self.saturation)
+            if self.hue:
+                jittered = dm_pix.random_hue(parts[3], jnp.clip(jittered, 0, 1), self.hue)
+            image = jnp.where(jax.random.bernoulli(keys[1], self.jitter), jnp.clip(jittered, 0, 1), image)
+        if self.blur:
+            chance, strength = jax.random.split(keys[2])
+            low, high = self.blur_sigma
+            blurred = images.gaussian_blur(image, jax.random.uniform(strength, minval=low, maxval=high))
+            image = jnp.where(jax.random.bernoulli(chance, self.blur), blurred, image)
+        return image
+
+
+def _source_pixels(length: int, scale: jax.Array, shift: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For every output index along one axis: the nearest source index, and whether it lies in the image."""
+    source = jnp.floor((jnp.arange(length) + 0.5 - shift) / scale)
+    inside = (source >= 0) & (source < size)
+    return jnp.clip(source, 0, size - 1).astype(jnp.int32), inside
+
+
+def _draw(label: jax.Array, points: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Writes points [P,3] of source pixels into the label map; where two meet, the lower class wins."""
+    at = jnp.floor((points[:, :2] + 0.5) * scale + shift).astype(jnp.int32)
+    klass = points[:, 2].astype(jnp.int32)
+    inside = jnp.all((at >= 0) & (at < jnp.array(label.shape)), axis=-1) & (klass >= 0)
+    at = jnp.where(inside[:, None], at, jnp.array(label.shape))  # out of range: dropped
+    return label.at[at[:, 0], at[:, 1]].min(klass, mode="drop")
+
+
+def _stroke_samples(strokes: jax.Array, max_scale: float) -> jax.Array:
+    """[S,5] -> points [S*T,3], close enough together that the drawn line has no gaps."""
+    count = math.ceil(STROKE_PIECE * max(max_scale, 1.0)) + 2
+    t = jnp.linspace(0.0, 1.0, count)[None, :, None]
+    start, end, klass = strokes[:, None, 0:2], strokes[:, None, 2:4], strokes[:, None, 4:]
+    samples = start + (end - start) * t
+    return jnp.concatenate([samples, jnp.broadcast_to(klass, (*samples.shape[:2], 1))], -1).reshape(-1, 3)

@@ -1,0 +1,348 @@
+"""`folder`: a folder of images with whichever labels exist, no code needed.
+
+    dataset.json            {"classes": [...], "ignore_label": 255, "colors": [[r,g,b], ...]}
+    images/ID.jpg           any format that OpenCV reads
+    masks/ID.png            class indices                                    (every label file is optional)
+    scribbles/ID.png        class indices where something is drawn, ignore_label elsewhere
+    points.json             {ID: [[y, x, class], ...]}
+    boxes.json              COCO: images, annotations with bbox [x, y, w, h], categories
+    tags.json               {ID: [class, ...]}
+    splits/NAME.txt         one ID a line
+
+Every image may have a different subset of the labels. Without splits/, one fifth of the images with a mask become
+`val` and the others `train`. All problems of a folder are reported together, before anything is written.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from semiseg_jax.data import weak_labels
+from semiseg_jax.data.records import Record, RecordBuilder, decode_image, encode_png, make_record
+from semiseg_jax.data.types import IGNORE, Supervision
+
+VERSION = 1
+_DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
+_SUFFIXES = (*sorted(_DIRECT), ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+_LAYOUT_HELP = "see the folder layout in the README"
+
+
+class FolderError(ValueError):
+    """What is wrong with a dataset folder, every problem on a line of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The listing and the JSON files of a dataset folder; pixels are read later."""
+
+    root: Path
+    classes: Sequence[str]
+    colors: Sequence[Sequence[int]]
+    background: int | None
+    ignore_label: int
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    scribbles: Mapping[str, Path]
+    points: Mapping[str, Any]
+    boxes: Mapping[str, Any]
+    tags: Mapping[str, Any]
+    splits: Mapping[str, Sequence[str]]
+
+
+class Folder(RecordBuilder):
+    """Builds records from a folder; `simulate` draws missing weak labels from the masks.
+
+    The build's name holds a hash of the source's listing and of `simulate`, so a changed folder is built again.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        data_dir: str | None = None,
+        simulate: Mapping[str, Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
+    ):
+        self.source = read_source(Path(path))
+        self.simulate = {Supervision.parse(kind): dict(options) for kind, options in (simulate or {}).items()}
+        for kind in self.simulate:
+            if kind not in weak_labels.MAKERS:
+                known = ", ".join(k.name.lower() for k in weak_labels.MAKERS)
+                raise ValueError(f"simulate: {kind.name.lower()} labels cannot be drawn from masks; possible: {known}")
+        self.seed, self.skip_bad = seed, skip_bad
+        self.meta = {
+            "classes": list(self.source.classes),
+            "colors": [list(color) for color in self.source.colors],
+            "background": self.source.background,
+        }
+        spec = json.dumps([{int(k): v for k, v in self.simulate.items()}, seed, skip_bad, VERSION], sort_keys=True)
+        digest = hashlib.sha256((_fingerprint(self.source.root) + spec).encode()).hexdigest()[:12]
+        super().__init__(data_dir=data_dir, config_name=f"{_slug(self.source.root.name)}-{digest}")
+
+    def split_names(self) -> Sequence[str]:
+        return tuple(self.source.splits)
+
+    def check(self) -> list[str]:
+        """Every problem of the folder, in words. Reads each file once."""
+        problems: list[str] = []
+        for id in sorted({id for ids in self.source.splits.values() for id in ids}):
+            try:
+                self.read(id)
+            except FolderError as error:
+                problems += str(error).split("\n")
+        return problems
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        if not Path(self.data_path).exists() and not self.skip_bad:
+            problems = self.check()
+            if problems:
+                shown = "\n  ".join(problems[:20])
+                more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+                raise FolderError(
+                    f"{self.source.root} has {len(problems)} problem(s), nothing was written:\n  {shown}{more}\n"
+                    "Repair the files, or leave the images out with --config.data.skip_bad=True."
+                )
+        super().download_and_prepare(**kwargs)
+
+    def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
+        for id in self.source.splits[split]:
+            try:
+                yield self.record(id)
+            except FolderError:
+                if not self.skip_bad:
+                    raise
+
+    def read(self, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
+        """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""
+        source, problems = self.source, []
+        path = source.images[id]
+        data = path.read_bytes()
+        try:
+            image = decode_image(data)
+        except ValueError:
+            raise FolderError(f"{path}: not a readable image") from None
+        size = (image.shape[0], image.shape[1])
+        if path.suffix.lower() not in _DIRECT:
+            data = encode_png(image)
+        readers: Mapping[Supervision, tuple[Mapping[str, Any], Callable[[], Any]]] = {
+            Supervision.DENSE: (source.masks, lambda: read_index_map(source.masks[id], size, source)),
+            Supervision.SCRIBBLE: (source.scribbles, lambda: read_index_map(source.scribbles[id], size, source)),
+            Supervision.POINTS: (source.points, lambda: _read_points(source, id, size)),
+            Supervision.BOX: (source.boxes, lambda: _read_boxes(source, id, size)),
+            Supervision.TAGS: (source.tags, lambda: _read_tags(source, id)),
+        }
+        labels = {}
+        for kind, (available, read) in readers.items():
+            if id in available:
+                try:
+                    labels[kind] = read()
+                except FolderError as error:
+                    problems.append(str(error))
+        if problems:
+            raise FolderError("\n".join(problems))
+        return data, size, labels
+
+    def record(self, id: str) -> tuple[Record, tuple[int, int], list[Supervision]]:
+        """`read`, plus simulated labels, as it is stored."""
+        data, size, labels = self.read(id)
+        if Supervision.SCRIBBLE in labels:
+            labels[Supervision.SCRIBBLE] = weak_labels.trace_strokes(labels[Supervision.SCRIBBLE])
+        if Supervision.DENSE in labels:
+            self._simulate(id, labels[Supervision.DENSE], labels)
+        record = make_record(
+            id=id,
+            image=data,
+            num_classes=len(self.source.classes),
+            mask=labels.get(Supervision.DENSE),
+            points=labels.get(Supervision.POINTS),
+            strokes=labels.get(Supervision.SCRIBBLE),
+            partial=labels.get(Supervision.PARTIAL),
+            boxes=labels.get(Supervision.BOX),
+            tags=labels.get(Supervision.TAGS),
+        )
+        return record, size, [Supervision.UNLABELED, *labels]
+
+    def _simulate(self, id: str, mask: np.ndarray, labels: dict[Supervision, Any]) -> None:
+        """Adds the asked-for kinds that the image does not have."""
+        for kind, options in self.simulate.items():
+            if kind in labels:
+                continue
+            if kind == Supervision.TAGS:
+                labels[kind] = weak_labels.tags(mask, len(self.source.classes))
+                continue
+            if kind == Supervision.BOX:
+                options = {"background": self.source.background} | options
+            rng = np.random.default_rng([self.seed, int(kind), zlib.crc32(id.encode())])
+            labels[kind] = weak_labels.MAKERS[kind](mask, rng, **options)
+
+
+def read_source(root: Path) -> Source:
+    """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
+    if not root.is_dir():
+        raise FolderError(f"{root}: no such dataset folder; {_LAYOUT_HELP}")
+    if not (root / "dataset.json").is_file():
+        raise FolderError(
+            f'{root}/dataset.json is missing; the least it may hold is {{"classes": ["background", "thing"]}}'
+        )
+    meta = _read_json(root / "dataset.json")
+    classes = meta.get("classes")
+    if not classes or len(classes) > 254:
+        raise FolderError(f"{root}/dataset.json: `classes` must list 1 to 254 names")
+    images = _by_id(root / "images", _SUFFIXES)
+    if not images:
+        raise FolderError(f"{root}/images holds no image ({', '.join(_SUFFIXES)}); {_LAYOUT_HELP}")
+    masks = _by_id(root / "masks", (".png",))
+    colors = meta.get("colors") or default_colors(len(classes))
+    if len(colors) < len(classes):
+        raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")
+    default_background = list(classes).index("background") if "background" in classes else None
+    return Source(
+        root=root,
+        classes=classes,
+        colors=[list(color) for color in colors[: len(classes)]],
+        background=meta.get("background", default_background),
+        ignore_label=int(meta.get("ignore_label", IGNORE)),
+        images=images,
+        masks=masks,
+        scribbles=_by_id(root / "scribbles", (".png",)),
+        points=_read_json(root / "points.json") if (root / "points.json").is_file() else {},
+        boxes=_coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {},
+        tags=_read_json(root / "tags.json") if (root / "tags.json").is_file() else {},
+        splits=_read_splits(root, images, masks),
+    )
+
+
+def read_index_map(path: Path, size: tuple[int, int], source: Source) -> np.ndarray:
+    """A mask or scribble file as [H,W] uint8 with 255 where there is no label. Palette files give their indices."""
+    try:
+        with Image.open(path) as file:
+            array = np.asarray(file)
+    except Exception:
+        raise FolderError(f"{path}: not a readable PNG") from None
+    if array.ndim != 2:
+        raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
+    if array.shape != tuple(size):
+        raise FolderError(f"{path}: is {array.shape[1]}x{array.shape[0]} but its image is {size[1]}x{size[0]}")
+    num_classes, ignore_label = len(source.classes), source.ignore_label
+    array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))
+    strange = np.setdiff1d(np.unique(array), [*range(num_classes), IGNORE])
+    if len(strange):
+        raise FolderError(
+            f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "
+            f"and ignore_label is {ignore_label}"
+        )
+    return array.astype(np.uint8)
+
+
+def default_colors(num_classes: int) -> list[list[int]]:
+    """Well-spaced colours; the first is dark, as it is the background of most sets."""
+    hues = (np.arange(num_classes) * 0.61803) % 1.0
+    bands = np.clip(np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    colors = np.round(60 + 185 * bands).astype(int)
+    colors[0] = 30
+    return colors.tolist()
+
+
+def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+    rows = np.asarray(source.points[id], np.float32).reshape(-1, 3)
+    outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
+    if outside.any():
+        raise FolderError(f"points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}")
+    _check_classes(source, f"points.json: {id}", rows[:, 2])
+    return rows
+
+
+def _read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.asarray([box for box, _ in source.boxes[id]], np.float32).reshape(-1, 4)
+    limit = np.array([size[0], size[1]] * 2, np.float32)
+    if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
+        raise FolderError(f"boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
+    return np.clip(rows, 0, limit), np.asarray([klass for _, klass in source.boxes[id]], np.int32)
+
+
+def _read_tags(source: Source, id: str) -> np.ndarray:
+    """Listed classes are present, the others absent; background is unknown unless it is listed."""
+    listed = np.asarray(source.tags[id], np.int64).reshape(-1)
+    _check_classes(source, f"tags.json: {id}", listed)
+    tags = np.zeros(len(source.classes), np.int8)
+    if source.background is not None:
+        tags[source.background] = -1
+    tags[listed] = 1
+    return tags
+
+
+def _check_classes(source: Source, where: str, values: np.ndarray) -> None:
+    bad = values[(values < 0) | (values >= len(source.classes)) | (values != np.floor(values))]
+    if len(bad):
+        raise FolderError(f"{where}: class {bad[0]:g} but the classes are 0..{len(source.classes) - 1}")
+
+
+def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list[float], int]]]:
+    """{ID: [([y0,x0,y1,x1], class)]}; crowd regions get class 255. Listed images without a box have none, for sure."""
+    coco = _read_json(path)
+    try:
+        names = {row["id"]: row["name"] for row in coco["categories"]}
+        unknown = sorted(set(names.values()) - set(classes))
+        ids = {row["id"]: Path(row["file_name"]).stem for row in coco["images"]}
+        boxes: dict[str, list[tuple[list[float], int]]] = {id: [] for id in ids.values()}
+        for row in coco["annotations"]:
+            x, y, width, height = row["bbox"]
+            name = names[row["category_id"]]
+            if name in unknown:
+                raise FolderError(f"{path}: category {name!r} is not among the classes {list(classes)}")
+            klass = IGNORE if row.get("iscrowd") else list(classes).index(name)
+            boxes[ids[row["image_id"]]].append(([y, x, y + height, x + width], klass))
+    except (KeyError, TypeError) as error:
+        raise FolderError(f"{path}: not COCO (images, annotations, categories): {error!r}") from None
+    return boxes
+
+
+def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, list[str]]:
+    files = sorted((root / "splits").glob("*.txt"))
+    if not files:
+        held_out = {id for id in masks if zlib.crc32(id.encode()) % 5 == 0}
+        return {"train": sorted(set(images) - held_out), "val": sorted(held_out & set(images))}
+    splits = {}
+    for path in files:
+        ids = path.read_text().split()
+        missing = [id for id in ids if id not in images]
+        if missing:
+            raise FolderError(f"{path}: {len(missing)} of {len(ids)} ids have no image, the first is {missing[0]!r}")
+        splits[path.stem] = ids
+    return splits
+
+
+def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.stem: path for path in files if path.suffix.lower() in suffixes}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise FolderError(f"{path}: not valid JSON ({error})") from None
+
+
+def _fingerprint(root: Path) -> str:
+    """Names, sizes and times of all files below the folder."""
+    rows = []
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            rows.append(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name) or "data"

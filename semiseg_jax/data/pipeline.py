@@ -1,0 +1,269 @@
+"""From stored records to host batches: pools by kind, quotas, shuffling, decoding. Deterministic and resumable."""
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import grain
+import numpy as np
+from absl import logging
+
+from semiseg_jax.data.letterbox import Letterbox, round_up
+from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
+from semiseg_jax.data.types import Example, Supervision
+
+Quota = Mapping[Supervision, int]
+_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The fixed shapes of an `Example` batch."""
+
+    canvas: tuple[int, int]
+    points: int
+    strokes: int
+    boxes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """How one process cuts its part: micro-batches of `rows` rows, `units` of them a step (devices x accumulation)."""
+
+    rows: int
+    units: int
+    process: int = 0
+    processes: int = 1
+
+
+def parse_quota(quota: Mapping[str, int]) -> dict[Supervision, int]:
+    """Kinds by name -> rows per kind, strongest kind first, which is the order of rows in a batch."""
+    parsed = {Supervision.parse(name): int(rows) for name, rows in quota.items()}
+    if any(rows < 0 for rows in parsed.values()) or not any(parsed.values()):
+        raise ValueError(f"data.quota is {dict(quota)} but must give a positive number of rows to some kind")
+    return {kind: parsed[kind] for kind in sorted(parsed, reverse=True) if parsed[kind]}
+
+
+def make_pools(
+    info: DatasetInfo, split: str, quota: Quota, assign: Mapping[str, float | int | str], seed: int
+) -> dict[Supervision, np.ndarray]:
+    """Which records each kind draws from -> record indices by kind.
+
+    Without `assign`, an image serves every kind of the quota that it has labels for; unlabelled rows come from the
+    images that have none of these. With `assign`, each image gets one kind: a float is a share of the split, an int a
+    number of images (both drawn at random with `seed`), a string the name of another split that lists them.
+    """
+    rows = _split(info, split)
+    kinds = [set(row["kinds"]) for row in rows]
+    pools: dict[Supervision, np.ndarray] = {}
+    if assign:
+        wanted = {Supervision.parse(name): amount for name, amount in assign.items()}
+        missing = [kind.name.lower() for kind in quota if kind not in wanted]
+        if missing:
+            raise ValueError(f"data.assign says nothing of {', '.join(missing)}, which data.quota asks for")
+        pools = _assign(info, rows, kinds, wanted, seed)
+    else:
+        labeled = set(quota) - {Supervision.UNLABELED}
+        for kind in quota:
+            if kind == Supervision.UNLABELED:
+                members = [i for i, has in enumerate(kinds) if not has & labeled]
+            else:
+                members = [i for i, has in enumerate(kinds) if kind in has]
+            pools[kind] = np.asarray(members, np.int64)
+    for kind in quota:
+        if not len(pools[kind]):
+            raise ValueError(_no_images(info, split, kind, bool(assign)))
+    return {kind: pools[kind] for kind in quota}
+
+
+def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
+    if split not in info.splits:
+        raise ValueError(f"{info.name} has no split {split!r}; it has: {', '.join(info.splits)}")
+    if not info.splits[split]:
+        raise ValueError(f"split {split!r} of {info.name} is empty")
+    return info.splits[split]
+
+
+def _assign(
+    info: DatasetInfo,
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Sequence[set[int]],
+    wanted: Mapping[Supervision, float | int | str],
+    seed: int,
+) -> dict[Supervision, np.ndarray]:
+    position = {row["id"]: i for i, row in enumerate(rows)}
+    left = [int(i) for i in np.random.default_rng(seed).permutation(len(rows))]
+    pools: dict[Supervision, np.ndarray] = {}
+    named = sorted(wanted, key=lambda kind: (not isinstance(wanted[kind], str), -kind))
+    exact_shares = sum(a for a in wanted.values() if isinstance(a, float))
+    for kind in named:
+        amount = wanted[kind]
+        if isinstance(amount, str):
+            members = [position[row["id"]] for row in _split(info, amount) if row["id"] in position]
+        else:
+            able = [i for i in left if kind in kinds[i]]
+            count = round(amount * len(rows)) if isinstance(amount, float) else amount
+            is_last_share = kind == named[-1] and abs(exact_shares - 1) < 1e-6
+            members = able if is_last_share else able[:count]
+            if len(members) < count and not is_last_share:
+                raise ValueError(
+                    f"data.assign wants {count} images for {kind.name.lower()} but only {len(able)} are left that can"
+                )
+        pools[kind] = np.asarray(sorted(members), np.int64)
+        taken = set(members)
+        left = [i for i in left if i not in taken]
+    return pools
+
+
+def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool) -> str:
+    name = kind.name.lower()
+    if assigned:
+        return f"data.assign leaves no image of split {split!r} for {name}, which data.quota asks for"
+    if kind == Supervision.UNLABELED:
+        return (
+            f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
+            "other kinds; give some images away with data.assign, or leave unlabeled out"
+        )
+    hint = f"; draw them from masks with --config.data.simulate.{name}={{}}" if kind != Supervision.DENSE else ""
+    return f"data.quota asks for {name} rows but no image of split {split!r} of {info.name} has {name} labels{hint}"
+
+
+def make_layout(
+    info: DatasetInfo, split: str, pools: Mapping[Supervision, np.ndarray], canvas: Sequence[int], strict: bool
+) -> Layout:
+    """Capacities from the index of the split. Canvas (0, 0) means the largest image, at most 512 a side."""
+    rows = info.splits[split]
+    height, width = canvas
+    if not height or not width:
+        height, width = (min(round_up(side, 32), 512) for side in info.max_size(split))
+
+    def most(field: str, kinds: Sequence[Supervision]) -> int:
+        members = [int(i) for kind in kinds if kind in pools for i in pools[kind]]
+        return max([1, *(rows[i][field] for i in members)])
+
+    return Layout(
+        canvas=(height, width),
+        points=max(most("points", [Supervision.POINTS]), most("partial", [Supervision.PARTIAL])),
+        strokes=most("strokes", [Supervision.SCRIBBLE]),
+        boxes=most("boxes", [Supervision.BOX] if strict else list(pools)),
+    )
+
+
+class ExampleLoader:
+    """Turns (source, kind, record index) into one row of an `Example`.
+
+    A record that cannot be read is replaced by the next one of its pool, reported once and counted in `replaced`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        info: DatasetInfo,
+        pools: Mapping[Supervision, np.ndarray],
+        layout: Layout,
+        *,
+        strict: bool,
+    ):
+        self.records, self.info, self.pools, self.layout, self.strict = records, info, pools, layout, strict
+        self.replaced = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, where: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        source, kind_number, at = where
+        pool = self.pools[Supervision(kind_number)]
+        error: Exception | None = None
+        for attempt in range(min(_ATTEMPTS, len(pool))):
+            index = int(pool[(at + attempt) % len(pool)])
+            try:
+                row = self.example(self.records[index], Supervision(kind_number))
+            except Exception as caught:
+                error = caught
+                self._report(index, caught)
+                continue
+            row["seed"] = rng.integers(2**32, dtype=np.uint32)
+            row["id"] = np.array([source, index], np.int32)
+            return row
+        raise RuntimeError(f"no readable record of {Supervision(kind_number).name.lower()} was found") from error
+
+    def example(self, record: Record, kind: Supervision) -> dict[str, Any]:
+        """One row with the labels of `kind`; unless strict, also the boxes and tags that the image has."""
+        layout = self.layout
+        image = decode_image(record["image"])
+        box = Letterbox.fit(image.shape[:2], layout.canvas)
+        size = (image.shape[0], image.shape[1])
+        dense = kind == Supervision.DENSE
+        points = record["partial"] if kind == Supervision.PARTIAL else record["points"]
+        if kind not in (Supervision.PARTIAL, Supervision.POINTS):
+            points = points[:0]
+        strokes = record["strokes"] if kind == Supervision.SCRIBBLE else record["strokes"][:0]
+        has_boxes = kind == Supervision.BOX or not self.strict
+        has_tags = kind == Supervision.TAGS or not self.strict
+        return {
+            "image": box.place_image(image),
+            "mask": box.place_mask(decode_mask(record["mask"] if dense else b"", size)),
+            "points": _pad(box.place_rows(points, pixels=True), layout.points),
+            "strokes": _pad(box.place_rows(strokes, pixels=True), layout.strokes),
+            "boxes": _pad(box.place_rows(record["boxes"] if has_boxes else record["boxes"][:0], pixels=False),
+                          layout.boxes, 0.0),
+            "box_class": _pad(record["box_class"] if has_boxes else record["box_class"][:0], layout.boxes),
+            "tags": record["tags"] if has_tags else np.full(self.info.num_classes, -1, np.int8),
+            "size": np.array(box.placed, np.int32),
+            "kind": np.int32(kind),
+        }  # fmt: skip
+
+    def _report(self, index: int, error: Exception) -> None:
+        with self._lock:
+            self.replaced += 1
+            if self.replaced == 1:
+                logging.warning("record %d cannot be read (%s) and is replaced by another one", index, error)
+
+
+def make_batches(
+    loader: ExampleLoader, quota: Quota, shard: Shard, *, seed: int, threads: int = 4
+) -> grain.DatasetIterator:
+    """An endless iterator of `Example` batches with `shard.rows * shard.units` rows, exact quotas in each unit.
+
+    The order depends on nothing but the arguments; `get_state` and `set_state` resume it exactly.
+    """
+    unit = sum(quota.values())
+    if shard.rows % unit:
+        raise ValueError(f"{shard.rows} rows a micro-batch is not a multiple of the quota's {unit}")
+    sources = []
+    for number, kind in enumerate(quota):
+        members = [(number, int(kind), at) for at in range(len(loader.pools[kind]))]
+        source = grain.MapDataset.source(members).seed(_hash(seed, kind.name)).shuffle().repeat()
+        sources.append(source[shard.process :: shard.processes])
+    weights = [rows * (shard.rows // unit) for rows in quota.values()]
+    dataset = (
+        grain.MapDataset.mix(sources, weights)
+        .seed(_hash(seed, f"augment {shard.process}"))
+        .random_map(loader)
+        .batch(shard.rows, batch_fn=_stack_by_kind)
+        .batch(shard.units, batch_fn=_concatenate)
+    )
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
+
+
+def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:
+    ordered = sorted(rows, key=lambda row: -int(row["kind"]))
+    return cast(Example, {key: np.stack([row[key] for row in ordered]) for key in ordered[0]})
+
+
+def _concatenate(units: Sequence[Mapping[str, np.ndarray]]) -> Example:
+    return cast(Example, {key: np.concatenate([unit[key] for unit in units]) for key in units[0]})
+
+
+def _pad(rows: np.ndarray, capacity: int, fill: float = -1) -> np.ndarray:
+    if len(rows) > capacity:
+        raise ValueError(f"{len(rows)} rows of geometry but a capacity of {capacity}")
+    out = np.full((capacity, *rows.shape[1:]), fill, rows.dtype)
+    out[: len(rows)] = rows
+    return out
+
+
+def _hash(seed: int, text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:4], "big") >> 1
+
+

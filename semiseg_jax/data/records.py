@@ -1,0 +1,182 @@
+"""What every dataset builder writes: one record an image, with whichever labels exist.
+
+Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFlow is needed to write or read them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Supervision
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What the rest of the program needs to know of a dataset."""
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    background: int | None
+    splits: Mapping[str, Sequence[Mapping[str, Any]]]  # per record: id, size [h,w], kinds, points, strokes, boxes
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def max_size(self, split: str) -> tuple[int, int]:
+        sizes = np.array([row["size"] for row in self.splits[split]])
+        return int(sizes[:, 0].max()), int(sizes[:, 1].max())
+
+
+def features(num_classes: int) -> tfds.features.FeaturesDict:
+    def rows(width: int) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=(None, width), dtype=np.float32)
+
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Text(),
+            "mask": tfds.features.Text(),
+            "points": rows(3),
+            "strokes": rows(5),
+            "partial": rows(3),
+            "boxes": rows(4),
+            "box_class": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "tags": tfds.features.Tensor(shape=(num_classes,), dtype=np.int8),
+        }
+    )
+
+
+def make_record(
+    *,
+    id: str,
+    image: bytes,
+    num_classes: int,
+    mask: np.ndarray | None = None,
+    points: np.ndarray | None = None,
+    strokes: np.ndarray | None = None,
+    partial: np.ndarray | None = None,
+    boxes: tuple[np.ndarray, np.ndarray] | None = None,
+    tags: np.ndarray | None = None,
+) -> Record:
+    """A record with every field filled; labels that are None are stored as absent."""
+
+    def rows(value: np.ndarray | None, width: int) -> np.ndarray:
+        return np.asarray(value if value is not None else [], np.float32).reshape(-1, width)
+
+    box_rows, box_class = boxes if boxes is not None else (None, [])
+    return {
+        "id": id,
+        "image": image,
+        "mask": encode_png(mask) if mask is not None else b"",
+        "points": rows(points, 3),
+        "strokes": split_strokes(rows(strokes, 5)),
+        "partial": rows(partial, 3),
+        "boxes": rows(box_rows, 4),
+        "box_class": np.asarray(box_class, np.int32).reshape(-1),
+        "tags": np.full(num_classes, -1, np.int8) if tags is None else tags.astype(np.int8),
+    }
+
+
+def split_strokes(strokes: np.ndarray, longest: float = STROKE_PIECE) -> np.ndarray:
+    """Cuts strokes [S,5] into pieces of at most `longest` pixels, so that drawing them takes a fixed number of steps."""
+    out = []
+    for y0, x0, y1, x1, klass in strokes:
+        pieces = max(1, math.ceil(max(abs(y1 - y0), abs(x1 - x0)) / longest))
+        ends = np.linspace((y0, x0), (y1, x1), pieces + 1)
+        out += [(*start, *end, klass) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return np.asarray(out, np.float32).reshape(-1, 5)
+
+
+def describe_record(record: Record, size: tuple[int, int], kinds: Iterable[Supervision]) -> dict[str, Any]:
+    """The row of the index that is stored beside the records: enough to plan batches without reading them."""
+    return {
+        "id": record["id"],
+        "size": [int(size[0]), int(size[1])],
+        "kinds": sorted(int(kind) for kind in kinds),
+        "points": len(record["points"]),
+        "strokes": len(record["strokes"]),
+        "partial": len(record["partial"]),
+        "boxes": len(record["boxes"]),
+    }
+
+
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the builders. Subclasses fill `meta` and yield `(record, size, kinds)` per split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    meta: Mapping[str, Any]
+
+    def __init__(self, *, data_dir: str | None, config_name: str):
+        config = tfds.core.BuilderConfig(name=config_name, version=self.VERSION)
+        super().__init__(data_dir=data_dir or None, file_format="array_record", config=config)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features(len(self.meta["classes"])),
+            metadata=tfds.core.MetadataDict(dict(self.meta) | {"index": {}}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
+        del dl_manager
+        return {split: self._generate_examples(split) for split in self.split_names()}
+
+    def _generate_examples(self, split: str) -> Any:
+        index = self.info.metadata["index"].setdefault(split, [])
+        for number, (record, size, kinds) in enumerate(self.generate(split)):
+            index.append(describe_record(record, size, kinds))
+            yield number, record
+
+    def split_names(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
+        raise NotImplementedError
+
+    def dataset_info(self) -> DatasetInfo:
+        meta = self.info.metadata
+        return DatasetInfo(
+            name=self.name,
+            classes=tuple(meta["classes"]),
+            colors=tuple((r, g, b) for r, g, b in meta["colors"]),
+            background=meta["background"],
+            splits=meta["index"],
+        )
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """Encodes a [H,W] index map or a [H,W,3] RGB image."""
+    if array.ndim == 3:
+        array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", array)
+    if not done:
+        raise ValueError(f"could not encode an array of shape {array.shape} as PNG")
+    return data.tobytes()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """[H,W,3] uint8 RGB, turned upright by its EXIF tag."""
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if array is None:
+        raise ValueError("not a readable image")
+    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def decode_mask(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """[H,W] uint8 class indices; all 255 where the record has no mask."""
+    if not data:
+        return np.full(size, IGNORE, np.uint8)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if array is None:
+        raise ValueError("not a readable mask")
+    return array

@@ -1,0 +1,201 @@
+"""Weak labels drawn from dense masks, as an annotator on a budget would give them.
+
+Every maker takes a [H,W] mask of class indices (255 = no label) and a `numpy.random.Generator`, and returns rows of
+geometry: points (y, x, class), strokes (y0, x0, y1, x1, class), boxes (y0, x0, y1, x1). The same generator state
+gives the same labels. Builders store the result, so that every run sees the same weak labels.
+"""
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from semiseg_jax.data.types import IGNORE, Supervision
+
+
+def random_pixels(
+    mask: np.ndarray, rng: np.random.Generator, *, fraction: float = 0.01, each_class: bool = True
+) -> np.ndarray:
+    """A fraction of the labelled pixels, uniformly at random -> points [P,3].
+
+    With `each_class`, a class that is in the image keeps at least one pixel.
+    """
+    ys, xs = np.nonzero(mask != IGNORE)
+    if not len(ys):
+        return np.zeros((0, 3), np.float32)
+    order = rng.permutation(len(ys))
+    keep = order[: max(1, round(fraction * len(ys)))]
+    if each_class:
+        classes_in_order = mask[ys[order], xs[order]]
+        _, first = np.unique(classes_in_order, return_index=True)
+        keep = np.union1d(keep, order[first])
+    return np.stack([ys[keep], xs[keep], mask[ys[keep], xs[keep]]], -1).astype(np.float32)
+
+
+def clicks(mask: np.ndarray, rng: np.random.Generator, *, min_area: int = 16, jitter: float = 0.5) -> np.ndarray:
+    """One click in each connected component, near its middle -> points [P,3].
+
+    A click is drawn among the pixels whose distance to the border is at least `1 - jitter` of the largest one.
+    """
+    rows = []
+    for klass, corner, component in _components(mask, min_area):
+        depth = _depth(component)
+        middle = np.argwhere(depth >= (1 - jitter) * depth.max())
+        rows.append((*(corner + middle[rng.integers(len(middle))]), klass))
+    return np.asarray(rows, np.float32).reshape(-1, 3)
+
+
+def scribbles(
+    mask: np.ndarray, rng: np.random.Generator, *, min_area: int = 16, pieces: int = 3, tries: int = 12
+) -> np.ndarray:
+    """One polyline of up to `pieces` straight pieces inside each connected component -> strokes [S,5]."""
+    rows: list[tuple[float, ...]] = []
+    for klass, corner, component in _components(mask, min_area):
+        depth = _depth(component)
+        interior = np.argwhere(depth >= min(0.35 * depth.max(), 4.0))
+        path = [interior[rng.integers(len(interior))]]
+        for _ in range(pieces):
+            ends = interior[rng.integers(len(interior), size=tries)]
+            inside = [end for end in ends if _segment_inside(component, path[-1], end)]
+            far = max(inside, key=lambda end: _distance(path[-1], end), default=path[-1])
+            if _distance(path[-1], far) < 3:
+                break
+            path.append(far)
+        if len(path) == 1:
+            path *= 2  # too small for a line: a dot
+        path = [corner + at for at in path]
+        rows += [(*start, *end, klass) for start, end in zip(path[:-1], path[1:], strict=True)]
+    return np.asarray(rows, np.float32).reshape(-1, 5)
+
+
+def boxes(
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    background: int | None = 0,
+    min_area: int = 16,
+    jitter: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tight box of each connected component that is not background -> boxes [M,4] and classes [M].
+
+    `jitter` moves each side by up to that share of the box's height or width. y1 and x1 are exclusive.
+    """
+    rows, classes = [], []
+    height, width = mask.shape
+    for klass, corner, component in _components(mask, min_area):
+        if klass == background:
+            continue
+        box = np.concatenate([corner, corner + component.shape]).astype(np.float32)
+        box += rng.uniform(-jitter, jitter, 4) * np.tile(component.shape, 2)
+        rows.append(np.clip(box, 0, [height, width, height, width]))
+        classes.append(klass)
+    return np.asarray(rows, np.float32).reshape(-1, 4), np.asarray(classes, np.int32)
+
+
+def tags(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """1 where a class is in the image, 0 elsewhere -> [K] int8."""
+    present = np.unique(mask[mask != IGNORE])
+    out = np.zeros(num_classes, np.int8)
+    out[present[present < num_classes]] = 1
+    return out
+
+
+MAKERS: Mapping[Supervision, Callable[..., Any]] = {
+    Supervision.PARTIAL: random_pixels,
+    Supervision.POINTS: clicks,
+    Supervision.SCRIBBLE: scribbles,
+    Supervision.BOX: boxes,
+    Supervision.TAGS: tags,
+}
+
+
+def _components(mask: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(class, top left corner [2], bool map cut to its bounding box) of every connected component.
+
+    Only components of at least `min_area` pixels; a class whose components are all smaller keeps its largest one,
+    so that no class that is in the image goes unlabelled.
+    """
+    for klass in np.unique(mask[mask != IGNORE]):
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((mask == klass).astype(np.uint8), connectivity=8)
+        least = min(min_area, stats[1:, cv2.CC_STAT_AREA].max())
+        for number in range(1, count):
+            x, y, width, height, area = stats[number]
+            if area >= least:
+                yield int(klass), np.array([y, x]), labels[y : y + height, x : x + width] == number
+
+
+def _depth(component: np.ndarray) -> np.ndarray:
+    """Distance of each pixel to the outside of the component; the image border counts as outside."""
+    return cv2.distanceTransform(np.pad(component.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+
+
+def _distance(start: np.ndarray, end: np.ndarray) -> float:
+    return float(np.hypot(*(end - start)))
+
+
+def _segment_inside(component: np.ndarray, start: np.ndarray, end: np.ndarray) -> bool:
+    steps = int(np.abs(end - start).max()) + 1
+    path = np.rint(np.linspace(start, end, steps)).astype(int)
+    return bool(component[path[:, 0], path[:, 1]].all())
+
+
+def trace_strokes(scribble: np.ndarray, *, tolerance: float = 0.75) -> np.ndarray:
+    """Turns a drawn scribble map [H,W] (255 = nothing drawn) into strokes [S,5] along its middle lines."""
+    rows: list[tuple[float, ...]] = []
+    for klass in np.unique(scribble[scribble != IGNORE]):
+        drawn = scribble == klass
+        corner = np.argwhere(drawn).min(0)
+        for path in _trace(thin(drawn[corner[0] :, corner[1] :])):
+            path = path + corner
+            line = cv2.approxPolyDP(path[:, None, ::-1].astype(np.int32), tolerance, False)[:, 0, ::-1]
+            if len(line) == 1:
+                line = np.repeat(line, 2, 0)
+            rows += [(*start, *end, klass) for start, end in zip(line[:-1], line[1:], strict=True)]
+    return np.asarray(rows, np.float32).reshape(-1, 5)
+
+
+def thin(region: np.ndarray) -> np.ndarray:
+    """One-pixel-wide skeleton of a bool map (Zhang and Suen 1984)."""
+    region = np.pad(region.astype(bool), 1)
+    while True:
+        before = region.sum()
+        for first in (True, False):
+            # p2..p9, clockwise from north
+            p = [np.roll(region, shift, (0, 1)) for shift in
+                 ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))]  # fmt: skip
+            neighbours = sum(q.astype(np.int8) for q in p)
+            rises = sum((~a & b).astype(np.int8) for a, b in zip(p, p[1:] + p[:1], strict=True))
+            north, east, south, west = p[0], p[2], p[4], p[6]
+            if first:
+                corner = ~(north & east & south) & ~(east & south & west)
+            else:
+                corner = ~(north & east & west) & ~(north & south & west)
+            region = region & ~((neighbours >= 2) & (neighbours <= 6) & (rises == 1) & corner)
+        if region.sum() == before:
+            return region[1:-1, 1:-1]
+
+
+def _trace(skeleton: np.ndarray) -> Iterator[np.ndarray]:
+    """Walks a skeleton into paths [N,2] that together visit every pixel; straight steps before diagonal ones."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(skeleton)}
+    around = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+
+    def neighbours(at: tuple[int, int], among: Container[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [(at[0] + dy, at[1] + dx) for dy, dx in around if (at[0] + dy, at[1] + dx) in among]
+
+    everything = frozenset(left)
+    ends = sorted(at for at in left if len(neighbours(at, left)) <= 1)
+    while left:
+        while ends and ends[-1] not in left:
+            ends.pop()
+        here = ends[-1] if ends else min(left)
+        # A branch begins on the pixel that it grows from, so that no gap opens where lines meet.
+        joint = [at for at in neighbours(here, everything) if at not in left]
+        path = [*joint[:1], here]
+        left.discard(here)
+        while step := neighbours(here, left):
+            here = step[0]
+            left.discard(here)
+            path.append(here)
+        yield np.array(path)

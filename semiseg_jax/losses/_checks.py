@@ -1,0 +1,30 @@
+"""Argument checks that run at trace time: shapes and dtypes only, never values."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def check_shape(function: str, name: str, array: jax.Array, expected: Sequence[int | str]) -> None:
+    """Raises unless `array` has one axis per entry of `expected`; an int entry is the exact size."""
+    shape = jnp.shape(array)
+    fits = len(shape) == len(expected) and all(
+        isinstance(want, str) or have == want for have, want in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{function}: {name} is {_show(shape)} but must be {_show(expected)}")
+
+
+def check_float(function: str, name: str, array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{function}: {name} is {array.dtype} but must be floating point")
+
+
+def check_integer(function: str, name: str, array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{function}: {name} is {array.dtype} but must be an integer array")
+
+
+def _show(shape: Sequence[int | str]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

@@ -1,0 +1,36 @@
+"""Colour statistics and the input scale of every network: RGB in [0,1], standardised with ImageNet's numbers."""
+
+import jax
+import jax.numpy as jnp
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def to_unit(image: jax.Array) -> jax.Array:
+    """uint8 [0,255] -> float32 [0,1]; floating input passes through as float32."""
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32) / 255.0
+    return image.astype(jnp.float32)
+
+
+def fill_padding(image: jax.Array, valid: jax.Array) -> jax.Array:
+    """Gives pixels outside the image the mean colour, which standardises to 0. image [...,H,W,3], valid [...,H,W]."""
+    return jnp.where(valid[..., None], image, jnp.asarray(MEAN, image.dtype))
+
+
+def standardize(image: jax.Array) -> jax.Array:
+    """[...,3] uint8 or RGB in [0,1] -> zero mean, unit variance over ImageNet."""
+    return (to_unit(image) - jnp.asarray(MEAN)) / jnp.asarray(STD)
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
+    """[H,W,C] blurred with a Gaussian of (traced) `sigma` pixels; weights are renormalised at the border."""
+
+    def weights(length: int) -> jax.Array:
+        distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
+        kernel = jnp.exp(-0.5 * jnp.square(distance / sigma))
+        return kernel / kernel.sum(axis=1, keepdims=True)
+
+    # Two matrix products: faster than a depthwise convolution on CPU and TPU at these sizes, and sigma may be traced.
+    return jnp.einsum("yh,hwc,xw->yxc", weights(image.shape[0]), image, weights(image.shape[1]))
