@@ -1,0 +1,46 @@
+"""semiseg_jax: semantic segmentation in JAX from whatever labels you can afford.
+
+    import semiseg_jax
+    from semiseg_jax import losses            # jax only
+    result = semiseg_jax.train(config, "runs/first")
+    semiseg_jax.evaluate("runs/first")
+    semiseg_jax.predict("runs/first", ["photos/"])
+
+Importing the package is cheap; the verbs load what they need when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from semiseg_jax.config import default_config
+    from semiseg_jax.data.types import Batch, Supervision
+    from semiseg_jax.verbs.evaluate import evaluate
+    from semiseg_jax.verbs.inspect import inspect
+    from semiseg_jax.verbs.predict import predict
+    from semiseg_jax.verbs.prepare import prepare
+    from semiseg_jax.verbs.train import train
+    from semiseg_jax.verbs.workdir import load
+
+__version__ = "0.1.0"
+__all__ = [
+    "Batch", "Supervision", "default_config", "evaluate", "inspect", "load", "predict", "prepare", "train",
+]  # fmt: skip
+
+_HOMES = {
+    "Batch": "semiseg_jax.data.types",
+    "Supervision": "semiseg_jax.data.types",
+    "default_config": "semiseg_jax.config",
+    "evaluate": "semiseg_jax.verbs.evaluate",
+    "inspect": "semiseg_jax.verbs.inspect",
+    "load": "semiseg_jax.verbs.workdir",
+    "predict": "semiseg_jax.verbs.predict",
+    "prepare": "semiseg_jax.verbs.prepare",
+    "train": "semiseg_jax.verbs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'semiseg_jax' has no attribute {name!r}")

@@ -1,0 +1,211 @@
+"""The config of a run: every field with its default, and the checks that need no data."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
+FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "distributed")
+# Dicts whose keys the user invents; assigned as a whole.
+OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "model", "optimizer.multipliers")
+
+
+def default_config() -> ConfigDict:
+    """All fields. `configs/*.py` start from this and change what their method needs."""
+    return ConfigDict(
+        {
+            "method": "supervised",
+            "seed": 0,
+            "steps": 1000,  # optimiser updates
+            "batch_size": 0,  # images an update over all devices; 0 = sum of the quota x devices x accumulate
+            "accumulate": 1,  # micro-batches an update; gradients are averaged, each micro-batch with its own means
+            "parallel": "shard_map",  # or "pmap"
+            "devices": 0,  # use only the first n devices of a single process; 0 = all
+            "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
+            "ema": 0.0,  # decay of the averaged parameters that evaluation then uses; 0 = off
+            "class_weights": [],  # one a class, or [] for none
+            "data": {
+                "name": "shapes",
+                "path": "",  # of a folder dataset
+                "data_dir": "",  # where built datasets are kept; "" = TFDS_DATA_DIR or ~/tensorflow_datasets
+                "train_split": "train",
+                "eval_split": "",  # "" = val, validation or test, whichever exists first
+                "quota": {"dense": 8},  # rows of each kind in a micro-batch of one device
+                "assign": {},  # kind -> share (float), number (int) or split (str) of images; {} = whatever they have
+                "simulate": {},  # kind -> options: weak labels to draw from masks, e.g. {"scribble": {}}
+                "seed": 0,  # of simulated labels and of `assign`
+                "canvas": [0, 0],  # images are shrunk to fit; [0, 0] = the largest image, at most 512
+                "threads": 4,
+                "skip_bad": False,  # leave unreadable or inconsistent images out instead of stopping
+            },
+            "augment": {
+                "crop": [96, 96],
+                "scale": [0.75, 1.5],
+                "flip": 0.5,
+                "jitter": 0.8,
+                "brightness": 0.25,
+                "contrast": 0.25,
+                "saturation": 0.25,
+                "hue": 0.0,
+                "blur": 0.0,
+                "blur_sigma": [0.1, 2.0],
+            },
+            "model": {"name": "unet"},
+            "optimizer": {
+                "name": "adamw",  # or "sgd"
+                "learning_rate": 2e-3,
+                "schedule": "cosine",  # "poly" or "constant"
+                "warmup_steps": 0,
+                "power": 0.9,  # of poly
+                "momentum": 0.9,  # of sgd
+                "nesterov": False,
+                "weight_decay": 1e-4,
+                "decay_vectors": False,  # decay biases and norm parameters too
+                "clip_norm": 1.0,  # 0 = off
+                "multipliers": {},  # {regular expression over "encoder/conv/kernel" paths: learning-rate factor}
+            },
+            "eval": {
+                "every": 500,  # steps
+                "mode": "whole",  # or "slide"
+                "batch_size": 16,
+                "flip": False,
+                "scales": [1.0],
+                "window": [0, 0],  # of slide; [0, 0] = the crop
+                "overlap": 0.5,
+                "max_images": 0,  # of evaluations in training; 0 = all
+                "weights": "auto",  # "auto" = what the method says (the average, where there is one), or "raw"
+            },
+            "checkpoint": {"every": 0, "metric": "miou"},  # steps; 0 = at each evaluation
+            "log": {"every": 20, "tensorboard": True, "panel_rows": 6},
+            "distributed": {"enabled": False, "coordinator": "", "processes": 0, "process": -1},
+        }
+    )
+
+
+def parse_arg(arg: str, **defaults: str | int | float | bool) -> ConfigDict:
+    """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail."""
+    given = dict(item.split("=", 1) if "=" in item else (item, "true") for item in arg.split(",") if item)
+    values: dict[str, str | int | float | bool] = dict(defaults)
+    for name, text in given.items():
+        if name not in defaults:
+            raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}")
+        kind = type(defaults[name])
+        try:
+            values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
+        except ValueError:
+            raise ValueError(f"config argument {name}={text!r} must be of type {kind.__name__}") from None
+    return ConfigDict(values)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ValueError` for fields that do not exist, wrong types and impossible values."""
+    default = default_config()
+    _check_fields(config.to_dict(), default.to_dict(), "")
+    _check_choice("parallel", config.parallel, ("shard_map", "pmap"))
+    _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
+    _check_choice("optimizer.name", config.optimizer.name, ("adamw", "sgd"))
+    _check_choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "poly", "constant"))
+    _check_choice("eval.mode", config.eval.mode, ("whole", "slide"))
+    _check_choice("eval.weights", config.eval.weights, ("auto", "raw"))
+    for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):
+        if _get(config, name) < 1:
+            raise ValueError(f"config.{name} is {_get(config, name)} but must be at least 1")
+    if not 0 <= config.eval.overlap < 1:
+        raise ValueError(f"config.eval.overlap is {config.eval.overlap} but must be in [0, 1)")
+    if not 0 <= config.ema < 1:
+        raise ValueError(f"config.ema is {config.ema} but must be in [0, 1)")
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(_plain(config.to_dict()), indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The stored config over today's defaults, so that workdirs survive fields that were added later."""
+    config = default_config()
+    stored = json.loads(text)
+    for field in OPEN_FIELDS:
+        parent, _, leaf = field.rpartition(".")
+        node = _get(config, parent) if parent else config
+        node[leaf] = ConfigDict(_lookup(stored, field.split(".")) or {})
+    for path, value in _leaves(stored):
+        if not any(path == field or path.startswith(field + ".") for field in OPEN_FIELDS):
+            node = _get(config, path.rpartition(".")[0]) if "." in path else config
+            node[path.rpartition(".")[2]] = value
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """`field: old -> new` for every field that differs and is not free to."""
+    before, after = dict(_leaves(_plain(old.to_dict()))), dict(_leaves(_plain(new.to_dict())))
+    changed = [
+        path
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path) and not any((path + ".").startswith(f + ".") for f in FREE_FIELDS)
+    ]
+    return [f"{path}: {before.get(path, 'absent')} -> {after.get(path, 'absent')}" for path in changed]
+
+
+def _check_fields(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str) -> None:
+    for key, value in config.items():
+        path = prefix + key
+        if key not in default:
+            close = difflib.get_close_matches(key, default, n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise ValueError(f"config has no field {path!r}{hint} known here: {', '.join(sorted(default))}")
+        if path in OPEN_FIELDS:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"config.{path} must be a dict but is {value!r}")
+            continue
+        if isinstance(default[key], Mapping):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"config.{path} must be a dict with {', '.join(default[key])} but is {value!r}")
+            _check_fields(value, default[key], path + ".")
+        elif not _same_type(value, default[key]):
+            raise ValueError(f"config.{path} is {value!r} but must be of type {type(default[key]).__name__}")
+
+
+def _same_type(value: Any, example: Any) -> bool:
+    if isinstance(example, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(example, bool)
+    if isinstance(example, float):
+        return isinstance(value, int | float)
+    if isinstance(example, list):
+        return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, type(example))
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _get(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = config[part]
+    return config
+
+
+def _lookup(tree: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree

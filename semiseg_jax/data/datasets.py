@@ -1,0 +1,64 @@
+"""Datasets by name: builds on first use, then opens."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from semiseg_jax.data.folder import Folder
+from semiseg_jax.data.records import DatasetInfo, Record, RecordBuilder
+from semiseg_jax.data.shapes import Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    builder: RecordBuilder
+    info: DatasetInfo
+
+    def records(self, split: str) -> Sequence[Record]:
+        if split not in self.info.splits:
+            raise ValueError(f"{self.info.name} has no split {split!r}; it has: {', '.join(self.info.splits)}")
+        return self.builder.as_data_source(split)
+
+    def eval_split(self, asked: str) -> str:
+        """The split to evaluate on: the one asked for, else the first of val, validation and test that exists."""
+        for name in [asked] if asked else ["val", "validation", "test"]:
+            if self.info.splits.get(name):
+                return name
+        looked_for = repr(asked) if asked else "'val', 'validation' or 'test'"
+        raise ValueError(
+            f"{self.info.name} has no images in split {looked_for}; it has: {', '.join(self.info.splits)}. "
+            "Name one with --config.data.eval_split=NAME"
+        )
+
+
+def _shapes(data: Any) -> RecordBuilder:
+    return Shapes(data_dir=data.data_dir)
+
+
+def _folder(data: Any) -> RecordBuilder:
+    if not data.path:
+        raise ValueError("dataset 'folder' needs the folder's path: --config.data.path=DIR")
+    return Folder(
+        data.path,
+        data_dir=data.data_dir,
+        simulate=data.simulate.to_dict(),
+        seed=data.seed,
+        skip_bad=data.skip_bad,
+    )
+
+
+BUILDERS: Mapping[str, Callable[[Any], RecordBuilder]] = {"shapes": _shapes, "folder": _folder}
+
+
+def make_builder(data: Any) -> RecordBuilder:
+    """The builder that `config.data` names."""
+    if data.name not in BUILDERS:
+        raise ValueError(f"unknown dataset {data.name!r}; known datasets: {', '.join(sorted(BUILDERS))}")
+    return BUILDERS[data.name](data)
+
+
+def open_dataset(data: Any) -> Dataset:
+    """Builds the dataset of `config.data` if need be, and opens it."""
+    builder = make_builder(data)
+    builder.download_and_prepare()
+    return Dataset(builder, builder.dataset_info())

@@ -1,0 +1,72 @@
+"""The panel drawn at each evaluation: image, label given, prediction, truth."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.pipeline import ExampleLoader
+from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.data.types import Supervision
+from semiseg_jax.engine import pictures
+from semiseg_jax.engine.inference import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class PanelRow:
+    caption: str
+    image: np.ndarray
+    given: np.ndarray | None  # picture of the labels that training sees
+    truth: np.ndarray | None  # [H,W] class indices
+
+
+def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[PanelRow]:
+    """One training image of each kind, with the labels that training sees. Masks of other kinds stay closed."""
+    rows = []
+    plain = Augment(crop=loader.layout.canvas, random_crop=False)
+    for kind, pool in list(loader.pools.items())[:limit]:
+        example = loader.example(loader.records[int(pool[0])], kind)
+        example |= {"seed": np.uint32(0), "id": np.zeros(2, np.int32)}
+        batch = {k: np.asarray(v) for k, v in plain({k: np.asarray(v)[None] for k, v in example.items()}).items()}  # type: ignore[arg-type, misc]
+        height, width = example["size"]
+        image = example["image"][:height, :width]
+        # A small image sits in the middle of the canvas after a plain crop.
+        top, left = np.argwhere(batch["valid"][0])[0]
+        label = batch["label"][0, top : top + height, left : left + width]
+        given = pictures.draw_labels(image, label, dataset.info.colors)
+        boxes = batch["boxes"][0] - np.array([top, left, top, left])
+        given = pictures.draw_boxes(given, boxes, batch["box_class"][0], dataset.info.colors)
+        truth = label if kind == Supervision.DENSE else None
+        rows.append(PanelRow(f"training\n{kind.name.lower()}", image, given, truth))
+    return rows
+
+
+def evaluation_rows(dataset: Dataset, split: str, limit: int) -> list[PanelRow]:
+    """The first images of a split that have a mask."""
+    rows: list[PanelRow] = []
+    records = dataset.records(split)
+    for index in masked_indices(dataset, split)[:limit]:
+        record = records[index]
+        image = decode_image(record["image"])
+        truth = decode_mask(record["mask"], (image.shape[0], image.shape[1]))
+        rows.append(PanelRow(f"{split}\n{record['id'].decode()[:16]}", image, None, truth))
+    return rows
+
+
+def draw(rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset) -> np.ndarray:
+    info = dataset.info
+    cells = []
+    for row, probs in zip(rows, predictor(row.image for row in rows), strict=True):
+        prediction = pictures.colorize(probs.argmax(-1), info.colors)
+        truth = None if row.truth is None else pictures.colorize(row.truth, info.colors)
+        cells.append([row.image, row.given, prediction, truth])
+    titles = ["image", "label given", "prediction", "truth"]
+    return pictures.grid(cells, titles, [row.caption for row in rows], legend=(info.classes, info.colors))
+
+
+def masked_indices(dataset: Dataset, split: str) -> list[int]:
+    """Records of a split that have a mask to be compared with."""
+    rows: Iterable[Mapping] = dataset.info.splits[split]
+    return [i for i, row in enumerate(rows) if Supervision.DENSE in row["kinds"]]

@@ -1,0 +1,132 @@
+"""Maps a per-device step over all devices of all processes.
+
+A step sees its own rows and the axis name "data". State is replicated, batches are split by rows. `shard_map` works on
+global arrays; `pmap` on host-local ones, which `to_global` makes global before they are saved.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def initialize(distributed: Any) -> None:
+    """Joins the processes of one run. Slurm, GKE and TPU pods need no address; other clusters give all three."""
+    if not distributed.enabled or jax.distributed.is_initialized():
+        return
+    if jax.config.jax_platforms == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator_address=distributed.coordinator or None,
+        num_processes=distributed.processes or None,
+        process_id=distributed.process if distributed.process >= 0 else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run and the way steps are mapped over them."""
+
+    mesh: Mesh
+    mapper: str
+
+    @classmethod
+    def create(cls, mapper: str = "shard_map", count: int = 0) -> "Devices":
+        devices = jax.devices()
+        if count:
+            if jax.process_count() > 1:
+                raise ValueError("config.devices limits the devices of a single process; leave it 0 with several")
+            if count > len(devices):
+                raise ValueError(f"config.devices asks for {count} devices but there are {len(devices)}")
+            devices = devices[:count]
+        mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+        return cls(mesh, mapper)
+
+    @property
+    def count(self) -> int:
+        return self.mesh.size
+
+    @property
+    def local_count(self) -> int:
+        return len(self.mesh.local_devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """Host arrays -> the state that `map`ped steps take."""
+        if self.mapper == "pmap":
+            return jax.tree.map(np.asarray, tree)
+        sharding = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+    def split(self, rows: Mapping[str, np.ndarray]) -> Any:
+        """The rows of this process -> the batch that `map`ped steps take."""
+        if self.mapper == "pmap":
+            return {key: value.reshape(self.local_count, -1, *value.shape[1:]) for key, value in rows.items()}
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in rows.items()}
+
+    def map(self, step: Step) -> Step:
+        """`step(state, batch) -> (state, metrics)`, compiled over all devices; the old state is given up."""
+        if self.mapper == "pmap":
+            devices = None if jax.process_count() > 1 else list(self.mesh.devices.flat)
+            return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+        mapped = jax.shard_map(step, mesh=self.mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
+        return jax.jit(mapped, donate_argnums=0)
+
+    def to_global(self, tree: Any) -> Any:
+        """State as arrays that every process can save together."""
+        if self.mapper == "pmap" and jax.process_count() > 1:
+            local = jax.tree.map(np.asarray, tree)
+            return multihost_utils.host_local_array_to_global_array(local, self.mesh, P())
+        return tree
+
+
+def fetch(tree: Any) -> Any:
+    """Replicated device arrays -> host arrays of this process."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree)
+
+
+def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: int) -> int:
+    """Rows of one micro-batch on one device; 0 asks for one quota."""
+    if not batch_size:
+        return quota_rows
+    if batch_size % devices:
+        raise ValueError(f"batch_size {batch_size} is not divisible by {devices} devices")
+    per_device = batch_size // devices
+    if per_device % accumulate:
+        raise ValueError(f"batch_size {batch_size} on {devices} devices is not divisible by accumulate {accumulate}")
+    rows = per_device // accumulate
+    if rows < quota_rows:
+        raise ValueError(
+            f"data.quota asks for {quota_rows} rows but a micro-batch of one device has {rows} "
+            f"(batch_size {batch_size} / {devices} devices / accumulate {accumulate})"
+        )
+    if rows % quota_rows:
+        raise ValueError(f"a micro-batch of one device has {rows} rows, which is no multiple of the quota's {quota_rows}")
+    return rows
+
+
+def sum_over_processes(array: np.ndarray) -> np.ndarray:
+    """Adds host arrays of all processes; int64 and float64 stay exact."""
+    if jax.process_count() == 1:
+        return array
+    as_bytes = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(as_bytes))
+    parts = [np.frombuffer(part.tobytes(), array.dtype).reshape(array.shape) for part in gathered]
+    return np.sum(parts, axis=0, dtype=array.dtype)
+
+
+def barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def is_main() -> bool:
+    return jax.process_index() == 0

@@ -1,0 +1,97 @@
+"""What a run says while it goes: a progress line, `metrics.jsonl` and TensorBoard files."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from semiseg_jax.engine.parallel import is_main
+
+
+class MetricWriter:
+    """Scalars to `metrics.jsonl` and TensorBoard, pictures to TensorBoard. Only the first process writes."""
+
+    def __init__(self, workdir: Path, *, tensorboard: bool):
+        self._file, self._board = None, None
+        if not is_main():
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
+        if self._file is None:
+            return
+        plain = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
+        finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
+        self._file.write(json.dumps({"step": step, "kind": prefix, **finite}) + "\n")
+        if self._board is not None:
+            for name, value in plain.items():
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        if self._board is not None:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Progress:
+    """One line with ETA, images/s and losses; on a terminal it is redrawn, in a log each report is a line."""
+
+    def __init__(self, total: int, start: int, images_per_step: int, name: str):
+        self.images_per_step = images_per_step
+        self.total, self.name = total, name
+        self._last_step, self._last_time = start, time.perf_counter()
+        self._rate: float = 0.0
+        self._bar = None
+        if is_main() and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=start, desc=name, unit="step", dynamic_ncols=True)
+
+    def report(self, step: int, values: Mapping[str, float]) -> float:
+        """Shows the values -> images a second since the last report."""
+        now = time.perf_counter()
+        speed = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        self._rate = speed if not self._rate else 0.7 * self._rate + 0.3 * speed
+        rate = speed * self.images_per_step
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{rate:.0f} img/s  {shown}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif is_main():
+            eta = _clock((self.total - step) / max(self._rate, 1e-9))
+            print(f"[{self.name}] step {step}/{self.total}  ETA {eta}  {rate:.0f} img/s  {shown}", flush=True)
+        return rate
+
+    def skip(self) -> None:
+        """Restarts the clock after work that is not training."""
+        self._last_time = time.perf_counter()
+
+    def write(self, text: str) -> None:
+        if is_main():
+            tqdm.write(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    seconds = int(seconds)
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"

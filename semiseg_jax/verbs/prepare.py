@@ -1,0 +1,33 @@
+"""`semiseg prepare`: checks a source folder and builds the dataset that training reads."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from semiseg_jax import config as config_lib
+from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.types import Supervision
+
+
+def prepare(config: ConfigDict) -> dict[str, Any]:
+    """Builds the dataset of `config.data` and prints what is in it -> images by split and kind."""
+    config_lib.validate(config)
+    dataset = open_dataset(config.data)
+    counts = count_kinds(dataset)
+    print(f"{dataset.info.name}: {dataset.info.num_classes} classes ({', '.join(dataset.info.classes)})")
+    print(f"built in {dataset.builder.data_path}")
+    for split, kinds in counts.items():
+        labels = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        print(f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}")
+    return counts
+
+
+def count_kinds(dataset: Dataset) -> dict[str, dict[str, int]]:
+    return {
+        split: {
+            kind.name.lower(): count
+            for kind in sorted(Supervision, reverse=True)
+            if kind and (count := sum(int(kind) in row["kinds"] for row in rows))
+        }
+        for split, rows in dataset.info.splits.items()
+    }

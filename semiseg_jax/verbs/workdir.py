@@ -1,0 +1,170 @@
+"""The workdir of a run: its config, its dataset's description, its checkpoints; and a trained model read back."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from ml_collections import ConfigDict
+
+from semiseg_jax import config as config_lib
+from semiseg_jax.data.records import DatasetInfo
+from semiseg_jax.data.types import IGNORE, Batch
+from semiseg_jax.engine import inference
+from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_json
+from semiseg_jax.engine.parallel import barrier, fetch, is_main
+from semiseg_jax.methods import Method, Stage, make_method
+
+_PACKAGES = ("semiseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def claim(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Writes config and versions into the workdir, or checks that the run in it had the same config."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config_lib.differences(read_config(workdir), config)
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed)
+                + "\nUse another --workdir, or the old values to go on with that run."
+            )  # fmt: skip
+    barrier("workdir checked")
+    if is_main():
+        write_json(path, config_lib.to_json(config))
+        write_json(workdir / "versions.json", versions() | {"command": command})
+    barrier("workdir written")
+
+
+def versions() -> dict[str, Any]:
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "unknown"
+    devices = [f"{device.device_kind} x{jax.device_count()}" for device in jax.devices()[:1]]
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "devices": devices, "packages": packages}
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} is not a workdir of `semiseg train`: {path.name} is missing")
+    return config_lib.from_json(path.read_text())
+
+
+def write_dataset(workdir: Path, info: DatasetInfo, canvas: tuple[int, int]) -> None:
+    """What prediction needs to know of the training data."""
+    if is_main():
+        content = {
+            "name": info.name,
+            "classes": info.classes,
+            "colors": info.colors,
+            "background": info.background,
+            "canvas": canvas,
+        }
+        write_json(workdir / "dataset.json", content)
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept on disk, so that a second start is quick. JAX_COMPILATION_CACHE_DIR moves them."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semiseg_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def checkpoint_dir(workdir: Path, stage: Stage) -> Path:
+    return workdir / "checkpoints" / stage.name
+
+
+def dummy_batch(config: ConfigDict, num_classes: int) -> Batch:
+    """One row of the right shapes, to initialise networks with."""
+    height, width = config.augment.crop
+    return {
+        "image": jnp.zeros((1, height, width, 3), jnp.float32),
+        "label": jnp.full((1, height, width), IGNORE, jnp.int32),
+        "valid": jnp.ones((1, height, width), bool),
+        "boxes": jnp.zeros((1, 1, 4), jnp.float32),
+        "box_class": jnp.full((1, 1), -1, jnp.int32),
+        "tags": jnp.full((1, num_classes), -1, jnp.int8),
+        "kind": jnp.zeros((1,), jnp.int32),
+        "id": jnp.zeros((1, 2), jnp.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model: everything that evaluation and prediction need."""
+
+    config: ConfigDict
+    method: Method
+    variables: Any
+    info: DatasetInfo
+    canvas: tuple[int, int]
+    step: int
+
+    def predictor(self) -> inference.Predictor:
+        options = inference_options(self.config, self.canvas)
+        return inference.Predictor(self.method.predict, self.variables, options, self.info.num_classes)
+
+
+def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | None = None) -> Trained:
+    """Reads the model of a workdir; `config` (its own by default) may change how it is evaluated."""
+    workdir = Path(workdir)
+    config = config or read_config(workdir)
+    config_lib.validate(config)
+    use_compilation_cache()
+    path = workdir / "dataset.json"
+    if not path.is_file():
+        raise CheckpointError(f"{workdir} holds no trained model yet: {path.name} is missing")
+    data = json.loads(path.read_text())
+    info = DatasetInfo(data["name"], tuple(data["classes"]), tuple(map(tuple, data["colors"])), data["background"], {})
+    method = make_method(config, info.num_classes)
+    stage = method.stages(config)[-1]
+    checkpoints = Checkpoints(checkpoint_dir(workdir, stage), config.checkpoint.metric, read_only=True)
+    try:
+        step = checkpoints.choose(checkpoint)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.eval_shape(stage.init, jax.random.PRNGKey(0), dummy_batch(config, info.num_classes))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        state, _ = checkpoints.restore(step, like)
+    finally:
+        checkpoints.close()
+    logging.info("read checkpoint %d of %s", step, workdir)
+    variables = fetch(method.eval_variables(state, config.eval.weights))
+    canvas = (int(data["canvas"][0]), int(data["canvas"][1]))
+    return Trained(config, method, variables, info, canvas, step)
+
+
+def inference_options(config: ConfigDict, canvas: tuple[int, int]) -> inference.Options:
+    window = tuple(config.eval.window) if any(config.eval.window) else tuple(config.augment.crop)
+    return inference.Options(
+        canvas=canvas,
+        window=(int(window[0]), int(window[1])),
+        mode=config.eval.mode,
+        batch_size=config.eval.batch_size,
+        flip=config.eval.flip,
+        scales=tuple(config.eval.scales),
+        overlap=config.eval.overlap,
+    )
+
+
+def as_json(results: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Metrics with arrays as {class: value}; a value that does not exist is null."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        if isinstance(value, list):
+            return {name: plain(item) for name, item in zip(classes, value, strict=True)}
+        return None if isinstance(value, float) and value != value else value
+
+    return {name: plain(value) for name, value in results.items()}
