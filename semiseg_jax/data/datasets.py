@@ -60,5 +60,5 @@ def make_builder(data: Any) -> RecordBuilder:
 def open_dataset(data: Any) -> Dataset:
     """Builds the dataset of `config.data` if need be, and opens it."""
     builder = make_builder(data)
-    builder.download_and_prepare()
+    builder.build()
     return Dataset(builder, builder.dataset_info())

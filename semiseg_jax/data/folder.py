@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from semiseg_jax.data import weak_labels
@@ -102,25 +103,24 @@ class Folder(RecordBuilder):
                 problems += str(error).split("\n")
         return problems
 
-    def download_and_prepare(self, **kwargs: Any) -> None:
-        if not Path(self.data_path).exists() and not self.skip_bad:
-            problems = self.check()
-            if problems:
-                shown = "\n  ".join(problems[:20])
-                more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-                raise FolderError(
-                    f"{self.source.root} has {len(problems)} problem(s), nothing was written:\n  {shown}{more}\n"
-                    "Repair the files, or leave the images out with --config.data.skip_bad=True."
-                )
-        super().download_and_prepare(**kwargs)
+    def check_source(self) -> None:
+        problems = [] if self.skip_bad else self.check()
+        if problems:
+            shown = "\n  ".join(problems[:20])
+            more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+            raise FolderError(
+                f"{self.source.root} has {len(problems)} problem(s), nothing was written:\n  {shown}{more}\n"
+                "Repair the files, or leave the images out with --config.data.skip_bad=True."
+            )
 
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
         for id in self.source.splits[split]:
             try:
                 yield self.record(id)
-            except FolderError:
+            except FolderError as error:
                 if not self.skip_bad:
                     raise
+                logging.warning("left out: %s", error)
 
     def read(self, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
         """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""

@@ -3,14 +3,19 @@
 Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFlow is needed to write or read them.
 """
 
+import contextlib
 import dataclasses
+import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
+from tqdm.auto import tqdm
 
 from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Supervision
 
@@ -117,7 +122,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, *, data_dir: str | None, config_name: str):
         config = tfds.core.BuilderConfig(name=config_name, version=self.VERSION)
-        super().__init__(data_dir=data_dir or None, file_format="array_record", config=config)
+        with _quiet():
+            super().__init__(data_dir=data_dir or None, file_format="array_record", config=config)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -133,9 +139,22 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str) -> Any:
         index = self.info.metadata["index"].setdefault(split, [])
-        for number, (record, size, kinds) in enumerate(self.generate(split)):
+        rows = tqdm(self.generate(split), desc=f"building {self.name} {split}", unit="image", leave=False, disable=None)
+        for number, (record, size, kinds) in enumerate(rows):
             index.append(describe_record(record, size, kinds))
             yield number, record
+
+    def build(self) -> None:
+        """Writes the records, unless they are there already."""
+        if Path(self.data_path).exists():
+            return
+        self.check_source()
+        print(f"building {self.name} in {self.data_path}", flush=True)
+        with _quiet():
+            self.download_and_prepare()
+
+    def check_source(self) -> None:
+        """Raises if the source cannot be built; called before anything is written."""
 
     def split_names(self) -> Sequence[str]:
         raise NotImplementedError
@@ -152,6 +171,19 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             background=meta["background"],
             splits=meta["index"],
         )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back what tfds says of downloads and configs, which do not exist here."""
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def encode_png(array: np.ndarray) -> bytes:

@@ -1,10 +1,11 @@
 """`shapes`: procedural textured scenes with every kind of label, the embedded data set.
 
 A scene is a textured ground, lit unevenly, with two to five objects that hide parts of each other. The class of an
-object is its outline; colour, texture, size, angle and light vary freely within a class, so a network must learn
-more than colours, and the few labels matter.
+object is its outline. Hue and texture lean towards the class but overlap between classes, and size, angle, shade and
+light vary freely, so that few labels teach something and more labels teach more.
 """
 
+import colorsys
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ class Shapes(RecordBuilder):
     def __init__(self, *, data_dir: str | None = None, size: int = 96, seed: int = 0):
         self.size, self.seed = size, seed
         self.meta = {"classes": list(CLASSES), "colors": [list(color) for color in COLORS], "background": 0}
-        super().__init__(data_dir=data_dir, config_name=f"size{size}-seed{seed}-v{VERSION}")
+        super().__init__(data_dir=data_dir, config_name=f"{SIZES['train']}x{size}-seed{seed}-v{VERSION}")
 
     def split_names(self) -> Sequence[str]:
         return tuple(SIZES)
@@ -57,14 +58,17 @@ class Shapes(RecordBuilder):
 def scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One scene -> image [size,size,3] uint8 RGB, mask [size,size] uint8."""
     big = size * _SUPERSAMPLE
-    image = _texture(rng, big)
+    image = _texture(rng, big, hue=rng.uniform(), saturation=rng.uniform(0.0, 0.35), kind=int(rng.integers(5)))
     mask = np.zeros((big, big), np.uint8)
     for _ in range(rng.integers(2, 6)):
         klass = int(rng.integers(1, len(CLASSES)))
         region = _object(rng, CLASSES[klass], big)
         shadow = cv2.GaussianBlur(np.roll(region, (big // 48, big // 48), (0, 1)).astype(np.float32), (0, 0), big / 64)
         image *= 1 - rng.uniform(0.0, 0.5) * shadow[..., None]
-        image = np.where(region[..., None], _texture(rng, big), image)
+        hue = (klass - 1) / 6 + rng.normal(0, 0.07)
+        kind = klass % 5 if rng.uniform() < 0.6 else int(rng.integers(5))
+        surface = _texture(rng, big, hue=hue, saturation=rng.uniform(0.35, 0.9), kind=kind)
+        image = np.where(region[..., None], surface, image)
         mask[region] = klass
     image = image * _light(rng, big)[..., None]
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
@@ -113,13 +117,12 @@ _OUTLINES: Mapping[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
-def _texture(rng: np.random.Generator, big: int) -> np.ndarray:
-    """A [big,big,3] float32 surface between two colours: plain, stripes, checks, dots or cloud."""
+def _texture(rng: np.random.Generator, big: int, *, hue: float, saturation: float, kind: int) -> np.ndarray:
+    """A [big,big,3] float32 surface between two shades: plain, stripes, checks, dots or cloud."""
     ys, xs = np.mgrid[:big, :big].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.06, 0.16) * big
     u = (xs * math.cos(angle) + ys * math.sin(angle)) * (2 * math.pi / period)
     v = (ys * math.cos(angle) - xs * math.sin(angle)) * (2 * math.pi / period)
-    kind = rng.integers(5)
     if kind == 0:
         blend: Any = np.zeros((big, big), np.float32)
     elif kind == 1:
@@ -132,13 +135,17 @@ def _texture(rng: np.random.Generator, big: int) -> np.ndarray:
         cells = int(rng.integers(4, 10))
         noise = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
         blend = np.clip(cv2.resize(noise, (big, big), interpolation=cv2.INTER_CUBIC), 0, 1)
-    first = rng.uniform(30, 225, 3)
-    second = np.clip(first + rng.uniform(-70, 70, 3), 10, 245)
+    value = rng.uniform(0.4, 0.95)
+    first = _rgb(hue, saturation, value)
+    second = _rgb(hue + rng.normal(0, 0.03), saturation * rng.uniform(0.5, 1.0), value * rng.uniform(0.45, 0.85))
     blend = blend.astype(np.float32)[..., None]
     return (first * (1 - blend) + second * blend).astype(np.float32)
 
 
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+
+
 def _light(rng: np.random.Generator, big: int) -> np.ndarray:
     """A smooth [big,big] brightness field around 1."""
-    field = cv2.resize(rng.uniform(0.65, 1.2, (3, 3)).astype(np.float32), (big, big), interpolation=cv2.INTER_LINEAR)
-    return field
+    return cv2.resize(rng.uniform(0.65, 1.2, (3, 3)).astype(np.float32), (big, big), interpolation=cv2.INTER_LINEAR)

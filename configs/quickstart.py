@@ -1,0 +1,19 @@
+"""The first run: mixed supervision on the embedded `shapes` scenes, a few minutes on two CPU cores.
+
+    semiseg train --config=configs/quickstart.py --workdir=runs/quickstart
+
+48 of the 480 training scenes have a mask, 288 have scribbles, 144 have no label at all.
+"""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.name = "shapes"
+    config.data.assign = {"dense": 0.1, "scribble": 0.6, "unlabeled": 0.3}
+    config.data.quota = {"dense": 2, "scribble": 6}
+    config.steps = 1000
+    return config

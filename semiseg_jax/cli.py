@@ -1,0 +1,278 @@
+"""`semiseg <command>`: parses flags and calls the verb of that name."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+_USAGE = """semiseg: semantic segmentation from whatever labels you can afford
+
+  semiseg train     trains what a config describes, or goes on where it stopped
+  semiseg evaluate  metrics of a trained model, at the original resolution
+  semiseg predict   label maps, colour pictures and overlays for files, folders and globs
+  semiseg prepare   checks a folder of images and labels and builds the dataset
+  semiseg inspect   draws one training batch after augmentation
+
+`semiseg <command> --help` explains a command. A first run:
+
+  semiseg train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+_HELP = {
+    "train": """Trains what a config describes; the same command goes on where the workdir's last checkpoint stands.
+
+  semiseg train --config=configs/supervised.py:path=DIR --config.steps=2000 --workdir=runs/mine
+
+Any field of the config can be overridden. Dicts such as the quota are replaced as a whole:
+  --config.data.quota='{"dense": 2, "scribble": 6}'""",
+    "evaluate": """Metrics of a trained model at the original resolution of every image, as a table and as JSON.
+
+  semiseg evaluate --workdir=runs/mine
+  semiseg evaluate --workdir=runs/mine --split=test --config.eval.flip=True --config.eval.scales='[0.75,1.0,1.25]'
+  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='[256,256]'""",
+    "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
+
+  semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
+
+Without any file, the evaluation split of the training data is predicted.""",
+    "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
+
+  semiseg prepare DIR
+  semiseg prepare --config=configs/supervised.py:path=DIR,labels=scribble""",
+    "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
+
+  semiseg inspect --config=configs/quickstart.py --output=batch.png""",
+}
+
+
+class UsageError(ValueError):
+    """A command line that makes no sense."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command -> exit code; errors of the user's making are one message, not a traceback."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_USAGE)
+        return 0 if args else 2
+    command, rest = args[0], args[1:]
+    if command not in _COMMANDS:
+        print(f"semiseg: unknown command {command!r}\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return _COMMANDS[command](command, rest)
+    except (ValueError, TypeError, FileNotFoundError, flags.Error, KeyError, RuntimeError) as error:
+        if os.environ.get("SEMISEG_TRACEBACK"):
+            raise
+        print(f"semiseg {command}: {error}", file=sys.stderr)
+        return 1
+
+
+class Flags:
+    """A private set of flags, so that importing this module defines nothing globally."""
+
+    def __init__(self, command: str):
+        self.command = command
+        self.values = flags.FlagValues()
+        flags.DEFINE_boolean("help", False, "show this help", flag_values=self.values, short_name="h")
+        logging_level = "debug messages from -1 (warnings) to 1 (debug)"
+        flags.DEFINE_integer("verbosity", -1, logging_level, flag_values=self.values)
+
+    def string(self, name: str, default: str, help: str) -> None:
+        flags.DEFINE_string(name, default, help, flag_values=self.values)
+
+    def integer(self, name: str, default: int, help: str) -> None:
+        flags.DEFINE_integer(name, default, help, flag_values=self.values)
+
+    def config_file(self, args: Sequence[str]) -> None:
+        config_flags.DEFINE_config_file(
+            "config", None, "FILE or FILE:arguments", flag_values=self.values, sys_argv=["semiseg", *args]
+        )
+
+    def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
+        config_flags.DEFINE_config_dict(
+            "config", config, "fields of the run's config", flag_values=self.values, sys_argv=["semiseg", *args]
+        )
+
+    def parse(self, args: Sequence[str]) -> list[str] | None:
+        """-> positional arguments, or None where help was asked for and printed."""
+        if any(arg in ("--help", "-h", "-help") for arg in args):
+            print(f"semiseg {self.command}\n\n{_HELP[self.command]}\n\nFlags:")
+            for flag in sorted(set(self.values[name].name for name in self.values)):
+                if flag not in ("help", "config") and "." not in flag:
+                    print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
+            return None
+        try:
+            rest = self.values(["semiseg", *args])[1:]
+        except flags.UnrecognizedFlagError as error:
+            raise UsageError(self._unknown(error)) from None
+        logging.set_verbosity(self.values.verbosity)
+        return rest
+
+    def _unknown(self, error: flags.UnrecognizedFlagError) -> str:
+        message = f"{error}"
+        name = error.flagname
+        if name.startswith("config.") and "config" in self.values and self.values.config is not None:
+            node: Any = self.values.config
+            parts = name.split(".")[1:]
+            for part in parts:
+                if not isinstance(node, ConfigDict) or part not in node:
+                    known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no fields"
+                    return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {known}"
+                node = node[part]
+        return message
+
+    def config(self) -> ConfigDict:
+        config = self.values.config
+        if config is None:
+            raise UsageError(f"--config is missing, e.g.\n\n{_HELP[self.command]}")
+        return config
+
+    def required(self, name: str) -> str:
+        value = getattr(self.values, name)
+        if not value:
+            raise UsageError(f"--{name} is missing, e.g.\n\n{_HELP[self.command]}")
+        return value
+
+
+def _train(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.string("workdir", "", "folder of the run: checkpoints, metrics, pictures")
+    positional = _with_config_file(parsed, args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    config, workdir = parsed.config(), parsed.required("workdir")
+    from semiseg_jax.verbs.train import train
+
+    return 143 if train(config, workdir).preempted else 0
+
+
+def _evaluate(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.string("split", "", "split to evaluate; empty = val, validation or test, whichever exists first")
+    parsed.string("output", "", "JSON file; empty = evaluation_SPLIT.json in the workdir")
+    positional = _with_workdir(parsed, args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    values = parsed.values
+    from semiseg_jax.verbs.evaluate import evaluate
+
+    evaluate(
+        values.workdir, checkpoint=values.checkpoint, split=values.split, config=values.config, output=values.output
+    )
+    return 0
+
+
+def _predict(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
+    parsed.integer("limit", 0, "at most this many images; 0 = all")
+    positional = _with_workdir(parsed, args)
+    if positional is None:
+        return 0
+    values = parsed.values
+    from semiseg_jax.verbs.predict import predict
+
+    summary = predict(
+        values.workdir,
+        positional,
+        output=values.output,
+        checkpoint=values.checkpoint,
+        config=values.config,
+        limit=values.limit,
+    )
+    return 0 if summary["images"] or not summary["failed"] else 1
+
+
+def _prepare(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    positional = _with_config_file(parsed, args)
+    if positional is None:
+        return 0
+    if len(positional) > 1:
+        raise UsageError(f"one folder, please, not {positional}")
+    from semiseg_jax.config import default_config
+    from semiseg_jax.verbs.prepare import prepare
+
+    config = parsed.values.config or default_config()
+    if positional:
+        config.data.name, config.data.path = "folder", positional[0]
+    elif parsed.values.config is None:
+        raise UsageError(f"a folder or --config is missing, e.g.\n\n{_HELP[command]}")
+    prepare(config)
+    return 0
+
+
+def _inspect(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.string("output", "batch.png", "the picture to write")
+    positional = _with_config_file(parsed, args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    config = parsed.config()
+    from semiseg_jax.verbs.inspect import inspect
+
+    inspect(config, parsed.values.output)
+    return 0
+
+
+def _with_config_file(parsed: Flags, args: list[str]) -> list[str] | None:
+    """Flags of a command that takes --config=FILE."""
+    for arg in args:
+        if arg.startswith("--config="):
+            file = arg.removeprefix("--config=").split(":", 1)[0]
+            if not Path(file).is_file():
+                near = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "no configs/ folder here"
+                raise UsageError(f"config file {file!r} does not exist ({near})")
+    parsed.config_file(args)
+    return parsed.parse(args)
+
+
+def _with_workdir(parsed: Flags, args: list[str]) -> list[str] | None:
+    """Flags of a command that reads a trained model; its stored config is the base of --config.* overrides."""
+    parsed.string("workdir", "", "folder of the training run")
+    parsed.string("checkpoint", "best", "best, last or a step")
+    wants_help = any(arg in ("--help", "-h", "-help") for arg in args)
+    if not wants_help:
+        from semiseg_jax.verbs.workdir import read_config
+
+        parsed.config_dict(read_config(Path(_peek(args, "workdir", parsed))), args)
+    return parsed.parse(args)
+
+
+def _peek(args: Sequence[str], name: str, parsed: Flags) -> str:
+    """The value of a flag before the flags are parsed."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"--{name}="):
+            return arg.split("=", 1)[1]
+    return parsed.required(name)
+
+
+def _no_positional(rest: Sequence[str]) -> None:
+    if rest:
+        raise UsageError(f"what is {' '.join(rest)!r}? Flags are written --name=value")
+
+
+_COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "prepare": _prepare,
+    "inspect": _inspect,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
