@@ -15,5 +15,8 @@ def get_config() -> ConfigDict:
     config.data.name = "shapes"
     config.data.assign = {"dense": 0.1, "scribble": 0.6, "unlabeled": 0.3}
     config.data.quota = {"dense": 2, "scribble": 6}
-    config.steps = 1000
+    config.augment.crop = (64, 64)
+    config.optimizer.learning_rate = 4e-3
+    config.ema = 0.99
+    config.steps = 1500
     return config

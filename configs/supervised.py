@@ -20,6 +20,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = given.dataset or ("folder" if given.path else "shapes")
     config.data.path = given.path
     config.data.quota = {given.labels: given.batch}
-    config.augment.crop = [given.crop, given.crop]
-    config.augment.scale = [0.5, 2.0]
+    config.augment.crop = (given.crop, given.crop)
+    config.augment.scale = (0.5, 2.0)
     return config

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
 
@@ -32,8 +33,8 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
     "evaluate": """Metrics of a trained model at the original resolution of every image, as a table and as JSON.
 
   semiseg evaluate --workdir=runs/mine
-  semiseg evaluate --workdir=runs/mine --split=test --config.eval.flip=True --config.eval.scales='[0.75,1.0,1.25]'
-  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='[256,256]'""",
+  semiseg evaluate --workdir=runs/mine --split=test --config.eval.flip=True --config.eval.scales='(0.75,1.0,1.25)'
+  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='(256,256)'""",
     "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
 
   semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
@@ -97,9 +98,16 @@ class Flags:
         )
 
     def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
-        config_flags.DEFINE_config_dict(
-            "config", config, "fields of the run's config", flag_values=self.values, sys_argv=["semiseg", *args]
-        )
+        try:
+            config_flags.DEFINE_config_dict(
+                "config",
+                config,
+                "fields of the run's config",
+                flag_values=self.values,
+                sys_argv=["semiseg", *args],
+            )
+        except (AttributeError, KeyError) as error:
+            raise UsageError(_unknown_field(config, args) or f"config: {error}") from error
 
     def parse(self, args: Sequence[str]) -> list[str] | None:
         """-> positional arguments, or None where help was asked for and printed."""
@@ -112,34 +120,34 @@ class Flags:
         try:
             rest = self.values(["semiseg", *args])[1:]
         except flags.UnrecognizedFlagError as error:
-            raise UsageError(self._unknown(error)) from None
+            if error.flagname.startswith("config."):
+                raise UsageError(self.missing("config")) from None
+            raise
+        except flags.IllegalFlagValueError as error:
+            # A config file that raises arrives as a whole traceback; its last line is the message.
+            raise UsageError(
+                str(error).strip().splitlines()[-1] if "Traceback" in str(error) else str(error)
+            ) from error
+        except (AttributeError, KeyError) as error:
+            config = ConfigFileFlagParser("config").parse(_peek(args, "config"))
+            raise UsageError(_unknown_field(config, args) or f"config: {error}") from error
         logging.set_verbosity(self.values.verbosity)
         return rest
-
-    def _unknown(self, error: flags.UnrecognizedFlagError) -> str:
-        message = f"{error}"
-        name = error.flagname
-        if name.startswith("config.") and "config" in self.values and self.values.config is not None:
-            node: Any = self.values.config
-            parts = name.split(".")[1:]
-            for part in parts:
-                if not isinstance(node, ConfigDict) or part not in node:
-                    known = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no fields"
-                    return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {known}"
-                node = node[part]
-        return message
 
     def config(self) -> ConfigDict:
         config = self.values.config
         if config is None:
-            raise UsageError(f"--config is missing, e.g.\n\n{_HELP[self.command]}")
+            raise UsageError(self.missing("config"))
         return config
 
     def required(self, name: str) -> str:
         value = getattr(self.values, name)
         if not value:
-            raise UsageError(f"--{name} is missing, e.g.\n\n{_HELP[self.command]}")
+            raise UsageError(self.missing(name))
         return value
+
+    def missing(self, name: str) -> str:
+        return f"--{name} is missing, e.g.\n\n{_HELP[self.command]}"
 
 
 def _train(command: str, args: list[str]) -> int:
@@ -167,7 +175,11 @@ def _evaluate(command: str, args: list[str]) -> int:
     from semiseg_jax.verbs.evaluate import evaluate
 
     evaluate(
-        values.workdir, checkpoint=values.checkpoint, split=values.split, config=values.config, output=values.output
+        values.workdir,
+        checkpoint=values.checkpoint,
+        split=values.split,
+        config=values.config,
+        output=values.output,
     )
     return 0
 
@@ -228,12 +240,10 @@ def _inspect(command: str, args: list[str]) -> int:
 
 def _with_config_file(parsed: Flags, args: list[str]) -> list[str] | None:
     """Flags of a command that takes --config=FILE."""
-    for arg in args:
-        if arg.startswith("--config="):
-            file = arg.removeprefix("--config=").split(":", 1)[0]
-            if not Path(file).is_file():
-                near = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "no configs/ folder here"
-                raise UsageError(f"config file {file!r} does not exist ({near})")
+    file = _peek(args, "config").split(":", 1)[0]
+    if file and not file.startswith("-") and not Path(file).is_file():
+        near = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "no configs/ folder here"
+        raise UsageError(f"config file {file!r} does not exist ({near})")
     parsed.config_file(args)
     return parsed.parse(args)
 
@@ -246,18 +256,37 @@ def _with_workdir(parsed: Flags, args: list[str]) -> list[str] | None:
     if not wants_help:
         from semiseg_jax.verbs.workdir import read_config
 
-        parsed.config_dict(read_config(Path(_peek(args, "workdir", parsed))), args)
+        workdir = _peek(args, "workdir")
+        if not workdir:
+            raise UsageError(parsed.missing("workdir"))
+        parsed.config_dict(read_config(Path(workdir)), args)
     return parsed.parse(args)
 
 
-def _peek(args: Sequence[str], name: str, parsed: Flags) -> str:
-    """The value of a flag before the flags are parsed."""
+def _peek(args: Sequence[str], name: str) -> str:
+    """The value of a flag before the flags are parsed; "" where it is not given."""
     for i, arg in enumerate(args):
         if arg == f"--{name}" and i + 1 < len(args):
             return args[i + 1]
         if arg.startswith(f"--{name}="):
             return arg.split("=", 1)[1]
-    return parsed.required(name)
+    return ""
+
+
+def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
+    """What is wrong with the first `--config.*` override of a field that does not exist; "" where all exist."""
+    for arg in args:
+        if not arg.startswith("--config."):
+            continue
+        parts = arg.split("=", 1)[0].split(".")[1:]
+        node: Any = config
+        for depth, part in enumerate(parts):
+            if not isinstance(node, ConfigDict):
+                return f"config.{'.'.join(parts[:depth])} is a value and has no field {part!r}"
+            if part not in node:
+                return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {', '.join(sorted(node))}"
+            node = node[part]
+    return ""
 
 
 def _no_positional(rest: Sequence[str]) -> None:

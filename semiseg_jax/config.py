@@ -26,7 +26,7 @@ def default_config() -> ConfigDict:
             "devices": 0,  # use only the first n devices of a single process; 0 = all
             "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
             "ema": 0.0,  # decay of the averaged parameters that evaluation then uses; 0 = off
-            "class_weights": [],  # one a class, or [] for none
+            "class_weights": (),  # one a class, or () for none
             "data": {
                 "name": "shapes",
                 "path": "",  # of a folder dataset
@@ -37,13 +37,13 @@ def default_config() -> ConfigDict:
                 "assign": {},  # kind -> share (float), number (int) or split (str) of images; {} = whatever they have
                 "simulate": {},  # kind -> options: weak labels to draw from masks, e.g. {"scribble": {}}
                 "seed": 0,  # of simulated labels and of `assign`
-                "canvas": [0, 0],  # images are shrunk to fit; [0, 0] = the largest image, at most 512
+                "canvas": (0, 0),  # images are shrunk to fit; (0, 0) = the largest image, at most 512
                 "threads": 4,
                 "skip_bad": False,  # leave unreadable or inconsistent images out instead of stopping
             },
             "augment": {
-                "crop": [96, 96],
-                "scale": [0.75, 1.5],
+                "crop": (96, 96),
+                "scale": (0.75, 1.5),
                 "flip": 0.5,
                 "jitter": 0.8,
                 "brightness": 0.25,
@@ -51,7 +51,7 @@ def default_config() -> ConfigDict:
                 "saturation": 0.25,
                 "hue": 0.0,
                 "blur": 0.0,
-                "blur_sigma": [0.1, 2.0],
+                "blur_sigma": (0.1, 2.0),
             },
             "model": {"name": "unet"},
             "optimizer": {
@@ -72,8 +72,8 @@ def default_config() -> ConfigDict:
                 "mode": "whole",  # or "slide"
                 "batch_size": 16,
                 "flip": False,
-                "scales": [1.0],
-                "window": [0, 0],  # of slide; [0, 0] = the crop
+                "scales": (1.0,),
+                "window": (0, 0),  # of slide; (0, 0) = the crop
                 "overlap": 0.5,
                 "max_images": 0,  # of evaluations in training; 0 = all
                 "weights": "auto",  # "auto" = what the method says (the average, where there is one), or "raw"
@@ -130,11 +130,13 @@ def from_json(text: str) -> ConfigDict:
     for field in OPEN_FIELDS:
         parent, _, leaf = field.rpartition(".")
         node = _get(config, parent) if parent else config
-        node[leaf] = ConfigDict(_lookup(stored, field.split(".")) or {})
+        value = _lookup(stored, field.split("."))
+        if value is not None:
+            node[leaf] = ConfigDict(value)
     for path, value in _leaves(stored):
         if not any(path == field or path.startswith(field + ".") for field in OPEN_FIELDS):
             node = _get(config, path.rpartition(".")[0]) if "." in path else config
-            node[path.rpartition(".")[2]] = value
+            node[path.rpartition(".")[2]] = tuple(value) if isinstance(value, list) else value
     return config
 
 
@@ -166,6 +168,9 @@ def _check_fields(config: Mapping[str, Any], default: Mapping[str, Any], prefix:
             _check_fields(value, default[key], path + ".")
         elif not _same_type(value, default[key]):
             raise ValueError(f"config.{path} is {value!r} but must be of type {type(default[key]).__name__}")
+    missing = sorted(default.keys() - config.keys())
+    if missing:
+        raise ValueError(f"config lacks the field {prefix}{missing[0]}; start from semiseg_jax.default_config()")
 
 
 def _same_type(value: Any, example: Any) -> bool:
@@ -173,7 +178,7 @@ def _same_type(value: Any, example: Any) -> bool:
         return isinstance(value, bool) and isinstance(example, bool)
     if isinstance(example, float):
         return isinstance(value, int | float)
-    if isinstance(example, list):
+    if isinstance(example, tuple):
         return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, type(example))
 

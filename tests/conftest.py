@@ -43,8 +43,8 @@ def tiny_config(data_dir, monkeypatch) -> ConfigDict:
     config.data.quota = {"dense": 1, "scribble": 1}
     config.data.assign = {"dense": 0.25, "scribble": 0.5, "unlabeled": 0.25}
     config.data.threads = 1
-    config.augment.crop = [32, 32]
-    config.augment.scale = [0.5, 1.0]
+    config.augment.crop = (32, 32)
+    config.augment.scale = (0.5, 1.0)
     config.model = ConfigDict({"name": "unet", "widths": (8, 8)})
     config.eval.every = 3
     config.eval.batch_size = 2

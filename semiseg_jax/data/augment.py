@@ -49,14 +49,21 @@ class Augment:
         flip = jax.random.bernoulli(keys[2], self.flip)
 
         image = jax.image.scale_and_translate(
-            images.to_unit(example["image"]), (height, width, 3), (0, 1), jnp.stack([scale, scale]), shift, "linear"
+            images.to_unit(example["image"]),
+            (height, width, 3),
+            (0, 1),
+            jnp.stack([scale, scale]),
+            shift,
+            "linear",
         )
-        rows, row_inside = _source_pixels(height, scale, shift[0], size[0])
-        columns, column_inside = _source_pixels(width, scale, shift[1], size[1])
+        # Output pixels from `shift` to before `end` have their centre in the image.
+        end = shift + jnp.maximum(jnp.ceil(size * scale - 0.5), 1)
+        rows, row_inside = _source_pixels(height, scale, shift[0], end[0], size[0])
+        columns, column_inside = _source_pixels(width, scale, shift[1], end[1], size[1])
         valid = row_inside[:, None] & column_inside[None, :]
         label = jnp.where(valid, example["mask"][rows][:, columns].astype(jnp.int32), IGNORE)
-        label = _draw(label, example["points"], scale, shift)
-        label = _draw(label, _stroke_samples(example["strokes"], high), scale, shift)
+        label = _draw(label, example["points"], scale, shift, end)
+        label = _draw(label, _stroke_samples(example["strokes"], high), scale, shift, end)
 
         boxes = example["boxes"] * scale + jnp.tile(shift, 2)
         mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)
@@ -93,16 +100,19 @@ class Augment:
         return image
 
 
-def _source_pixels(length: int, scale: jax.Array, shift: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _source_pixels(
+    length: int, scale: jax.Array, shift: jax.Array, end: jax.Array, size: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """For every output index along one axis: the nearest source index, and whether it lies in the image."""
-    source = jnp.floor((jnp.arange(length) + 0.5 - shift) / scale)
-    inside = (source >= 0) & (source < size)
-    return jnp.clip(source, 0, size - 1).astype(jnp.int32), inside
+    at = jnp.arange(length)
+    source = jnp.floor((at + 0.5 - shift) / scale)
+    return jnp.clip(source, 0, size - 1).astype(jnp.int32), (at >= shift) & (at < end)
 
 
-def _draw(label: jax.Array, points: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+def _draw(label: jax.Array, points: jax.Array, scale: jax.Array, shift: jax.Array, end: jax.Array) -> jax.Array:
     """Writes points [P,3] of source pixels into the label map; where two meet, the lower class wins."""
-    at = jnp.floor((points[:, :2] + 0.5) * scale + shift).astype(jnp.int32)
+    # A point on the last source pixel may land on an output pixel that is mostly padding: it moves to the one before.
+    at = jnp.minimum(jnp.floor((points[:, :2] + 0.5) * scale + shift), end - 1).astype(jnp.int32)
     klass = points[:, 2].astype(jnp.int32)
     inside = jnp.all((at >= 0) & (at < jnp.array(label.shape)), axis=-1) & (klass >= 0)
     at = jnp.where(inside[:, None], at, jnp.array(label.shape))  # out of range: dropped

@@ -16,18 +16,20 @@ Every image may have a different subset of the labels. Without splits/, one fift
 import dataclasses
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 from PIL import Image
 
 from semiseg_jax.data import weak_labels
 from semiseg_jax.data.records import Record, RecordBuilder, decode_image, encode_png, make_record
 from semiseg_jax.data.types import IGNORE, Supervision
+
+logger = logging.getLogger("semiseg_jax")
 
 VERSION = 1
 _DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
@@ -90,8 +92,8 @@ class Folder(RecordBuilder):
         digest = hashlib.sha256((_fingerprint(self.source.root) + spec).encode()).hexdigest()[:12]
         super().__init__(data_dir=data_dir, config_name=f"{_slug(self.source.root.name)}-{digest}")
 
-    def split_names(self) -> Sequence[str]:
-        return tuple(self.source.splits)
+    def split_sizes(self) -> Mapping[str, int]:
+        return {split: len(ids) for split, ids in self.source.splits.items()}
 
     def check(self) -> list[str]:
         """Every problem of the folder, in words. Reads each file once."""
@@ -120,7 +122,7 @@ class Folder(RecordBuilder):
             except FolderError as error:
                 if not self.skip_bad:
                     raise
-                logging.warning("left out: %s", error)
+                logger.warning("left out: %s", error)
 
     def read(self, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
         """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""
@@ -136,7 +138,10 @@ class Folder(RecordBuilder):
             data = encode_png(image)
         readers: Mapping[Supervision, tuple[Mapping[str, Any], Callable[[], Any]]] = {
             Supervision.DENSE: (source.masks, lambda: read_index_map(source.masks[id], size, source)),
-            Supervision.SCRIBBLE: (source.scribbles, lambda: read_index_map(source.scribbles[id], size, source)),
+            Supervision.SCRIBBLE: (
+                source.scribbles,
+                lambda: read_index_map(source.scribbles[id], size, source),
+            ),
             Supervision.POINTS: (source.points, lambda: _read_points(source, id, size)),
             Supervision.BOX: (source.boxes, lambda: _read_boxes(source, id, size)),
             Supervision.TAGS: (source.tags, lambda: _read_tags(source, id)),
@@ -254,7 +259,7 @@ def default_colors(num_classes: int) -> list[list[int]]:
 
 
 def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
-    rows = np.asarray(source.points[id], np.float32).reshape(-1, 3)
+    rows = _rows(f"points.json: {id}", source.points[id], ("y", "x", "class"))
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
     if outside.any():
         raise FolderError(f"points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}")
@@ -263,7 +268,7 @@ def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.asarray([box for box, _ in source.boxes[id]], np.float32).reshape(-1, 4)
+    rows = _rows(f"boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
     limit = np.array([size[0], size[1]] * 2, np.float32)
     if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
         raise FolderError(f"boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
@@ -272,13 +277,28 @@ def _read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndar
 
 def _read_tags(source: Source, id: str) -> np.ndarray:
     """Listed classes are present, the others absent; background is unknown unless it is listed."""
-    listed = np.asarray(source.tags[id], np.int64).reshape(-1)
+    listed = _rows(f"tags.json: {id}", source.tags[id], ())
     _check_classes(source, f"tags.json: {id}", listed)
     tags = np.zeros(len(source.classes), np.int8)
     if source.background is not None:
         tags[source.background] = -1
-    tags[listed] = 1
+    tags[listed.astype(np.int64)] = 1
     return tags
+
+
+def _rows(where: str, rows: Any, columns: Sequence[str]) -> np.ndarray:
+    """A list of rows with these columns, or of plain numbers where there are none, as float32."""
+    try:
+        array = np.asarray(rows, np.float32)
+    except (TypeError, ValueError):
+        array = np.asarray(np.nan)
+    shape = (len(columns),) if columns else ()
+    if array.shape == (0,):
+        return array.reshape(0, *shape)
+    if array.ndim != 1 + len(shape) or array.shape[1:] != shape or not np.isfinite(array).all():
+        items = f"[{', '.join(columns)}]" if columns else "class indices"
+        raise FolderError(f"{where}: must be a list of {items}")
+    return array
 
 
 def _check_classes(source: Source, where: str, values: np.ndarray) -> None:
@@ -302,7 +322,9 @@ def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list
                 raise FolderError(f"{path}: category {name!r} is not among the classes {list(classes)}")
             klass = IGNORE if row.get("iscrowd") else list(classes).index(name)
             boxes[ids[row["image_id"]]].append(([y, x, y + height, x + width], klass))
-    except (KeyError, TypeError) as error:
+    except FolderError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise FolderError(f"{path}: not COCO (images, annotations, categories): {error!r}") from None
     return boxes
 
@@ -327,11 +349,14 @@ def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return {path.stem: path for path in files if path.suffix.lower() in suffixes}
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+    except ValueError as error:
         raise FolderError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise FolderError(f"{path}: must hold a JSON object; {_LAYOUT_HELP}")
+    return content
 
 
 def _fingerprint(root: Path) -> str:

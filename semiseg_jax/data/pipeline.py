@@ -2,19 +2,21 @@
 
 import dataclasses
 import hashlib
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import grain
 import numpy as np
-from absl import logging
 
 from semiseg_jax.data.letterbox import Letterbox, round_up
 from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
 from semiseg_jax.data.types import Example, Supervision
 
 Quota = Mapping[Supervision, int]
+
+logger = logging.getLogger("semiseg_jax")
 _ATTEMPTS = 10
 
 
@@ -102,10 +104,16 @@ def _assign(
         amount = wanted[kind]
         if isinstance(amount, str):
             members = [position[row["id"]] for row in _split(info, amount) if row["id"] in position]
+            unable = sum(kind not in kinds[i] for i in members)
+            if unable:
+                raise ValueError(
+                    f"data.assign gives split {amount!r} to {kind.name.lower()} but {unable} of its {len(members)} "
+                    f"images have no {kind.name.lower()} labels"
+                )
         else:
             able = [i for i in left if kind in kinds[i]]
             count = round(amount * len(rows)) if isinstance(amount, float) else amount
-            is_last_share = kind == named[-1] and abs(exact_shares - 1) < 1e-6
+            is_last_share = kind == named[-1] and isinstance(amount, float) and abs(exact_shares - 1) < 1e-6
             members = able if is_last_share else able[:count]
             if len(members) < count and not is_last_share:
                 raise ValueError(
@@ -126,12 +134,18 @@ def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool)
             f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
             "other kinds; give some images away with data.assign, or leave unlabeled out"
         )
-    hint = f"; draw them from masks with --config.data.simulate.{name}={{}}" if kind != Supervision.DENSE else ""
+    hint = ""
+    if kind != Supervision.DENSE:
+        hint = f"; draw them from masks with --config.data.simulate='{{\"{name}\": {{}}}}'"
     return f"data.quota asks for {name} rows but no image of split {split!r} of {info.name} has {name} labels{hint}"
 
 
 def make_layout(
-    info: DatasetInfo, split: str, pools: Mapping[Supervision, np.ndarray], canvas: Sequence[int], strict: bool
+    info: DatasetInfo,
+    split: str,
+    pools: Mapping[Supervision, np.ndarray],
+    canvas: Sequence[int],
+    strict: bool,
 ) -> Layout:
     """Capacities from the index of the split. Canvas (0, 0) means the largest image, at most 512 a side."""
     rows = info.splits[split]
@@ -217,7 +231,7 @@ class ExampleLoader:
         with self._lock:
             self.replaced += 1
             if self.replaced == 1:
-                logging.warning("record %d cannot be read (%s) and is replaced by another one", index, error)
+                logger.warning("record %d cannot be read (%s) and is replaced by another one", index, error)
 
 
 def make_batches(
@@ -265,5 +279,3 @@ def _pad(rows: np.ndarray, capacity: int, fill: float = -1) -> np.ndarray:
 
 def _hash(seed: int, text: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:4], "big") >> 1
-
-

@@ -129,17 +129,23 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             features=features(len(self.meta["classes"])),
-            metadata=tfds.core.MetadataDict(dict(self.meta) | {"index": {}}),
+            metadata=tfds.core.MetadataDict(dict(self.meta) | {"index": {split: [] for split in self.split_sizes()}}),
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
         del dl_manager
-        return {split: self._generate_examples(split) for split in self.split_names()}
+        return {split: self._generate_examples(split) for split, images in self.split_sizes().items() if images}
 
     def _generate_examples(self, split: str) -> Any:
-        index = self.info.metadata["index"].setdefault(split, [])
-        rows = tqdm(self.generate(split), desc=f"building {self.name} {split}", unit="image", leave=False, disable=None)
+        index = self.info.metadata["index"][split]
+        rows = tqdm(
+            self.generate(split),
+            desc=f"building {self.name} {split}",
+            unit="image",
+            leave=False,
+            disable=None,
+        )
         for number, (record, size, kinds) in enumerate(rows):
             index.append(describe_record(record, size, kinds))
             yield number, record
@@ -156,7 +162,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""
 
-    def split_names(self) -> Sequence[str]:
+    def split_sizes(self) -> Mapping[str, int]:
+        """Images by split; empty splits are known but not written."""
         raise NotImplementedError
 
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:

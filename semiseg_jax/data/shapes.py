@@ -7,7 +7,7 @@ light vary freely, so that few labels teach something and more labels teach more
 
 import colorsys
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -18,7 +18,15 @@ from semiseg_jax.data.records import Record, RecordBuilder, encode_png, make_rec
 from semiseg_jax.data.types import Supervision
 
 CLASSES = ("background", "disk", "ring", "square", "triangle", "star", "cross")
-COLORS = ((40, 40, 40), (230, 80, 60), (250, 190, 60), (90, 180, 90), (70, 150, 230), (170, 100, 210), (240, 130, 190))
+COLORS = (
+    (40, 40, 40),
+    (230, 80, 60),
+    (250, 190, 60),
+    (90, 180, 90),
+    (70, 150, 230),
+    (170, 100, 210),
+    (240, 130, 190),
+)
 SIZES = {"train": 480, "val": 96}
 VERSION = 1
 _SUPERSAMPLE = 2
@@ -34,8 +42,8 @@ class Shapes(RecordBuilder):
         self.meta = {"classes": list(CLASSES), "colors": [list(color) for color in COLORS], "background": 0}
         super().__init__(data_dir=data_dir, config_name=f"{SIZES['train']}x{size}-seed{seed}-v{VERSION}")
 
-    def split_names(self) -> Sequence[str]:
-        return tuple(SIZES)
+    def split_sizes(self) -> Mapping[str, int]:
+        return SIZES
 
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
         for number in range(SIZES[split]):
@@ -65,9 +73,9 @@ def scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         region = _object(rng, CLASSES[klass], big)
         shadow = cv2.GaussianBlur(np.roll(region, (big // 48, big // 48), (0, 1)).astype(np.float32), (0, 0), big / 64)
         image *= 1 - rng.uniform(0.0, 0.5) * shadow[..., None]
-        hue = (klass - 1) / 6 + rng.normal(0, 0.07)
+        hue = (klass - 1) / 6 + rng.normal(0, 0.025)
         kind = klass % 5 if rng.uniform() < 0.6 else int(rng.integers(5))
-        surface = _texture(rng, big, hue=hue, saturation=rng.uniform(0.35, 0.9), kind=kind)
+        surface = _texture(rng, big, hue=hue, saturation=rng.uniform(0.45, 0.95), kind=kind)
         image = np.where(region[..., None], surface, image)
         mask[region] = klass
     image = image * _light(rng, big)[..., None]

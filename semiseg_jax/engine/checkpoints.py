@@ -11,7 +11,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 
-
 class CheckpointError(ValueError):
     """A checkpoint that is not there, cannot be read or does not fit; nothing on disk was changed."""
 
@@ -27,16 +26,15 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [
                     checkpoint_managers.LatestN(1),
-                    checkpoint_managers.BestN(
-                        n=1, get_metric_fn=self._rank, keep_checkpoints_without_metrics=False
-                    ),
+                    checkpoint_managers.BestN(n=1, get_metric_fn=self._rank, keep_checkpoints_without_metrics=False),
                 ]
             ),
             best_fn=self._rank,
             create=not read_only,
             read_only=read_only,
         )
-        self.manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self.metric, float("nan"))
@@ -53,7 +51,7 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def choose(self, which: str) -> int:
-        """"best" (or the last one, where none has metrics), "last" or a step number."""
+        """ "best" (or the last one, where none has metrics), "last" or a step number."""
         steps = self.manager.all_steps()
         if not steps:
             raise CheckpointError(f"{self.directory} holds no finished checkpoint; train first")
@@ -125,5 +123,3 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 def _key(path: Any) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
-
-

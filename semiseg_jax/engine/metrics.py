@@ -119,7 +119,11 @@ def format_table(results: dict[str, Any], classes: Sequence[str]) -> str:
     width = max(12, *(len(name) for name in classes))
     lines = [f"{'class':<{width}}      IoU accuracy boundary"]
     for number, name in enumerate(classes):
-        values = (results["iou"][number], results["class_accuracy"][number], results["class_boundary_f"][number])
+        values = (
+            results["iou"][number],
+            results["class_accuracy"][number],
+            results["class_boundary_f"][number],
+        )
         lines.append(f"{name:<{width}} " + " ".join(cell(value) for value in values))
     lines.append("-" * len(lines[0]))
     lines.append(f"{'mean':<{width}} " + " ".join(cell(results[k]) for k in ("miou", "mean_accuracy", "boundary_f")))

@@ -109,7 +109,9 @@ def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: 
             f"(batch_size {batch_size} / {devices} devices / accumulate {accumulate})"
         )
     if rows % quota_rows:
-        raise ValueError(f"a micro-batch of one device has {rows} rows, which is no multiple of the quota's {quota_rows}")
+        raise ValueError(
+            f"a micro-batch of one device has {rows} rows, which is no multiple of the quota's {quota_rows}"
+        )
     return rows
 
 

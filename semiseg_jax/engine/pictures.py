@@ -37,7 +37,9 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, colors: Colors) -> np.nda
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 40
     share = np.mean(labels != IGNORE)
     if 0 < share < 0.2:
-        labels = cv2.erode(labels.astype(np.uint8), np.ones((3, 3), np.uint8))  # 255 = nothing, so erosion spreads labels
+        labels = cv2.erode(
+            labels.astype(np.uint8), np.ones((3, 3), np.uint8)
+        )  # 255 = nothing, so erosion spreads labels
     return np.where((labels != IGNORE)[..., None], colorize(labels, colors), grey).astype(np.uint8)
 
 

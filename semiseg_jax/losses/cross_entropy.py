@@ -65,5 +65,6 @@ def partial_cross_entropy(
     # Masked before the log-softmax: the gradient of an infinite logit would be NaN even under a zero weight.
     safe_logits = jnp.where(counts[..., None], logits.astype(jnp.float32), 0.0)
     log_probs = jax.nn.log_softmax(safe_logits)
-    picked = jnp.sum(log_probs * jax.nn.one_hot(target, classes), axis=-1)
+    # Selected rather than multiplied: a class ruled out by a logit of -inf would give inf * 0.
+    picked = jnp.sum(jnp.where(jax.nn.one_hot(target, classes, dtype=bool), log_probs, 0.0), axis=-1)
     return masked_mean(-picked, weights, axis_name)

@@ -24,9 +24,7 @@ class Supervised:
     def __init__(self, config: ConfigDict, num_classes: int):
         self.config = config
         options = config.model.to_dict()
-        self.model = make_model(
-            options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options
-        )
+        self.model = make_model(options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         self.class_weights = tuple(config.class_weights) or None
         if self.class_weights and len(self.class_weights) != num_classes:

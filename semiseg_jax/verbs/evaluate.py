@@ -46,7 +46,12 @@ def evaluate(
     if is_main():
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
         print(format_table(results, dataset.info.classes), flush=True)
-        about = {"dataset": dataset.info.name, "split": split, "checkpoint": model.step, "eval": model.config.eval.to_dict()}
+        about = {
+            "dataset": dataset.info.name,
+            "split": split,
+            "checkpoint": model.step,
+            "eval": model.config.eval.to_dict(),
+        }
         path = Path(output) if output else workdir / f"evaluation_{split}.json"
         write_json(path, about | workdirs.as_json(results, dataset.info.classes))
         print(f"written to {path}")

@@ -1,12 +1,12 @@
 """`semiseg predict`: label maps, colour pictures and overlays for files, folders and globs."""
 
 import glob
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
@@ -15,6 +15,8 @@ from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.verbs import workdir as workdirs
+
+logger = logging.getLogger("semiseg_jax")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
@@ -80,8 +82,11 @@ def predict(
     }
     write_json(output / "predictions.json", summary)
     for failure in failed:
-        logging.error("%s: %s", failure["file"], failure["error"])
-    print(f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""), flush=True)
+        logger.error("%s: %s", failure["file"], failure["error"])
+    print(
+        f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""),
+        flush=True,
+    )
     return summary
 
 

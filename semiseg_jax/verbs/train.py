@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import signal
 import sys
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -32,6 +32,8 @@ from semiseg_jax.engine.writers import MetricWriter, Progress
 from semiseg_jax.methods import Method, Stage, State, make_method
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evaluate_split
+
+logger = logging.getLogger("semiseg_jax")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -96,7 +98,7 @@ def _run_stage(
         if devices.mapper == "pmap":
             state = devices.replicate(parallel.fetch(state))
         inputs.resume(saved, start)
-        logging.info("goes on from step %d of %s", start, workdir)
+        logger.info("goes on from step %d of %s", start, workdir)
     step_fn = devices.map(guard(stage, make_augment(config)))
     writer = MetricWriter(workdir, tensorboard=config.log.tensorboard)
     progress = Progress(stage.steps, start, inputs.rows, stage.name)
@@ -142,14 +144,14 @@ def _run_stage(
                 scalars = {k: v for k, v in results.items() if np.ndim(v) == 0} if evaluates else None
                 checkpoints.save(step, devices.to_global(state), iterator_state, scalars)
                 progress.skip()
+    if start == stage.steps:  # nothing was left to do
+        results = evaluate(start, state)
     checkpoints.close()
     writer.close()
     progress.close()
     if stopped:
         progress.write(f"stopped by SIGTERM, saved at step {step}; the same command goes on from there")
         return Result(step, results, preempted=True)
-    if not results:  # nothing was left to do
-        results = evaluate_split_of(workdir, dataset, eval_split, config)
     if parallel.is_main():
         stage.finish(state, workdir)
     return Result(step, results)
@@ -197,7 +199,7 @@ class Input:
         if before == now:
             self.batches.set_state(saved["position"])
             return
-        logging.warning("devices or batch layout changed from %s to %s: the order of images starts afresh", before, now)
+        logger.warning("devices or batch layout changed from %s to %s: the order of images starts afresh", before, now)
         self.batches = self.restart(step)
 
 
@@ -236,9 +238,7 @@ def _panel_rows(
     return training + panels.evaluation_rows(dataset, split, limit - len(training))
 
 
-def _report(
-    pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints
-) -> None:
+def _report(pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints) -> None:
     """Writes the means since the last report, and stops at the first step whose metrics are not finite."""
     if not pending:
         return
@@ -250,7 +250,9 @@ def _report(
             checkpoints.wait()
             terms = [name for name in broken if name not in ("loss", "grad_norm")] or broken
             last = checkpoints.latest()
-            kept = f"the last good checkpoint is step {last} in {checkpoints.directory}" if last else "none was saved yet"
+            kept = (
+                f"the last good checkpoint is step {last} in {checkpoints.directory}" if last else "none was saved yet"
+            )
             raise NonFiniteLossError(
                 f"{', '.join(terms)} became {values[terms[0]]} at step {step}; {kept}. "
                 "A lower learning rate, optimizer.clip_norm or float32 may help."
@@ -286,10 +288,3 @@ def _preemption() -> Iterator[Callable[[int], bool]]:
         yield lambda step: received.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def evaluate_split_of(workdir: Path, dataset: Dataset, split: str, config: ConfigDict) -> dict[str, Any]:
-    """Metrics of a run that was finished already."""
-    return evaluate_split(workdirs.load(workdir, checkpoint="last", config=config).predictor(), dataset, split)
-
-

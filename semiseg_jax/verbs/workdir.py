@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from ml_collections import ConfigDict
 
 from semiseg_jax import config as config_lib
@@ -23,7 +23,19 @@ from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_j
 from semiseg_jax.engine.parallel import barrier, fetch, is_main
 from semiseg_jax.methods import Method, Stage, make_method
 
-_PACKAGES = ("semiseg-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+logger = logging.getLogger("semiseg_jax")
+
+_PACKAGES = (
+    "semiseg-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
 
 
 def claim(config: ConfigDict, workdir: Path, command: str) -> None:
@@ -51,7 +63,12 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "unknown"
     devices = [f"{device.device_kind} x{jax.device_count()}" for device in jax.devices()[:1]]
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "devices": devices, "packages": packages}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "devices": devices,
+        "packages": packages,
+    }
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -138,7 +155,7 @@ def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | 
         state, _ = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
-    logging.info("read checkpoint %d of %s", step, workdir)
+    logger.info("read checkpoint %d of %s", step, workdir)
     variables = fetch(method.eval_variables(state, config.eval.weights))
     canvas = (int(data["canvas"][0]), int(data["canvas"][1]))
     return Trained(config, method, variables, info, canvas, step)

@@ -1,0 +1,450 @@
+"""The folder builder: optional files, errors that name the file, rebuilds, simulated labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semiseg_jax.data.folder import Folder, FolderError, default_colors
+from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.data.types import IGNORE, Supervision
+
+SIZE = (40, 48)
+EVERYTHING = {"scribbles": True, "points": True, "boxes": True, "tags": True}
+
+
+@pytest.fixture
+def open_folder(tmp_path):
+    """path, options -> a builder that writes below the test's own directory."""
+    return lambda path, **options: Folder(str(path), data_dir=str(tmp_path / "built"), **options)
+
+
+def save_mask(path: Path, mask, palette=None):
+    file = Image.fromarray(np.asarray(mask, np.uint8))
+    if palette:
+        file = file.convert("P")
+        file.putdata(np.asarray(mask).ravel().tolist())
+        file.putpalette(palette)
+    file.save(path)
+
+
+def square_mask(i=0):
+    mask = np.zeros(SIZE, np.uint8)
+    mask[10 + i : 26 + i, 12:30] = 1
+    return mask
+
+
+def names(kinds):
+    return {Supervision(kind).name for kind in kinds}
+
+
+def records(builder, split="train"):
+    builder.build()
+    return {record["id"].decode(): record for record in builder.as_data_source(split)}
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "fields"),
+    [
+        ("masks", "DENSE", ["mask"]),
+        ("scribbles", "SCRIBBLE", ["strokes"]),
+        ("points", "POINTS", ["points"]),
+        ("boxes", "BOX", ["boxes", "box_class"]),
+        ("tags", "TAGS", []),
+    ],
+)
+def test_each_label_file_alone_gives_its_kind_and_nothing_else(make_folder, open_folder, file, kind, fields):
+    builder = open_folder(make_folder(**({"masks": False} | {file: True})))
+    found = records(builder)
+    assert sorted(found) == ["im0", "im1", "im2", "im3"]
+    for row in builder.dataset_info().splits["train"]:
+        assert names(row["kinds"]) == {"UNLABELED", kind}
+    for record in found.values():
+        assert decode_image(record["image"]).shape == (*SIZE, 3)
+        for field in ("mask", "points", "strokes", "partial", "boxes", "box_class"):
+            assert (len(record[field]) > 0) == (field in fields)
+        assert (record["tags"] != -1).any() == (kind == "TAGS")
+
+
+def test_all_label_files_together_are_stored_as_given(make_folder, open_folder):
+    builder = open_folder(make_folder(**EVERYTHING))
+    record = records(builder)["im2"]
+    np.testing.assert_array_equal(decode_mask(record["mask"], SIZE), square_mask(2))
+    np.testing.assert_array_equal(record["points"], [[18, 20, 1], [3, 3, 0]])
+    np.testing.assert_array_equal(record["boxes"], [[12, 12, 28, 30]])
+    np.testing.assert_array_equal(record["box_class"], [1])
+    np.testing.assert_array_equal(record["tags"], [-1, 1, 0])
+    for y, x, end, klass in ((2, 4, 39, 0), (18, 14, 27, 1)):
+        pieces = record["strokes"][record["strokes"][:, 4] == klass]
+        assert (pieces[:, [0, 2]] == y).all()
+        assert pieces[:, [1, 3]].min() == x
+        assert pieces[:, [1, 3]].max() == end
+    info = builder.dataset_info()
+    assert info.classes == ("background", "square", "other")
+    assert info.background == 0
+    assert len(info.colors) == 3
+    assert {split: len(rows) for split, rows in info.splits.items()} == {"train": 4, "val": 2}
+
+
+def test_unlabelled_images_need_no_label_file(make_folder, open_folder):
+    builder = open_folder(make_folder(masks=False))
+    records(builder)
+    assert all(names(row["kinds"]) == {"UNLABELED"} for row in builder.dataset_info().splits["train"])
+
+
+def test_every_image_may_have_another_subset_of_labels(make_folder, open_folder):
+    root = make_folder(**EVERYTHING)
+    (root / "masks" / "im0.png").unlink()
+    (root / "scribbles" / "im1.png").unlink()
+    make_folder.write_json("points.json", {"im2": [[0, 0, 0]]})
+    builder = open_folder(root)
+    builder.build()
+    kinds = {row["id"]: names(row["kinds"]) for row in builder.dataset_info().splits["train"]}
+    assert "DENSE" not in kinds["im0"]
+    assert "SCRIBBLE" in kinds["im0"]
+    assert "SCRIBBLE" not in kinds["im1"]
+    assert "POINTS" not in kinds["im1"]
+    assert "POINTS" in kinds["im2"]
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".png", ".jpg", ".webp", ".JPG"])
+def test_any_image_format_is_read(make_folder, open_folder, suffix):
+    root = make_folder(masks=False)
+    pixels = np.asarray(Image.open(root / "images" / "im0.png"))
+    (root / "images" / "im0.png").unlink()
+    Image.fromarray(pixels).save(root / "images" / f"im0{suffix}")
+    stored = decode_image(records(open_folder(root))["im0"]["image"])
+    assert stored.shape == pixels.shape
+    assert np.abs(stored.astype(int) - pixels).mean() < 12
+
+
+def test_crowd_boxes_become_ignore_regions(make_folder, open_folder):
+    root = make_folder(boxes=True)
+    coco = json.loads((root / "boxes.json").read_text())
+    coco["annotations"][0]["iscrowd"] = 1
+    make_folder.write_json("boxes.json", coco)
+    assert records(open_folder(root))["im0"]["box_class"].tolist() == [IGNORE]
+
+
+def test_a_listed_image_without_boxes_surely_has_none(make_folder, open_folder):
+    root = make_folder(boxes=True)
+    coco = json.loads((root / "boxes.json").read_text())
+    coco["annotations"] = [row for row in coco["annotations"] if row["image_id"] != 0]
+    make_folder.write_json("boxes.json", coco)
+    builder = open_folder(root)
+    assert len(records(builder)["im0"]["boxes"]) == 0
+    assert "BOX" in names(builder.dataset_info().splits["train"][0]["kinds"])
+
+
+@pytest.mark.parametrize("source", ["masks", "scribbles"])
+def test_palette_files_give_their_indices(make_folder, open_folder, source):
+    root = make_folder(scribbles=True)
+    mask = square_mask() if source == "masks" else np.where(square_mask() == 1, 1, IGNORE)
+    save_mask(root / source / "im0.png", mask, palette=[250, 10, 10, 10, 250, 10] + [9] * 762)
+    record = records(open_folder(root))["im0"]
+    if source == "masks":
+        np.testing.assert_array_equal(decode_mask(record["mask"], SIZE), mask)
+    else:
+        assert set(record["strokes"][:, 4]) == {1}
+
+
+@pytest.mark.parametrize("ignore_label", [200, 3, 0])
+def test_a_custom_ignore_label_becomes_255(make_folder, open_folder, ignore_label):
+    root = make_folder()
+    make_folder.write_json("dataset.json", {"classes": list(make_folder.classes), "ignore_label": ignore_label})
+    mask = np.where(square_mask() == 1, 1, ignore_label)
+    save_mask(root / "masks" / "im0.png", mask)
+    stored = decode_mask(records(open_folder(root))["im0"]["mask"], SIZE)
+    np.testing.assert_array_equal(stored, np.where(square_mask() == 1, 1, IGNORE))
+
+
+def test_colors_and_background_are_taken_from_the_dataset_file(make_folder, open_folder):
+    root = make_folder()
+    colors = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    make_folder.write_json("dataset.json", {"classes": ["a", "b", "c"], "colors": colors, "background": 2})
+    info = open_folder(root).dataset_info()
+    assert [list(color) for color in info.colors] == colors
+    assert info.background == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 21, 254])
+def test_default_colors_are_bytes(count):
+    colors = np.array(default_colors(count))
+    assert colors.shape == (count, 3)
+    assert colors.min() >= 0
+    assert colors.max() <= 255
+
+
+# What may be wrong with the layout: found when the folder is opened.
+
+
+def no_dataset_json(root):
+    (root / "dataset.json").unlink()
+
+
+def no_images(root):
+    for path in (root / "images").iterdir():
+        path.unlink()
+
+
+def id_without_image(root):
+    (root / "splits" / "train.txt").write_text("im0\nnobody\n")
+
+
+def unknown_category(root):
+    coco = json.loads((root / "boxes.json").read_text())
+    coco["categories"][0]["name"] = "zebra"
+    (root / "boxes.json").write_text(json.dumps(coco))
+
+
+def box_of_three_numbers(root):
+    coco = json.loads((root / "boxes.json").read_text())
+    coco["annotations"][0]["bbox"] = [1, 2, 3]
+    (root / "boxes.json").write_text(json.dumps(coco))
+
+
+def write(name, text):
+    def spoil(root):
+        (root / name).write_text(text)
+
+    spoil.__name__ = f"{name}: {text}"[:40]
+    return spoil
+
+
+LAYOUT_PROBLEMS = [
+    (no_dataset_json, r"dataset\.json is missing"),
+    (no_images, r"images holds no image"),
+    (id_without_image, r"train\.txt.*'nobody'"),
+    (unknown_category, r"boxes\.json.*'zebra'"),
+    (box_of_three_numbers, r"boxes\.json.*not COCO"),
+    (write("boxes.json", '{"images": []}'), r"boxes\.json.*not COCO.*categories"),
+    (write("boxes.json", "[]"), r"boxes\.json.*object"),
+    (write("dataset.json", "{"), r"dataset\.json.*not valid JSON"),
+    (write("dataset.json", '["a", "b"]'), r"dataset\.json.*object"),
+    (write("dataset.json", "{}"), r"dataset\.json.*`classes`"),
+    (write("dataset.json", json.dumps({"classes": ["c"] * 255})), r"dataset\.json.*`classes`"),
+    (write("dataset.json", '{"classes": ["a", "b"], "colors": [[1, 2, 3]]}'), r"dataset\.json.*1 colors for 2"),
+    (write("points.json", "{'im0': []}"), r"points\.json.*not valid JSON"),
+    (write("points.json", "[[1, 2, 0]]"), r"points\.json.*object"),
+    (write("tags.json", ""), r"tags\.json.*not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), LAYOUT_PROBLEMS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_layout_is_reported_with_its_file_when_the_folder_is_opened(
+    make_folder, open_folder, tmp_path, spoil, message
+):
+    root = make_folder(**EVERYTHING)
+    spoil(root)
+    with pytest.raises(FolderError, match=message):
+        open_folder(root)
+    assert not (tmp_path / "built").exists()
+
+
+def test_a_missing_folder_is_reported_with_its_path(open_folder, tmp_path):
+    with pytest.raises(FolderError, match=r"nowhere: no such dataset folder"):
+        open_folder(tmp_path / "nowhere")
+
+
+# What may be wrong with an image's files: found before anything is written. im1 is in the train split.
+
+
+def image_bytes(root):
+    (root / "images" / "im1.png").write_bytes(b"not an image")
+
+
+def empty_image(root):
+    (root / "images" / "im1.png").write_bytes(b"")
+
+
+def mask_values(root):
+    save_mask(root / "masks" / "im1.png", np.where(square_mask() == 1, 7, 0))
+
+
+def mask_size(root):
+    save_mask(root / "masks" / "im1.png", np.zeros((40, 40)))
+
+
+def mask_channels(root):
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "masks" / "im1.png")
+
+
+def mask_bytes(root):
+    (root / "masks" / "im1.png").write_bytes(b"not an image")
+
+
+def scribble_values(root):
+    save_mask(root / "scribbles" / "im1.png", np.full(SIZE, 9))
+
+
+def scribble_size(root):
+    save_mask(root / "scribbles" / "im1.png", np.full((48, 40), IGNORE))
+
+
+def box_outside(root):
+    coco = json.loads((root / "boxes.json").read_text())
+    coco["annotations"][1]["bbox"] = [40, 10, 30, 5]
+    (root / "boxes.json").write_text(json.dumps(coco))
+
+
+FILE_PROBLEMS = [
+    (image_bytes, r"images/im1\.png: not a readable image"),
+    (empty_image, r"images/im1\.png: not a readable image"),
+    (mask_values, r"masks/im1\.png: has values \[7\] but the classes are 0\.\.2"),
+    (mask_size, r"masks/im1\.png: is 40x40 but its image is 48x40"),
+    (mask_channels, r"masks/im1\.png: has 3 channels"),
+    (mask_bytes, r"masks/im1\.png: not a readable PNG"),
+    (scribble_values, r"scribbles/im1\.png: has values \[9\]"),
+    (scribble_size, r"scribbles/im1\.png: is 40x48 but its image is 48x40"),
+    (box_outside, r"boxes\.json: im1: a box is empty or lies outside"),
+    (write("points.json", '{"im1": [[40, 2, 1]]}'), r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside"),
+    (write("points.json", '{"im1": [[-1, 2, 1]]}'), r"points\.json: im1: point .* lies outside"),
+    (write("points.json", '{"im1": [[4, 2, 3]]}'), r"points\.json: im1: class 3 but"),
+    (write("points.json", '{"im1": [[4, 2]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
+    (write("points.json", '{"im1": [["a", 2, 1]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
+    (write("points.json", '{"im1": [[NaN, 2, 1]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
+    (write("tags.json", '{"im1": [3]}'), r"tags\.json: im1: class 3 but the classes are 0\.\.2"),
+    (write("tags.json", '{"im1": ["square"]}'), r"tags\.json: im1: must be a list of class indices"),
+    (write("tags.json", '{"im1": 1}'), r"tags\.json: im1: must be a list of class indices"),
+    (write("tags.json", '{"im1": [0.5]}'), r"tags\.json: im1: class 0\.5 but"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FILE_PROBLEMS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_file_is_reported_with_its_name_and_nothing_is_written(make_folder, open_folder, spoil, message):
+    root = make_folder(**EVERYTHING)
+    spoil(root)
+    builder = open_folder(root)
+    with pytest.raises(FolderError, match=message):
+        builder.build()
+    assert not builder.data_path.exists()
+
+
+def spoil_all(root):
+    for spoil in (image_bytes, mask_values, scribble_size, box_outside):
+        spoil(root)
+    (root / "masks" / "im2.png").write_bytes(b"")
+    (root / "points.json").write_text('{"im2": [[99, 0, 0]]}')
+
+
+def test_all_problems_are_reported_together(make_folder, open_folder):
+    root = make_folder(**EVERYTHING)
+    spoil_all(root)
+    mask_values_of_val = np.full(SIZE, 9)
+    save_mask(root / "masks" / "im5.png", mask_values_of_val)
+    builder = open_folder(root)
+    with pytest.raises(FolderError) as caught:
+        builder.build()
+    text = str(caught.value)
+    for problem in ("images/im1.png", "masks/im2.png", "points.json: im2", "masks/im5.png"):
+        assert problem in text
+    assert "4 problem(s)" in text
+    assert "skip_bad" in text
+    assert not builder.data_path.exists()
+
+
+def test_skip_bad_leaves_the_bad_images_out(make_folder, open_folder):
+    root = make_folder(**EVERYTHING)
+    spoil_all(root)
+    builder = open_folder(root, skip_bad=True)
+    assert sorted(records(builder)) == ["im0", "im3"]
+    assert [row["id"] for row in builder.dataset_info().splits["train"]] == ["im0", "im3"]
+
+
+def test_an_unchanged_folder_is_not_built_again(make_folder, open_folder, monkeypatch):
+    root = make_folder()
+    first = open_folder(root)
+    first.build()
+    monkeypatch.setattr(Folder, "read", lambda *_: pytest.fail("the source was read again"))
+    second = open_folder(root)
+    assert second.data_path == first.data_path
+    second.build()
+    assert second.dataset_info() == first.dataset_info()
+
+
+def new_label(root):
+    save_mask(root / "scribbles" / "im0.png", np.full(SIZE, 1))
+
+
+def other_split(root):
+    (root / "splits" / "train.txt").write_text("im0 im1")
+
+
+def other_classes(root):
+    (root / "dataset.json").write_text('{"classes": ["a", "b", "c", "d"]}')
+
+
+@pytest.mark.parametrize("change", [mask_values, new_label, other_split, other_classes])
+def test_a_changed_folder_is_built_under_another_name(make_folder, open_folder, change):
+    root = make_folder()
+    before = open_folder(root)
+    change(root)
+    assert open_folder(root).data_path != before.data_path
+
+
+@pytest.mark.parametrize("options", [{"simulate": {"box": {}}}, {"seed": 3}, {"skip_bad": True}])
+def test_other_options_are_built_under_another_name(make_folder, open_folder, options):
+    root = make_folder()
+    assert open_folder(root, **options).data_path != open_folder(root).data_path
+
+
+def test_simulate_draws_the_kinds_that_are_missing(make_folder, open_folder):
+    root = make_folder()
+    builder = open_folder(root, simulate={"points": {}, "scribble": {}, "box": {}, "tags": {}, "partial": {}})
+    record = records(builder)["im0"]
+    assert names(builder.dataset_info().splits["train"][0]["kinds"]) == {kind.name for kind in Supervision}
+    np.testing.assert_array_equal(record["boxes"], [[10, 12, 26, 30]])
+    np.testing.assert_array_equal(record["box_class"], [1])
+    np.testing.assert_array_equal(record["tags"], [1, 1, 0])
+    for field in ("points", "partial"):
+        at = record[field].astype(int)
+        np.testing.assert_array_equal(square_mask()[at[:, 0], at[:, 1]], at[:, 2])
+    assert set(record["strokes"][:, 4]) == {0, 1}
+
+
+def test_simulate_keeps_what_the_files_give_and_needs_a_mask(make_folder, open_folder):
+    root = make_folder(points=True)
+    make_folder.write_json("points.json", {"im0": [[1, 2, 0]]})
+    (root / "masks" / "im1.png").unlink()
+    found = records(open_folder(root, simulate={"points": {"min_area": 4}}))
+    np.testing.assert_array_equal(found["im0"]["points"], [[1, 2, 0]])
+    assert len(found["im1"]["points"]) == 0
+    assert len(found["im2"]["points"]) == 2
+
+
+def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
+    root = make_folder()
+    draw = {seed: records(open_folder(root, simulate={"partial": {}}, seed=seed))["im0"] for seed in (0, 1)}
+    (root / "splits" / "train.txt").write_text("im3 im0")
+    again = records(open_folder(root, simulate={"partial": {}, "box": {}}))["im0"]
+    np.testing.assert_array_equal(draw[0]["partial"], again["partial"])
+    assert draw[0]["partial"].tolist() != draw[1]["partial"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("dense", "cannot be drawn"), ("unlabeled", "cannot be drawn"), ("blobs", "'blobs'")]
+)
+def test_simulate_rejects_kinds_that_masks_cannot_give(make_folder, open_folder, kind, message):
+    with pytest.raises(ValueError, match=message):
+        open_folder(make_folder(), simulate={kind: {}})
+
+
+def test_without_split_files_some_images_with_a_mask_are_held_out(make_folder, open_folder):
+    make_folder.ids = [f"im{i:02d}" for i in range(14)]
+    root = make_folder(splits=False)
+    (root / "masks" / "im00.png").unlink()
+    builder = open_folder(root)
+    splits = {name: [row for row in records(builder, name)] for name in builder.split_names()}
+    assert set(splits) == {"train", "val"}
+    assert sorted(splits["train"] + splits["val"]) == make_folder.ids
+    assert 1 <= len(splits["val"]) <= 6
+    assert "im00" in splits["train"]
+    assert open_folder(root).source.splits == builder.source.splits
+
+
+def test_without_masks_and_split_files_everything_is_for_training(make_folder, open_folder):
+    builder = open_folder(make_folder(masks=False, splits=False))
+    assert sorted(records(builder)) == make_folder.ids
+    assert not builder.dataset_info().splits.get("val")

@@ -1,0 +1,290 @@
+"""The config: what validation refuses and how it says so, storing as JSON, and comparing two runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import (
+    FREE_FIELDS,
+    OPEN_FIELDS,
+    default_config,
+    differences,
+    from_json,
+    parse_arg,
+    to_json,
+    validate,
+)
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def parent_and_leaf(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+    *parents, leaf = path.split(".")
+    for part in parents:
+        config = config[part]
+    return config, leaf
+
+
+def assign(config: ConfigDict, path: str, value) -> None:
+    """Sets a field past the type checks of ConfigDict, as a config file that builds its own dicts can."""
+    node, leaf = parent_and_leaf(config, path)
+    with node.ignore_type():
+        node[leaf] = value
+
+
+def test_default_config_validates():
+    validate(default_config())
+
+
+def test_each_call_gives_an_independent_config():
+    changed = default_config()
+    changed.optimizer.momentum = 0.5
+    assert default_config().optimizer.momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("stepz", ["'stepz'", "did you mean steps?"]),
+        ("data.quotas", ["'data.quotas'", "did you mean data.quota?"]),
+        ("optimizer.lerning_rate", ["'optimizer.lerning_rate'", "did you mean optimizer.learning_rate?"]),
+        ("distributed.zzz", ["'distributed.zzz'", "coordinator, enabled, process, processes"]),
+        ("zzz", ["'zzz'", "known here: accumulate, augment, batch_size"]),
+    ],
+)
+def test_unknown_field_fails_naming_it_and_the_known_ones(path, said):
+    config = default_config()
+    assign(config, path, 1)
+    with pytest.raises(ValueError, match="config has no field") as error:
+        validate(config)
+    for part in said:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["steps", "data.quota", "optimizer.momentum", "eval"])
+def test_missing_field_fails_naming_it(path):
+    config = default_config()
+    node, leaf = parent_and_leaf(config, path)
+    del node[leaf]
+    with pytest.raises(ValueError, match=f"lacks the field {path}"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("steps", "10"),
+        ("steps", 1.5),
+        ("steps", True),
+        ("dtype", 32),
+        ("ema", "0.9"),
+        ("ema", True),
+        ("class_weights", "1,2"),
+        ("class_weights", 1.0),
+        ("data.skip_bad", 1),
+        ("data.quota", 8),
+        ("data.canvas", 512),
+        ("augment.crop", 96),
+        ("augment", 3),
+        ("model", "unet"),
+        ("optimizer.nesterov", 0),
+        ("eval.scales", 1.0),
+    ],
+)
+def test_wrong_type_fails_naming_the_field(path, value):
+    config = default_config()
+    assign(config, path, value)
+    with pytest.raises(ValueError, match=rf"config\.{path}\b"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("optimizer.learning_rate", 1), ("class_weights", [1.0, 2.0]), ("augment.crop", [32, 32]), ("ema", 0)],
+)
+def test_integers_pass_as_floats_and_lists_as_tuples(path, value):
+    config = default_config()
+    assign(config, path, value)
+    validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "known"),
+    [
+        ("parallel", "xmap", "shard_map, pmap"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("optimizer.name", "lamb", "adamw, sgd"),
+        ("optimizer.schedule", "step", "cosine, poly, constant"),
+        ("eval.mode", "crop", "whole, slide"),
+        ("eval.weights", "ema", "auto, raw"),
+    ],
+)
+def test_bad_choice_fails_with_the_known_ones(path, value, known):
+    config = default_config()
+    assign(config, path, value)
+    with pytest.raises(ValueError, match=rf"config\.{path} is '{value}'; known: {known}"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("steps", 0),
+        ("accumulate", 0),
+        ("eval.every", -1),
+        ("log.every", 0),
+        ("eval.batch_size", 0),
+        ("data.threads", 0),
+        ("eval.overlap", 1.0),
+        ("eval.overlap", -0.1),
+        ("ema", 1.0),
+        ("ema", -0.5),
+    ],
+)
+def test_value_out_of_range_fails_naming_the_field(path, value):
+    config = default_config()
+    assign(config, path, value)
+    with pytest.raises(ValueError, match=rf"config\.{path} is {value} but must be"):
+        validate(config)
+
+
+@pytest.mark.parametrize("path", OPEN_FIELDS)
+def test_open_dicts_may_hold_any_key(path):
+    config = default_config()
+    assign(config, path, {"whatever": 1})
+    validate(config)
+
+
+def test_json_round_trip_of_the_default_changes_nothing():
+    config = from_json(to_json(default_config()))
+    validate(config)
+    assert config.to_dict() == default_config().to_dict()
+
+
+def test_json_round_trip_replaces_open_dicts_as_a_whole():
+    config = default_config()
+    config.data.quota = {"scribble": 3}
+    config.data.assign = {"scribble": 0.25, "dense": 4}
+    config.data.simulate = {"points": {"number": 2}}
+    config.model = ConfigDict({"name": "unet", "widths": (8, 16), "norm": "batch"})
+    config.optimizer.multipliers = {"classifier/kernel": 10.0}
+    restored = from_json(to_json(config))
+    assert restored.data.quota.to_dict() == {"scribble": 3}  # without the default's "dense"
+    assert restored.data.assign.to_dict() == {"scribble": 0.25, "dense": 4}
+    assert restored.data.simulate.to_dict() == {"points": {"number": 2}}
+    assert restored.model.name == "unet"
+    assert list(restored.model.widths) == [8, 16]
+    assert restored.optimizer.multipliers.to_dict() == {"classifier/kernel": 10.0}
+    assert differences(config, restored) == []
+    validate(restored)
+
+
+def test_emptied_open_dict_stays_empty_through_json():
+    config = default_config()
+    config.data.quota = {}
+    assert from_json(to_json(config)).data.quota.to_dict() == {}
+
+
+def test_json_of_an_older_program_gets_todays_defaults_for_the_fields_it_lacks():
+    stored = json.loads(to_json(default_config()))
+    stored["steps"] = 7
+    del stored["ema"], stored["log"], stored["model"], stored["data"]["quota"], stored["eval"]["overlap"]
+    config = from_json(json.dumps(stored))
+    validate(config)
+    expected = default_config()
+    expected.steps = 7
+    assert config.to_dict() == expected.to_dict()
+
+
+def test_json_with_a_field_that_no_longer_exists_fails_naming_it():
+    stored = json.loads(to_json(default_config()))
+    stored["optimizer"]["lookahead"] = 5
+    with pytest.raises(ValueError, match=r"optimizer\.lookahead"):
+        validate(from_json(json.dumps(stored)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("log.every", 99),
+        ("eval.flip", True),
+        ("checkpoint.metric", "pixel_accuracy"),
+        ("data.threads", 1),
+        ("data.data_dir", "/elsewhere"),
+        ("distributed.enabled", True),
+    ],
+)
+def test_differences_ignores_free_fields(path, value):
+    new = default_config()
+    assign(new, path, value)
+    assert any(path == field or path.startswith(field + ".") for field in FREE_FIELDS)
+    assert differences(default_config(), new) == []
+
+
+def test_differences_lists_every_changed_field_with_both_values():
+    new = default_config()
+    new.steps = 5
+    new.optimizer.name = "sgd"
+    new.data.quota = {"scribble": 2}
+    assert differences(default_config(), new) == [
+        "data.quota.dense: 8 -> absent",
+        "data.quota.scribble: absent -> 2",
+        "optimizer.name: adamw -> sgd",
+        "steps: 1000 -> 5",
+    ]
+
+
+def test_differences_takes_lists_and_tuples_for_the_same():
+    new = default_config()
+    assign(new, "augment.crop", [96, 96])
+    assert differences(default_config(), new) == []
+
+
+def test_parse_arg_types_values_after_their_defaults():
+    given = parse_arg("name=voc,crop=64,rate=1e-3,flag,other=False", name="", crop=1, rate=0.5, flag=False, other=True)
+    assert given.to_dict() == {"name": "voc", "crop": 64, "rate": 1e-3, "flag": True, "other": False}
+    assert type(given.crop) is int
+
+
+def test_parse_arg_without_text_gives_the_defaults():
+    assert parse_arg("", path="", batch=8).to_dict() == {"path": "", "batch": 8}
+
+
+def test_parse_arg_keeps_equals_signs_of_a_value():
+    assert parse_arg("path=a=b", path="").path == "a=b"
+
+
+def test_parse_arg_unknown_name_fails_with_the_known_ones():
+    with pytest.raises(ValueError, match="'pth' is unknown; known: path, crop"):
+        parse_arg("pth=x", path="", crop=1)
+
+
+def test_parse_arg_wrong_type_fails_naming_the_argument():
+    with pytest.raises(ValueError, match="crop='big' must be of type int"):
+        parse_arg("crop=big", crop=1)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    validate(config)
+    assert differences(config, from_json(to_json(config))) == []
+    assert f"semiseg train --config=configs/{path.name}" in module.__doc__
+
+
+def test_supervised_config_takes_arguments():
+    path = next(path for path in CONFIGS if path.stem == "supervised")
+    spec = importlib.util.spec_from_file_location("config_supervised", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
+    validate(config)
+    assert (config.data.name, config.data.path) == ("folder", "somewhere")
+    assert config.data.quota.to_dict() == {"scribble": 2}
+    assert (config.augment.crop, config.steps) == ((64, 64), 5)

@@ -1,0 +1,282 @@
+"""The training loop in one process: exact resume, guards, and every bad input that a run can meet."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import differences, from_json, to_json
+from semiseg_jax.data import pipeline
+from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints
+from semiseg_jax.methods.supervised import Supervised
+from semiseg_jax.verbs.train import NonFiniteLossError, make_input, train
+
+
+def saved_arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint (parameters, optimiser state, average, step, rng) by its path."""
+    checkpoints = Checkpoints(workdir / "checkpoints" / "supervised", read_only=True)
+    tree = checkpoints.manager.restore(step).state
+    checkpoints.close()
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def logged(workdir: Path, kind: str) -> dict[int, dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        row["step"]: {k: v for k, v in row.items() if k != "images_per_second"} for row in rows if row["kind"] == kind
+    }
+
+
+def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def terminate_at(step: int):
+    """A callback that sends SIGTERM to this process after `step` steps."""
+
+    def on_step(done: int) -> None:
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return on_step
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_config, tmp_path, devices, mapper):
+    tiny_config.parallel, tiny_config.devices = mapper, devices
+    tiny_config.ema = 0.9
+    straight = train(tiny_config, tmp_path / "straight")
+    stopped = train(tiny_config, tmp_path / "resumed", on_step=terminate_at(3))
+    assert stopped.preempted
+    assert stopped.step == 3
+    resumed = train(tiny_config, tmp_path / "resumed")
+    assert resumed.step == straight.step == 6
+    assert_same_arrays(saved_arrays(tmp_path / "straight", 6), saved_arrays(tmp_path / "resumed", 6))
+    assert logged(tmp_path / "straight", "eval")[6] == logged(tmp_path / "resumed", "eval")[6]
+    assert logged(tmp_path / "straight", "train")[6] == logged(tmp_path / "resumed", "train")[6]
+
+
+def test_both_mappers_train_the_same_parameters(tiny_config, tmp_path):
+    for mapper in ("shard_map", "pmap"):
+        config = ConfigDict(tiny_config.to_dict())
+        config.parallel = mapper
+        train(config, tmp_path / mapper)
+    assert_same_arrays(saved_arrays(tmp_path / "shard_map", 6), saved_arrays(tmp_path / "pmap", 6))
+
+
+def test_resume_on_other_devices_goes_on(tiny_config, tmp_path):
+    tiny_config.batch_size = 4
+    tiny_config.devices = 2
+    train(tiny_config, tmp_path, on_step=terminate_at(3))
+    config = from_json(to_json(tiny_config))
+    with config.unlocked():
+        config.devices = 1
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert train(config, tmp_path).step == 6
+
+
+def test_a_finished_run_trains_no_further_and_reports_its_metrics(tiny_config, tmp_path):
+    first = train(tiny_config, tmp_path)
+    again = train(tiny_config, tmp_path)
+    assert again.step == 6
+    assert again.metrics["miou"] == first.metrics["miou"]
+
+
+def test_the_workdir_holds_what_a_reader_needs(tiny_config, tmp_path):
+    tiny_config.log.panel_rows = 4
+    tiny_config.log.tensorboard = True
+    train(tiny_config, tmp_path)
+    for name in ("config.json", "versions.json", "dataset.json", "metrics.jsonl", "parameters_supervised.txt"):
+        assert (tmp_path / name).stat().st_size
+    assert sorted(p.name for p in (tmp_path / "panels").iterdir()) == [
+        "supervised_000003.png",
+        "supervised_000006.png",
+    ]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert differences(from_json((tmp_path / "config.json").read_text()), tiny_config) == []
+    assert {"miou", "pixel_accuracy", "fw_iou", "boundary_f"} <= logged(tmp_path, "eval")[6].keys()
+    assert "cross_entropy" in logged(tmp_path, "train")[6]
+
+
+def test_best_and_last_checkpoints_are_kept(tiny_config, tmp_path):
+    tiny_config.checkpoint.every = 1
+    train(tiny_config, tmp_path)
+    steps = {int(p.name) for p in (tmp_path / "checkpoints" / "supervised").iterdir() if p.name.isdigit()}
+    assert 6 in steps
+    assert steps <= {3, 6}
+
+
+def test_non_finite_loss_names_term_and_step_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
+    original = Supervised.train_step
+
+    def poisoned(self, state, batch):
+        after, metrics = original(self, state, batch)
+        bad = jax.numpy.where(state.step == 4, jax.numpy.nan, 0.0)
+        after = jax.tree.map(lambda x: x + bad.astype(x.dtype) if x.dtype == jax.numpy.float32 else x, after)
+        return after, {**metrics, "cross_entropy": metrics["cross_entropy"] + bad}
+
+    monkeypatch.setattr(Supervised, "train_step", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"cross_entropy became nan at step 5.*last good checkpoint is step 3"):
+        train(tiny_config, tmp_path)
+    assert all(np.isfinite(array).all() for array in saved_arrays(tmp_path, 3).values())
+    monkeypatch.undo()
+
+
+def test_a_batch_without_any_label_trains_without_nan(tiny_config, tmp_path):
+    tiny_config.data.quota = {"unlabeled": 2}
+    result = train(tiny_config, tmp_path)
+    assert result.step == 6
+    assert logged(tmp_path, "train")[6]["cross_entropy"] == 0.0
+
+
+def test_accumulated_micro_batches_train(tiny_config, tmp_path):
+    tiny_config.accumulate = 2
+    assert train(tiny_config, tmp_path).step == 6
+
+
+def test_images_smaller_than_the_crop_are_padded(tiny_config, tmp_path, make_folder):
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict({"dense": 2})
+    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    tiny_config.augment.crop = (64, 64)
+    assert train(tiny_config, tmp_path / "run").step == 6
+
+
+def test_folder_without_code_trains_on_every_kind_at_once(tiny_config, tmp_path, make_folder):
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict(
+        {"dense": 1, "scribble": 1, "points": 1, "box": 1, "tags": 1, "partial": 1}
+    )
+    tiny_config.data.simulate = ConfigDict({"partial": {"fraction": 0.05}})
+    tiny_config.data.name = "folder"
+    tiny_config.data.path = str(make_folder(scribbles=True, points=True, boxes=True, tags=True))
+    assert train(tiny_config, tmp_path / "run").step == 6
+
+
+def edit(path: str, value):
+    def apply(config: ConfigDict) -> None:
+        *parents, leaf = path.split(".")
+        node = config
+        for name in parents:
+            node = node[name]
+        with node.unlocked():
+            node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("method", "magic"), "unknown method 'magic'; known methods: .*supervised"),
+        (edit("data.name", "nowhere"), "unknown dataset 'nowhere'; known datasets: folder, shapes"),
+        (edit("data.quota", {"dense": 1, "guess": 1}), "unknown supervision kind 'guess'; known kinds: .*scribble"),
+        (edit("data.quota", {"dense": 0}), "must give a positive number of rows"),
+        (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
+        (edit("model.name", "vgg"), "unknown model 'vgg'; known models: .*unet"),
+        (edit("model.depth", 3), "model 'unet' has no option depth; its options: .*widths"),
+        (edit("optimzer", 1), "config has no field 'optimzer'; did you mean optimizer?"),
+        (edit("optimizer.lr", 1.0), "config has no field 'optimizer.lr'"),
+        (edit("batch_size", 3), "batch_size 3 is not divisible by 2 devices"),
+        (edit("batch_size", 2), "data.quota asks for 2 rows but a micro-batch of one device has 1"),
+        (edit("data.train_split", "training"), "shapes has no split 'training'; it has: train, val"),
+        (edit("data.eval_split", "exam"), "no images in split 'exam'; it has: train, val"),
+        (edit("class_weights", (1.0, 2.0)), "class_weights has 2 entries but there are 7 classes"),
+        (edit("data.assign", {"dense": 0.0, "scribble": 1.0}), "data.assign leaves no image .* for dense"),
+        (edit("data.assign", {"dense": 30, "scribble": 2}), "wants 30 images for dense but only 24"),
+        (edit("devices", 3), "asks for 3 devices but there are 2"),
+        (edit("data.path", "nowhere at all"), None),
+    ],
+)
+def test_a_config_that_cannot_run_says_why_before_training(tiny_config, tmp_path, change, message):
+    change(tiny_config)
+    if message is None:
+        tiny_config.data.name, message = "folder", "nowhere at all: no such dataset folder"
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("*/[0-9]*"))
+
+
+def test_kind_without_images_is_named_with_a_way_out(tiny_config, tmp_path, make_folder):
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict({"scribble": 2})
+    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    with pytest.raises(ValueError, match=r"no image of split 'train' of folder has scribble labels.*data.simulate"):
+        train(tiny_config, tmp_path / "run")
+
+
+def test_empty_split_is_an_error(tiny_config, tmp_path, make_folder):
+    root = make_folder()
+    (root / "splits" / "train.txt").write_text("")
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict({"dense": 2})
+    tiny_config.data.name, tiny_config.data.path = "folder", str(root)
+    with pytest.raises(ValueError, match="split 'train' of folder is empty"):
+        train(tiny_config, tmp_path / "run")
+
+
+def test_workdir_of_another_config_is_refused_and_left_alone(tiny_config, tmp_path):
+    train(tiny_config, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    tiny_config.optimizer.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate: 0.002 -> 0.5"):
+        train(tiny_config, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_changed_evaluation_settings_may_go_on_in_the_same_workdir(tiny_config, tmp_path):
+    train(tiny_config, tmp_path, on_step=terminate_at(3))
+    tiny_config.eval.flip = True
+    tiny_config.log.every = 1
+    assert train(tiny_config, tmp_path).step == 6
+
+
+def test_class_count_that_does_not_fit_the_checkpoint_is_refused(tiny_config, tmp_path, make_folder):
+    train(tiny_config, tmp_path, on_step=terminate_at(3))
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict({"dense": 2})
+    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit.*classifier"):
+        train(tiny_config, tmp_path)
+
+
+def test_truncated_checkpoint_is_named_and_left_alone(tiny_config, tmp_path):
+    train(tiny_config, tmp_path, on_step=terminate_at(3))
+    folder = tmp_path / "checkpoints" / "supervised" / "3" / "state"
+    data = [p for p in folder.rglob("*") if p.is_file() and "/d/" in p.as_posix()]
+    assert data
+    for path in data:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(CheckpointError, match="checkpoint 3 in .* cannot be read"):
+        train(tiny_config, tmp_path)
+    assert {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_changed_dataset_under_a_checkpoint_is_refused(tiny_config, tmp_path, monkeypatch):
+    train(tiny_config, tmp_path, on_step=terminate_at(3))
+    original = pipeline.make_pools
+
+    def fewer(*args, **kwargs):
+        return {kind: pool[1:] for kind, pool in original(*args, **kwargs).items()}
+
+    monkeypatch.setattr(pipeline, "make_pools", fewer)
+    with pytest.raises(CheckpointError, match="the dataset has changed since the checkpoint was saved"):
+        train(tiny_config, tmp_path)
+
+
+def test_input_rows_follow_the_batch_size(tiny_config):
+    from semiseg_jax.data.datasets import open_dataset
+
+    tiny_config.batch_size = 8
+    inputs = make_input(tiny_config, open_dataset(tiny_config.data), devices=2, local_devices=2)
+    assert inputs.rows == 8
+    assert next(inputs.batches)["image"].shape[0] == 8
