@@ -116,13 +116,17 @@ class Folder(RecordBuilder):
             )
 
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
+        written = 0
         for id in self.source.splits[split]:
             try:
                 yield self.record(id)
+                written += 1
             except FolderError as error:
                 if not self.skip_bad:
                     raise
                 logger.warning("left out: %s", error)
+        if not written:
+            raise FolderError(f"{self.source.root}: every image of split {split!r} was left out")
 
     def read(self, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
         """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""

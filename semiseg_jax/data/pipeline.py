@@ -18,6 +18,7 @@ Quota = Mapping[Supervision, int]
 
 logger = logging.getLogger("semiseg_jax")
 _ATTEMPTS = 10
+_EPOCHS = 2**31  # endless; grain's lengths stay exact as floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +248,7 @@ def make_batches(
     sources = []
     for number, kind in enumerate(quota):
         members = [(number, int(kind), at) for at in range(len(loader.pools[kind]))]
-        source = grain.MapDataset.source(members).seed(_hash(seed, kind.name)).shuffle().repeat()
+        source = grain.MapDataset.source(members).seed(_hash(seed, kind.name)).shuffle().repeat(_EPOCHS)
         sources.append(source[shard.process :: shard.processes])
     weights = [rows * (shard.rows // unit) for rows in quota.values()]
     dataset = (

@@ -34,7 +34,13 @@ class Checkpoints:
             read_only=read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+        try:
+            self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+        except ValueError as error:  # e.g. the metrics of a step are no JSON
+            raise CheckpointError(
+                f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "
+                f"move the broken step's folder away to go on from the others. ({error})"
+            ) from error
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self.metric, float("nan"))

@@ -1,5 +1,6 @@
 """Optimisers and schedules by config."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -48,10 +49,13 @@ def _matrices(params: Any) -> Any:
 
 
 def _scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies each parameter's update by the factor of the first pattern that its path contains."""
+    """Multiplies each parameter's update by the factors of all patterns that its path contains.
+
+    A product, because a ConfigDict does not keep the order in which patterns were written.
+    """
 
     def factor(path: str) -> float:
-        return next((value for pattern, value in factors.items() if re.search(pattern, path)), 1.0)
+        return math.prod(value for pattern, value in factors.items() if re.search(pattern, path))
 
     def init(params: Any) -> optax.EmptyState:
         paths = ["/".join(str(key.key) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]

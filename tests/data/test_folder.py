@@ -353,6 +353,16 @@ def test_skip_bad_leaves_the_bad_images_out(make_folder, open_folder):
     assert [row["id"] for row in builder.dataset_info().splits["train"]] == ["im0", "im3"]
 
 
+def test_skip_bad_refuses_a_split_whose_images_are_all_bad(make_folder, open_folder):
+    root = make_folder()
+    for id in ("im4", "im5"):
+        (root / "images" / f"{id}.png").write_bytes(b"")
+    builder = open_folder(root, skip_bad=True)
+    with pytest.raises(FolderError, match="every image of split 'val' was left out"):
+        builder.build()
+    assert not builder.data_path.exists()
+
+
 def test_an_unchanged_folder_is_not_built_again(make_folder, open_folder, monkeypatch):
     root = make_folder()
     first = open_folder(root)
@@ -436,7 +446,7 @@ def test_without_split_files_some_images_with_a_mask_are_held_out(make_folder, o
     root = make_folder(splits=False)
     (root / "masks" / "im00.png").unlink()
     builder = open_folder(root)
-    splits = {name: [row for row in records(builder, name)] for name in builder.split_names()}
+    splits = {name: sorted(records(builder, name)) for name in builder.split_sizes()}
     assert set(splits) == {"train", "val"}
     assert sorted(splits["train"] + splits["val"]) == make_folder.ids
     assert 1 <= len(splits["val"]) <= 6

@@ -139,8 +139,19 @@ def test_multipliers_scale_the_updates_of_matching_paths(name):
     np.testing.assert_allclose(scaled["conv"]["bias"] - BIAS, 10 * (plain["conv"]["bias"] - BIAS), rtol=1e-4)
 
 
-def test_first_matching_multiplier_counts_and_zero_freezes():
-    after = run(options(multipliers={"kernel$": 0.0, "conv": 1.0}))
+def test_factors_of_all_matching_patterns_multiply_whatever_their_order():
+    given = {"name": "sgd", "momentum": 0.0}
+    plain = run(options(**given), GRADS[:1])
+    for patterns in ({"bias$": 2.0, "^conv/": 10.0}, {"^conv/": 10.0, "bias$": 2.0}):
+        after = run(options(multipliers=patterns, **given), GRADS[:1])
+        for name, start, factor in (("kernel", KERNEL, 10), ("bias", BIAS, 20)):
+            np.testing.assert_allclose(
+                after["conv"][name] - start, factor * (plain["conv"][name] - start), rtol=1e-4
+            )
+
+
+def test_factor_zero_freezes():
+    after = run(options(multipliers={"kernel$": 0.0}))
     np.testing.assert_array_equal(after["conv"]["kernel"], KERNEL)
     assert not np.array_equal(after["conv"]["bias"], BIAS)
 

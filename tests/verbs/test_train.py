@@ -1,40 +1,18 @@
 """The training loop in one process: exact resume, guards, and every bad input that a run can meet."""
 
-import json
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from runs import assert_same_run, logged, saved_arrays
 
 from semiseg_jax.config import differences, from_json, to_json
 from semiseg_jax.data import pipeline
-from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints
+from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.verbs.train import NonFiniteLossError, make_input, train
-
-
-def saved_arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint (parameters, optimiser state, average, step, rng) by its path."""
-    checkpoints = Checkpoints(workdir / "checkpoints" / "supervised", read_only=True)
-    tree = checkpoints.manager.restore(step).state
-    checkpoints.close()
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def logged(workdir: Path, kind: str) -> dict[int, dict]:
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {
-        row["step"]: {k: v for k, v in row.items() if k != "images_per_second"} for row in rows if row["kind"] == kind
-    }
-
-
-def assert_same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    assert one.keys() == other.keys()
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, other[name], err_msg=name)
 
 
 def terminate_at(step: int):
@@ -58,9 +36,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_config, tmp_pa
     assert stopped.step == 3
     resumed = train(tiny_config, tmp_path / "resumed")
     assert resumed.step == straight.step == 6
-    assert_same_arrays(saved_arrays(tmp_path / "straight", 6), saved_arrays(tmp_path / "resumed", 6))
-    assert logged(tmp_path / "straight", "eval")[6] == logged(tmp_path / "resumed", "eval")[6]
-    assert logged(tmp_path / "straight", "train")[6] == logged(tmp_path / "resumed", "train")[6]
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6)
 
 
 def test_both_mappers_train_the_same_parameters(tiny_config, tmp_path):
@@ -68,7 +44,7 @@ def test_both_mappers_train_the_same_parameters(tiny_config, tmp_path):
         config = ConfigDict(tiny_config.to_dict())
         config.parallel = mapper
         train(config, tmp_path / mapper)
-    assert_same_arrays(saved_arrays(tmp_path / "shard_map", 6), saved_arrays(tmp_path / "pmap", 6))
+    assert_same_run(tmp_path / "shard_map", tmp_path / "pmap", 6)
 
 
 def test_resume_on_other_devices_goes_on(tiny_config, tmp_path):
@@ -151,9 +127,7 @@ def test_images_smaller_than_the_crop_are_padded(tiny_config, tmp_path, make_fol
 
 def test_folder_without_code_trains_on_every_kind_at_once(tiny_config, tmp_path, make_folder):
     tiny_config.data.assign = ConfigDict()
-    tiny_config.data.quota = ConfigDict(
-        {"dense": 1, "scribble": 1, "points": 1, "box": 1, "tags": 1, "partial": 1}
-    )
+    tiny_config.data.quota = ConfigDict({"dense": 1, "scribble": 1, "points": 1, "box": 1, "tags": 1, "partial": 1})
     tiny_config.data.simulate = ConfigDict({"partial": {"fraction": 0.05}})
     tiny_config.data.name = "folder"
     tiny_config.data.path = str(make_folder(scribbles=True, points=True, boxes=True, tags=True))

@@ -1,0 +1,401 @@
+"""Pools, quotas and batches: exact, deterministic, resumable, and robust to unreadable records."""
+
+import numpy as np
+import pytest
+
+from semiseg_jax.data import pipeline
+from semiseg_jax.data.records import DatasetInfo, describe_record, encode_png, make_record
+from semiseg_jax.data.types import IGNORE, Supervision
+
+SIZE = (20, 24)
+K = 3
+D, P, B, S, T, C, U = (
+    Supervision.DENSE,
+    Supervision.PARTIAL,
+    Supervision.BOX,
+    Supervision.SCRIBBLE,
+    Supervision.TAGS,
+    Supervision.POINTS,
+    Supervision.UNLABELED,
+)
+
+
+def record_of(number, size=SIZE):
+    """A record with every label; its image is as bright as its number."""
+    return make_record(
+        id=f"r{number}",
+        image=encode_png(np.full((*size, 3), number, np.uint8)),
+        num_classes=K,
+        mask=np.full(size, 1, np.uint8),
+        points=np.array([[1, 2, 1], [3, 4, 0]]),
+        strokes=np.array([[2, 2, 2, 9, 1]]),
+        partial=np.array([[5, 6, 2]]),
+        boxes=(np.array([[1, 1, 9, 9]]), np.array([1])),
+        tags=np.array([1, 0, 1], np.int8),
+    )
+
+
+def make_set(count=12, kinds=None, size=SIZE, **splits):
+    """Records and their index; `kinds(i)` are the labels of record i, `splits` list record numbers."""
+    records = [record_of(i, size) for i in range(count)]
+    rows = [
+        describe_record(record, size, [U, *(kinds(i) if kinds else tuple(Supervision))])
+        for i, record in enumerate(records)
+    ]
+    listed = {name: [rows[i] for i in numbers] for name, numbers in splits.items()}
+    return records, DatasetInfo("fake", ("a", "b", "c"), ((0, 0, 0),) * K, 0, {"train": rows} | listed)
+
+
+def pools_of(info, quota, assign=None, seed=0, split="train"):
+    return pipeline.make_pools(info, split, pipeline.parse_quota(quota), assign or {}, seed)
+
+
+def make_loader(records, info, quota, assign=None, strict=False, canvas=(0, 0)):
+    pools = pools_of(info, quota, assign)
+    layout = pipeline.make_layout(info, "train", pools, canvas, strict)
+    return pipeline.ExampleLoader(records, info, pools, layout, strict=strict)
+
+
+def batches(loader, quota, shard=None, seed=0, threads=1):
+    quota = pipeline.parse_quota(quota)
+    shard = shard or pipeline.Shard(rows=sum(quota.values()), units=1)
+    return pipeline.make_batches(loader, quota, shard, seed=seed, threads=threads)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_equal(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert set(a) == set(b)
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def read(kind, strict=False, **options):
+    records, info = make_set(2, **options)
+    loader = make_loader(records, info, {kind.name.lower(): 1}, {kind.name.lower(): 2}, strict)
+    return loader.example(records[0], kind)
+
+
+# Quotas.
+
+
+def test_quotas_are_parsed_strongest_kind_first_without_zeros():
+    parsed = pipeline.parse_quota({"unlabeled": 4, "scribble": 2, "dense": 1, "box": 0})
+    assert list(parsed.items()) == [(D, 1), (S, 2), (U, 4)]
+
+
+@pytest.mark.parametrize(
+    ("quota", "message"),
+    [
+        ({"blobs": 1}, "unknown supervision kind 'blobs'; known kinds: unlabeled, tags"),
+        ({}, "data.quota is {}"),
+        ({"dense": 0}, "must give a positive number"),
+        ({"dense": 2, "box": -1}, "must give a positive number"),
+    ],
+)
+def test_bad_quotas_are_refused(quota, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.parse_quota(quota)
+
+
+QUOTAS = [
+    {"dense": 1},
+    {"dense": 2, "box": 6},
+    {"dense": 1, "scribble": 3, "unlabeled": 4},
+    {"dense": 3, "box": 1, "scribble": 2, "points": 1, "tags": 1, "partial": 2, "unlabeled": 5},
+]
+
+
+@pytest.mark.parametrize("quota", QUOTAS, ids=str)
+@pytest.mark.parametrize(("repeat", "units"), [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize("pool", [1, 5])
+def test_every_unit_of_every_batch_has_the_exact_quota_strongest_kind_first(quota, repeat, units, pool):
+    records, info = make_set(pool * len(quota))
+    loader = make_loader(records, info, quota, dict.fromkeys(quota, pool))
+    shard = pipeline.Shard(rows=repeat * sum(quota.values()), units=units)
+    parsed = pipeline.parse_quota(quota)
+    unit = [int(kind) for kind, rows in parsed.items() for _ in range(rows * repeat)]
+    for batch in take(batches(loader, quota, shard), 12):
+        assert batch["kind"].tolist() == unit * units
+        for (source, index), kind in zip(batch["id"], batch["kind"], strict=True):
+            assert source == list(parsed).index(kind)
+            assert index in loader.pools[kind]
+
+
+def test_every_image_of_a_pool_is_seen_once_an_epoch():
+    records, info = make_set(12)
+    loader = make_loader(records, info, {"dense": 3, "box": 1}, {"dense": 9, "box": 3})
+    for epoch in range(3):
+        iterator = batches(loader, {"dense": 3, "box": 1})
+        seen = np.concatenate([b["id"] for b in take(iterator, 3 * (epoch + 1))[-3:]])
+        for source, size in ((0, 9), (1, 3)):
+            assert len(set(seen[seen[:, 0] == source, 1])) == size
+
+
+def test_rows_that_are_no_multiple_of_the_quota_are_refused():
+    records, info = make_set()
+    with pytest.raises(ValueError, match="4 rows a micro-batch is not a multiple of the quota's 3"):
+        batches(make_loader(records, info, {"dense": 3}), {"dense": 3}, pipeline.Shard(rows=4, units=1))
+
+
+# Order.
+
+
+def quota_loader():
+    records, info = make_set(12)
+    quota = {"dense": 1, "scribble": 2}
+    return make_loader(records, info, quota, {"dense": 4, "scribble": 8}), quota
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_same_seed_gives_the_same_batches_whatever_the_threads(threads):
+    loader, quota = quota_loader()
+    expected = take(batches(loader, quota), 8)
+    assert_equal(take(batches(loader, quota, threads=threads), 8), expected)
+
+
+def test_another_seed_gives_another_order_and_other_augmentations():
+    loader, quota = quota_loader()
+    first, second = (take(batches(loader, quota, seed=seed), 6) for seed in (0, 1))
+    assert any((a["id"] != b["id"]).any() for a, b in zip(first, second, strict=True))
+    assert all((a["seed"] != b["seed"]).any() for a, b in zip(first, second, strict=True))
+
+
+def test_epochs_differ_in_order_and_rows_in_seed():
+    loader, quota = quota_loader()
+    found = take(batches(loader, quota), 8)
+    ids = np.stack([batch["id"][1:, 1] for batch in found])
+    assert (ids[:4] != ids[4:]).any()
+    assert len(set(np.concatenate([batch["seed"] for batch in found]))) == 24
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_a_restored_state_continues_with_the_same_batches(at):
+    loader, quota = quota_loader()
+    iterator = batches(loader, quota)
+    take(iterator, at)
+    state = iterator.get_state()
+    expected = take(iterator, 5)
+    resumed = batches(loader, quota)
+    resumed.set_state(state)
+    assert_equal(take(resumed, 5), expected)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_read_different_rows_within_an_epoch_and_keep_the_quota(processes):
+    records, info = make_set(18)
+    quota = {"dense": 1, "scribble": 2}
+    loader = make_loader(records, info, quota, {"dense": 6, "scribble": 12})
+    shards = [pipeline.Shard(rows=3, units=1, process=p, processes=processes) for p in range(processes)]
+    found = [take(batches(loader, quota, shard), 6 // processes) for shard in shards]
+    for process in found:
+        for batch in process:
+            assert batch["kind"].tolist() == [D, S, S]
+    ids = np.concatenate([batch["id"] for process in found for batch in process])
+    assert len(np.unique(ids, axis=0)) == len(ids) == 18
+    seeds = np.concatenate([batch["seed"] for process in found for batch in process])
+    assert len(set(seeds)) == 18
+
+
+def test_two_processes_share_a_pool_of_one_image():
+    records, info = make_set(1)
+    loader = make_loader(records, info, {"dense": 2})
+    for process in range(2):
+        shard = pipeline.Shard(rows=2, units=1, process=process, processes=2)
+        assert take(batches(loader, {"dense": 2}, shard), 3)[-1]["id"].tolist() == [[0, 0], [0, 0]]
+
+
+# Pools.
+
+
+def mixed(i):
+    return [(D, B), (B,), (S,), ()][i % 4]
+
+
+def test_an_image_serves_every_kind_it_has_labels_for():
+    _, info = make_set(8, mixed)
+    pools = pools_of(info, {"dense": 1, "box": 1, "scribble": 1, "unlabeled": 1})
+    assert {kind: pool.tolist() for kind, pool in pools.items()} == {
+        D: [0, 4],
+        B: [0, 1, 4, 5],
+        S: [2, 6],
+        U: [3, 7],
+    }
+
+
+def test_unlabeled_images_are_those_without_the_labels_of_the_quota():
+    _, info = make_set(8, mixed)
+    assert pools_of(info, {"dense": 1, "unlabeled": 1})[U].tolist() == [1, 2, 3, 5, 6, 7]
+
+
+def test_assigned_shares_give_each_image_one_kind():
+    _, info = make_set(20)
+    pools = pools_of(info, {"dense": 1, "box": 1, "unlabeled": 1}, {"dense": 0.2, "box": 0.3, "unlabeled": 0.5})
+    assert [len(pools[kind]) for kind in (D, B, U)] == [4, 6, 10]
+    assert sorted(np.concatenate(list(pools.values()))) == list(range(20))
+
+
+def test_shares_that_add_up_to_one_leave_no_image_out():
+    _, info = make_set(7)
+    pools = pools_of(info, {"dense": 1, "box": 1, "unlabeled": 1}, {"dense": 1 / 3, "box": 1 / 3, "unlabeled": 1 / 3})
+    assert sorted(np.concatenate(list(pools.values()))) == list(range(7))
+
+
+def test_assigned_numbers_are_exact_and_kept_to_images_that_can():
+    _, info = make_set(16, mixed)
+    pools = pools_of(info, {"dense": 1, "box": 1, "unlabeled": 1}, {"dense": 2, "box": 5, "unlabeled": 6})
+    assert [len(pools[kind]) for kind in (D, B, U)] == [2, 5, 6]
+    assert set(pools[D]) <= {0, 4, 8, 12}
+    assert not set(pools[D]) & set(pools[B])
+    assert len(np.unique(np.concatenate(list(pools.values())))) == 13
+
+
+def test_an_assigned_split_lists_the_images_of_a_kind():
+    _, info = make_set(10, labeled=[7, 2, 5])
+    pools = pools_of(info, {"dense": 1, "unlabeled": 1}, {"dense": "labeled", "unlabeled": 1.0})
+    assert pools[D].tolist() == [2, 5, 7]
+    assert pools[U].tolist() == [0, 1, 3, 4, 6, 8, 9]
+
+
+def test_assigned_kinds_outside_the_quota_take_their_images_away():
+    _, info = make_set(10)
+    pools = pools_of(info, {"dense": 1}, {"dense": 0.5, "unlabeled": 0.5})
+    assert list(pools) == [D]
+    assert len(pools[D]) == 5
+
+
+def test_assignment_depends_on_the_seed_alone():
+    _, info = make_set(30)
+    draw = [pools_of(info, {"dense": 1}, {"dense": 10}, seed)[D].tolist() for seed in (0, 0, 1)]
+    assert draw[0] == draw[1] != draw[2]
+
+
+@pytest.mark.parametrize(
+    ("quota", "assign", "message"),
+    [
+        ({"scribble": 1}, {}, "no image of split 'train' of fake has scribble labels; draw them from masks"),
+        ({"dense": 1}, {}, "no image of split 'train' of fake has dense labels$"),
+        ({"box": 1, "unlabeled": 1}, {}, "every image of split 'train' of fake has labels"),
+        ({"box": 1, "unlabeled": 1}, {"box": 4}, "says nothing of unlabeled"),
+        ({"box": 1}, {"box": 99}, "wants 99 images for box but only 6 are left that can"),
+        ({"box": 1}, {"box": 1.5}, "wants 9 images for box but only 6 are left that can"),
+        ({"dense": 1}, {"dense": 2}, "wants 2 images for dense but only 0 are left that can"),
+        ({"box": 1, "unlabeled": 1}, {"box": 0.5, "unlabeled": 0.75}, "wants 4 images for unlabeled but only 3"),
+        ({"box": 1, "unlabeled": 1}, {"box": 1.0, "unlabeled": 3}, "wants 3 images for unlabeled but only 0"),
+        ({"box": 1, "unlabeled": 1}, {"box": 1.0, "unlabeled": 0.0}, "leaves no image of split 'train' for unlabeled"),
+        ({"box": 1}, {"box": "nowhere"}, "no split 'nowhere'; it has: train, list, empty"),
+        ({"box": 1}, {"box": "empty"}, "split 'empty' of fake is empty"),
+        ({"scribble": 1}, {"scribble": "list"}, "'list' to scribble but 2 of its 2 images have no scribble labels"),
+        ({"box": 1}, {"boxes": 1}, "unknown supervision kind 'boxes'"),
+    ],
+)
+def test_impossible_pools_are_refused_with_the_reason(quota, assign, message):
+    _, info = make_set(6, lambda _: (B,), list=[1, 2], empty=[])
+    with pytest.raises(ValueError, match=message):
+        pools_of(info, quota, assign)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("empty", "split 'empty' of fake is empty"), ("test", "no split 'test'; it has: train, empty")],
+)
+def test_training_on_an_empty_or_unknown_split_is_refused(split, message):
+    _, info = make_set(6, empty=[])
+    with pytest.raises(ValueError, match=message):
+        pools_of(info, {"dense": 1}, split=split)
+
+
+# Rows.
+
+
+@pytest.mark.parametrize(("size", "canvas"), [((20, 24), (32, 32)), ((33, 64), (64, 64)), ((600, 40), (512, 64))])
+def test_the_default_canvas_holds_the_largest_image_up_to_512(size, canvas):
+    _, info = make_set(1, size=size)
+    layout = pipeline.make_layout(info, "train", pools_of(info, {"dense": 1}), (0, 0), False)
+    assert layout.canvas == canvas
+
+
+@pytest.mark.parametrize("kind", list(Supervision), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_row_shows_the_labels_of_its_kind_only(kind, strict):
+    row = read(kind, strict)
+    assert (row["mask"] != IGNORE).any() == (kind == D)
+    assert sorted(row["points"][row["points"][:, 2] >= 0, 2]) == {C: [0, 1], P: [2]}.get(kind, [])
+    assert (row["strokes"][:, 4] >= 0).any() == (kind == S)
+    assert (row["box_class"] >= 0).any() == (kind == B or not strict)
+    assert row["boxes"].any() == (kind == B or not strict)
+    assert row["tags"].tolist() == ([1, 0, 1] if kind == T or not strict else [-1, -1, -1])
+    assert row["kind"] == kind
+
+
+def test_shapes_are_fixed_whatever_the_kind():
+    records, info = make_set(7)
+    quota = {kind.name.lower(): 1 for kind in Supervision}
+    loader = make_loader(records, info, quota, dict.fromkeys(quota, 1))
+    rows = [loader.example(records[0], kind) for kind in Supervision]
+    for row in rows:
+        for key, value in row.items():
+            assert np.shape(value) == np.shape(rows[0][key])
+            assert np.asarray(value).dtype == np.asarray(rows[0][key]).dtype
+    batch = next(batches(loader, quota))
+    assert batch["image"].shape == (7, 32, 32, 3)
+    assert batch["mask"].dtype == np.uint8
+    assert batch["seed"].dtype == np.uint32
+    assert batch["size"].tolist() == [list(SIZE)] * 7
+
+
+def test_images_larger_than_the_canvas_are_shrunk_with_their_labels():
+    records, info = make_set(1, size=(40, 48))
+    loader = make_loader(records, info, {"points": 1}, canvas=(20, 24))
+    row = loader.example(records[0], C)
+    assert row["size"].tolist() == [20, 24]
+    np.testing.assert_allclose(row["points"], [[0.25, 0.75, 1], [1.25, 1.75, 0]])
+    np.testing.assert_allclose(row["boxes"], [[0.5, 0.5, 4.5, 4.5]])
+
+
+# Records that cannot be read.
+
+
+class Broken(list):
+    """Records of which some have rotten image bytes, and some cannot be fetched at all."""
+
+    def __init__(self, records, rotten=(), unreadable=()):
+        super().__init__(r | {"image": b"rotten"} if i in rotten else r for i, r in enumerate(records))
+        self.unreadable = unreadable
+
+    def __getitem__(self, index):
+        if index in self.unreadable:
+            raise OSError("truncated file")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("damage", ["rotten", "unreadable"])
+def test_a_record_that_cannot_be_read_is_replaced_by_one_of_its_pool_and_counted(damage):
+    records, info = make_set(8)
+    quota = {"dense": 1, "scribble": 1}
+    loader = make_loader(records, info, quota, {"dense": 4, "scribble": 4})
+    bad = int(loader.pools[D][1])
+    loader.records = Broken(records, **{damage: (bad,)})
+    iterator = batches(loader, quota)
+    found = take(iterator, 8)
+    assert loader.replaced >= 2
+    for batch in found:
+        assert batch["kind"].tolist() == [D, S]
+        assert batch["id"][0, 1] in set(loader.pools[D]) - {bad}
+        assert (batch["image"][:, 0, 0, 0] == batch["id"][:, 1]).all()
+
+
+def test_nothing_is_counted_where_everything_can_be_read():
+    loader, quota = quota_loader()
+    take(batches(loader, quota), 4)
+    assert loader.replaced == 0
+
+
+def test_a_pool_without_any_readable_record_is_an_error():
+    records, info = make_set(3)
+    loader = make_loader(Broken(records, rotten=(0, 1, 2)), info, {"dense": 1})
+    with pytest.raises(RuntimeError, match="no readable record of dense"):
+        loader((0, int(D), 0), np.random.default_rng(0))

@@ -1,0 +1,152 @@
+"""Inference with a network that looks at one pixel at a time, so that the right answer is known everywhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.ops.images import MEAN
+
+CANVAS, WINDOW = (64, 96), (32, 48)
+SIZES = [(64, 96), (20, 30), (33, 47), (1, 1), (64, 5), (31, 96)]
+LARGER = [(128, 192), (100, 97), (65, 300)]
+
+
+def by_colour(variables, images: jax.Array) -> jax.Array:
+    """Three classes; probabilities are the colour's share of red, green and blue."""
+    shifted = images + variables["offset"]
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+VARIABLES = {"offset": jnp.asarray(0.5)}
+
+
+def expected(image: np.ndarray) -> np.ndarray:
+    shifted = image.astype(np.float32) / 255 + 0.5
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def smooth(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Colours that change slowly, so that shrinking and enlarging loses little."""
+    y, x = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]), indexing="ij")
+    ramps = np.stack([y, x, 1 - (x + y) / 2], -1)
+    return np.rint(40 + 160 * np.roll(ramps, seed, -1)).astype(np.uint8)
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def predictor(predict=by_colour, **changes) -> Predictor:
+    options = Options(**{"canvas": CANVAS, "window": WINDOW, "batch_size": 2} | changes)
+    return Predictor(predict, VARIABLES, options, 3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_images_that_fit_give_the_result_of_every_pixel_exactly(mode, flip):
+    images = [noise(size, seed) for seed, size in enumerate(SIZES)]
+    for image, probs in zip(images, predictor(mode=mode, flip=flip)(images), strict=True):
+        assert probs.dtype == np.float32
+        np.testing.assert_allclose(probs, expected(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+@pytest.mark.parametrize("size", LARGER)
+def test_sliding_windows_cover_large_images_at_full_resolution(size, overlap):
+    image = noise(size)
+    (probs,) = predictor(mode="slide", overlap=overlap)([image])
+    np.testing.assert_allclose(probs, expected(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", LARGER)
+def test_images_larger_than_the_canvas_come_back_at_their_size(size):
+    image = smooth(size)
+    (probs,) = predictor()([image])
+    assert probs.shape == (*size, 3)
+    np.testing.assert_allclose(probs, expected(image), atol=0.02)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_several_scales_average_to_the_result_at_the_original_size(mode, flip):
+    images = [smooth(size, seed) for seed, size in enumerate([(64, 96), (33, 47), (90, 101)])]
+    for image, probs in zip(images, predictor(mode=mode, flip=flip, scales=(0.5, 1.0, 1.5))(images), strict=True):
+        assert probs.shape == image.shape
+        np.testing.assert_allclose(probs, expected(image), atol=0.02)
+        np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+
+
+def test_a_scale_enlarges_what_the_network_sees():
+    seen = []
+
+    def predict(variables, images):
+        seen.append(images.shape[1:3])
+        return by_colour(variables, images)
+
+    list(predictor(predict, scales=(0.5, 1.0, 2.0))([smooth(CANVAS)]))
+    assert sorted(seen) == [(32, 64), (64, 96), (128, 192)]
+
+
+def test_flip_averages_with_the_mirror_image():
+    def leftmost(variables, images):  # knows where a column is
+        share = jnp.broadcast_to(jnp.linspace(0, 1, images.shape[2])[None, None, :], images.shape[:3])
+        return jnp.stack([share, 1 - share, 0 * share], -1)
+
+    (probs,) = predictor(leftmost, flip=True)([noise(CANVAS)])
+    np.testing.assert_allclose(probs[..., :2], 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_order_is_kept_for_mixed_sizes(batch_size, mode):
+    sizes = [(20, 20), (64, 96), (70, 110), (5, 90), (64, 96), (33, 33), (33, 33)]
+    images = [np.full((*size, 3), (40 * i, 255 - 30 * i, 100), np.uint8) for i, size in enumerate(sizes)]
+    results = list(predictor(mode=mode, batch_size=batch_size)(images))
+    assert len(results) == len(images)
+    for image, probs in zip(images, results, strict=True):
+        np.testing.assert_allclose(probs, expected(image), atol=1e-5)
+
+
+def test_rows_that_fill_the_last_batch_do_not_change_results():
+    images = [noise((40, 50), seed) for seed in range(5)]
+    alone = [next(iter(predictor(batch_size=1)([image]))) for image in images]
+    for one, other in zip(alone, predictor(batch_size=4)(images), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_network_sees_the_mean_colour_outside_the_image():
+    def outside(variables, images):  # tells how far the bottom right corner is from the mean colour
+        off = jnp.abs(images[:, -1:, -1:] - jnp.asarray(MEAN)).sum(-1, keepdims=True)
+        return jnp.broadcast_to(off, (*images.shape[:3], 3))
+
+    (probs,) = predictor(outside)([np.zeros((20, 30, 3), np.uint8)])
+    np.testing.assert_allclose(probs, 0, atol=1e-6)
+
+
+def test_results_come_as_soon_as_they_are_ready():
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for seed in range(6):
+            taken += 1
+            yield noise((20, 20), seed)
+
+    results = predictor(batch_size=2)(stream())
+    next(results)
+    assert taken == 2
+
+
+def test_no_images_give_no_results():
+    assert list(predictor()([])) == []
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(4, 2), (2, 2), (3, 1), (1, 1)])
+def test_batches_are_spread_over_as_many_devices_as_divide_them(batch_size, devices):
+    images = [noise((20, 30), seed) for seed in range(5)]
+    spread = predictor(batch_size=batch_size)
+    assert spread.sharding.mesh.size == devices
+    for image, probs in zip(images, spread(images), strict=True):
+        np.testing.assert_allclose(probs, expected(image), atol=1e-6)

@@ -1,0 +1,80 @@
+"""One training step on a fixed global batch of four rows, on however many devices and processes there are.
+
+Run as a script it is one of several processes: step_once.py ADDRESS PROCESSES PROCESS MAPPER OUTPUT
+"""
+
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config
+from semiseg_jax.engine import parallel
+from semiseg_jax.methods import make_method
+from semiseg_jax.verbs.workdir import dummy_batch
+
+ROWS, SIDE, CLASSES = 4, 16, 3
+
+
+def global_batch() -> dict[str, np.ndarray]:
+    """Rows with 1, 3, 100 and 0 labelled pixels: very unequal between devices."""
+    rng = np.random.default_rng(0)
+    label = np.full((ROWS, SIDE, SIDE), 255, np.int32)
+    for row, count in enumerate((1, 3, 100, 0)):
+        label[row].flat[rng.permutation(SIDE * SIDE)[:count]] = rng.integers(0, CLASSES, count)
+    return {
+        "image": rng.uniform(size=(ROWS, SIDE, SIDE, 3)).astype(np.float32),
+        "label": label,
+        "valid": np.ones((ROWS, SIDE, SIDE), bool),
+        "boxes": np.zeros((ROWS, 1, 4), np.float32),
+        "box_class": np.full((ROWS, 1), -1, np.int32),
+        "tags": np.full((ROWS, CLASSES), -1, np.int8),
+        "kind": np.zeros(ROWS, np.int32),
+        "id": np.zeros((ROWS, 2), np.int32),
+    }
+
+
+def config_of(norm: str) -> ConfigDict:
+    """Plain SGD with learning rate 1: the change of the parameters is the gradient."""
+    config = default_config()
+    config.model = ConfigDict({"name": "unet", "widths": (8, 8), "norm": norm})
+    config.augment.crop = (SIDE, SIDE)
+    config.optimizer.update(
+        {
+            "name": "sgd",
+            "learning_rate": 1.0,
+            "schedule": "constant",
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,
+        }
+    )
+    return config
+
+
+def step_once(mapper: str, devices: int = 0, norm: str = "group") -> dict[str, np.ndarray]:
+    """-> {"loss": ..., parameter path: gradient}"""
+    config = config_of(norm)
+    method = make_method(config, CLASSES)
+    stage = method.stages(config)[0]
+    before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config, CLASSES)))
+    mapped = parallel.Devices.create(mapper, devices)
+    share = ROWS // jax.process_count()
+    start = share * jax.process_index()
+    mine = {key: value[start : start + share] for key, value in global_batch().items()}
+    after, metrics = mapped.map(stage.train_step)(mapped.replicate(before), mapped.split(mine))
+    after, metrics = parallel.fetch((after, metrics))
+    change = jax.tree.map(lambda a, b: a - b, before.networks["segmenter"].params, after.networks["segmenter"].params)
+    gradient = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(change)}
+    return {"loss": np.asarray(metrics["loss"]), **gradient}
+
+
+if __name__ == "__main__":
+    address, processes, process, mapper, output = sys.argv[1:]
+    distributed = ConfigDict(
+        {"enabled": True, "coordinator": address, "processes": int(processes), "process": int(process)}
+    )
+    parallel.initialize(distributed)
+    assert jax.process_count() == int(processes)
+    np.savez(output, **step_once(mapper))

@@ -1,0 +1,55 @@
+"""One device, two devices and two processes compute the same loss and gradients for the same global batch."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import step_once as script
+from step_once import step_once
+
+
+def assert_agree(result, expected):
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(result[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return step_once("shard_map", devices=1)
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_devices_and_mappers_agree_on_loss_and_gradients(one_device, mapper, devices):
+    assert_agree(step_once(mapper, devices), one_device)
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_synchronised_batch_norm_agrees_over_devices(mapper):
+    assert_agree(step_once(mapper, 2, norm="batch"), step_once(mapper, 1, norm="batch"))
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_two_processes_agree_with_one_device(one_device, mapper, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script.__file__, address, "2", str(i), mapper, str(tmp_path / f"{i}.npz")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for i in range(2):
+        assert_agree(dict(np.load(tmp_path / f"{i}.npz")), one_device)
