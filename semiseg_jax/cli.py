@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"semiseg: unknown command {command!r}\n\n{_USAGE}", file=sys.stderr)
         return 2
     logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         return _COMMANDS[command](command, rest)
@@ -83,8 +83,8 @@ class Flags:
         self.command = command
         self.values = flags.FlagValues()
         flags.DEFINE_boolean("help", False, "show this help", flag_values=self.values, short_name="h")
-        logging_level = "debug messages from -1 (warnings) to 1 (debug)"
-        flags.DEFINE_integer("verbosity", -1, logging_level, flag_values=self.values)
+        logging_level = "messages of the libraries: -2 errors, -1 warnings, 0 info"
+        flags.DEFINE_integer("verbosity", -2, logging_level, flag_values=self.values)
 
     def string(self, name: str, default: str, help: str) -> None:
         flags.DEFINE_string(name, default, help, flag_values=self.values)
@@ -113,7 +113,7 @@ class Flags:
         """-> positional arguments, or None where help was asked for and printed."""
         if any(arg in ("--help", "-h", "-help") for arg in args):
             print(f"semiseg {self.command}\n\n{_HELP[self.command]}\n\nFlags:")
-            for flag in sorted(set(self.values[name].name for name in self.values)):
+            for flag in sorted({self.values[name].name for name in self.values}):
                 if flag not in ("help", "config") and "." not in flag:
                     print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
             return None

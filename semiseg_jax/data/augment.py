@@ -71,7 +71,7 @@ class Augment:
         visible = jnp.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=-1)
 
         image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))
-        image = self._photometric(jnp.clip(image, 0, 1), keys[3:])
+        image = self._photometric(jnp.clip(image, 0, 1), valid, keys[3:])
         return {
             "image": images.fill_padding(image, valid),
             "label": label,
@@ -83,7 +83,7 @@ class Augment:
             "id": example["id"],
         }
 
-    def _photometric(self, image: jax.Array, keys: jax.Array) -> jax.Array:
+    def _photometric(self, image: jax.Array, valid: jax.Array, keys: jax.Array) -> jax.Array:
         if self.jitter:
             parts = jax.random.split(keys[0], 4)
             jittered = dm_pix.random_brightness(parts[0], image, self.brightness)
@@ -95,7 +95,12 @@ class Augment:
         if self.blur:
             chance, strength = jax.random.split(keys[2])
             low, high = self.blur_sigma
-            blurred = images.gaussian_blur(image, jax.random.uniform(strength, minval=low, maxval=high))
+            # The share of valid pixels is blurred along and divided out, so that padding does not bleed in.
+            share = valid[..., None].astype(image.dtype)
+            blurred = images.gaussian_blur(
+                jnp.concatenate([image * share, share], -1), jax.random.uniform(strength, minval=low, maxval=high)
+            )
+            blurred = jnp.clip(blurred[..., :3] / jnp.maximum(blurred[..., 3:], 1e-6), 0, 1)
             image = jnp.where(jax.random.bernoulli(chance, self.blur), blurred, image)
         return image
 

@@ -173,7 +173,7 @@ def thin(region: np.ndarray) -> np.ndarray:
 
 
 def _count(*maps: np.ndarray) -> np.ndarray:
-    return np.sum(maps, axis=0, dtype=np.int8)
+    return np.asarray(np.sum(maps, axis=0, dtype=np.int8))
 
 
 def _trace(skeleton: np.ndarray) -> Iterator[np.ndarray]:

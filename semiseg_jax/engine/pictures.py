@@ -44,7 +44,7 @@ def draw_labels(image: np.ndarray, labels: np.ndarray, colors: Colors) -> np.nda
 
 
 def draw_boxes(image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, colors: Colors) -> np.ndarray:
-    out = np.ascontiguousarray(image)
+    out = np.array(image, order="C")
     for (y0, x0, y1, x1), klass in zip(np.rint(boxes).astype(int).tolist(), classes.tolist(), strict=True):
         if klass >= 0:
             color = _UNLABELED if klass == IGNORE else tuple(int(c) for c in colors[klass])

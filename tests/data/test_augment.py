@@ -50,9 +50,12 @@ def stack(rows):
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+run = jax.jit(Augment.__call__, static_argnums=0)  # tests with the same options share one compilation
+
+
 def augment(rows, **options):
     """Rows -> batch as numpy, jitted."""
-    return jax.tree.map(np.asarray, jax.jit(Augment(**options))(stack(rows)))
+    return jax.tree.map(np.asarray, run(Augment(**options), stack(rows)))
 
 
 def scene(size=(60, 64), seed=0):
@@ -79,7 +82,7 @@ def scenes(count=12, **options):
 # Nothing to do.
 
 
-@pytest.mark.parametrize("size", [(64, 64), (40, 64), (33, 17), (1, 1)])
+@pytest.mark.parametrize("size", [(64, 64), (33, 17), (1, 1)])
 def test_the_identity_reproduces_the_image_exactly(size):
     mask = np.random.default_rng(0).integers(0, 3, size)
     row = make_row(mask, boxes=[[0, 0, size[0], size[1]]])
@@ -96,12 +99,12 @@ def test_the_identity_reproduces_the_image_exactly(size):
 
 
 def test_the_types_of_a_batch_are_those_of_the_contract():
-    batch = augment(scenes(2), crop=(32, 48), **GEOMETRIC)
+    batch = augment(scenes(24), crop=(33, 57), **GEOMETRIC)
     shapes = {key: (value.shape[1:], value.dtype.name) for key, value in batch.items()}
     assert shapes == {
-        "image": ((32, 48, 3), "float32"),
-        "label": ((32, 48), "int32"),
-        "valid": ((32, 48), "bool"),
+        "image": ((33, 57, 3), "float32"),
+        "label": ((33, 57), "int32"),
+        "valid": ((33, 57), "bool"),
         "boxes": ((BOXES, 4), "float32"),
         "box_class": ((BOXES,), "int32"),
         "tags": ((K,), "int8"),
@@ -137,9 +140,8 @@ def interior(label):
 
 
 @pytest.mark.parametrize("crop", [(48, 48), (33, 57), (100, 100)])
-@pytest.mark.parametrize("options", [{"scale": (0.5, 2.0)}, {"flip": 1.0}, GEOMETRIC], ids=str)
-def test_the_label_stays_on_its_colour(crop, options):
-    batch = augment(scenes(), crop=crop, **options)
+def test_the_label_stays_on_its_colour(crop):
+    batch = augment(scenes(24), crop=crop, **GEOMETRIC)
     nearest = np.abs(batch["image"][..., None, :] - COLORS / 255.0).sum(-1).argmin(-1)
     sure = interior(batch["label"]) & batch["valid"]
     assert sure.mean() > 0.05
@@ -196,15 +198,15 @@ def test_a_small_image_is_padded_with_invalid_unlabelled_mean_colour(size, scale
 
 
 def test_without_a_mask_and_geometry_nothing_is_labelled():
-    batch = augment([make_row(scene(), dense=False, seed=s) for s in range(4)], crop=(48, 48), **GEOMETRIC)
+    batch = augment([make_row(scene(), dense=False, seed=s) for s in range(8)], crop=(48, 48), **GEOMETRIC)
     assert (batch["label"] == IGNORE).all()
     assert (batch["box_class"] == -1).all()
     assert np.isfinite(batch["image"]).all()
 
 
 def test_an_all_void_mask_gives_an_all_void_label():
-    row = make_row(np.full((60, 64), IGNORE))
-    batch = augment([row], crop=(48, 48), jitter=1.0, blur=1.0, **GEOMETRIC)
+    rows = [make_row(np.full((60, 64), IGNORE), seed=seed) for seed in range(8)]
+    batch = augment(rows, crop=(48, 48), jitter=1.0, blur=1.0, **GEOMETRIC)
     assert (batch["label"] == IGNORE).all()
     assert np.isfinite(batch["image"]).all()
 
@@ -226,9 +228,9 @@ def test_a_row_depends_on_its_seed_and_not_on_its_place_in_the_batch():
 
 
 def test_rows_with_other_seeds_get_other_transformations():
-    rows = [make_row(scene(), seed=seed) for seed in range(6)]
+    rows = [make_row(scene(), seed=seed) for seed in range(8)]
     batch = augment(rows, crop=(48, 48), **GEOMETRIC)
-    assert len({label.tobytes() for label in batch["label"]}) == 6
+    assert len({label.tobytes() for label in batch["label"]}) == 8
 
 
 # Points and strokes.
@@ -244,30 +246,27 @@ def point_rows(places, size=(60, 64), klass=2):
     return rows
 
 
-@pytest.mark.parametrize("scale", [0.31, 0.5, 0.77, 1.0, 1.3, 2.0, 3.0])
-def test_a_one_pixel_label_survives_scaling_as_one_pixel(scale):
-    places = [(0, 0), (59, 63), (0, 63), (59, 0), (30, 31), (17, 44), (58, 62), (33, 1)]
-    crop = (int(60 * scale) + 8, int(64 * scale) + 8)
-    batch = augment(point_rows(places), crop=crop, scale=(scale, scale), flip=0.5)
+def test_a_one_pixel_label_survives_scaling_as_one_pixel():
+    places = [(0, 0), (59, 63), (0, 63), (59, 0), (30, 31), (17, 44), (58, 62), (33, 1)] * 8
+    batch = augment(point_rows(places), crop=(130, 130), scale=(0.3, 2.0), flip=0.5)
     assert ((batch["label"] == 2).sum((1, 2)) == 1).all()
     assert ((batch["label"] != IGNORE).sum((1, 2)) == 1).all()
     assert batch["valid"][batch["label"] == 2].all()
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 3.0)])
 def test_a_point_stays_on_its_pixel(scale):
-    rng = np.random.default_rng(0)
-    places = rng.integers(0, (60, 64), (16, 2))
-    batch = augment(point_rows(places), crop=(64, 64), scale=(scale, scale), flip=0.5)
-    dense = augment(
-        [row | {"mask": np.pad((row["image"][:60, :64, 1] == 240) * np.uint8(2), ((0, 4), (0, 0)))} for row in
-         point_rows(places)],
-        crop=(64, 64), scale=(scale, scale), flip=0.5,
-    )  # fmt: skip
-    labelled = batch["label"] == 2
+    places = np.random.default_rng(0).integers(0, (60, 64), (48, 2))
+    options = {"crop": (60, 64), "scale": scale, "flip": 0.5}
+    rows = point_rows(places)
+    labelled = augment(rows, **options)["label"] == 2
+    for row, (y, x) in zip(rows, places, strict=True):
+        row["mask"][y, x] = 2
+        row["points"][:] = -1
+    dense = augment(rows, **options)["label"]
     assert labelled.sum((1, 2)).max() == 1
-    assert labelled.any((1, 2)).sum() >= (16 if scale == 1 else 1)
-    assert (dense["label"][labelled] == 2).all()
+    assert labelled.any((1, 2)).sum() >= (48 if scale == (1.0, 1.0) else 8)
+    assert (dense[labelled] == 2).all()
 
 
 @pytest.mark.parametrize("capacity_used", [1, POINTS])
@@ -277,11 +276,17 @@ def test_a_point_outside_the_crop_leaves_no_label(capacity_used):
     assert (batch["label"] == IGNORE).all()
 
 
-STROKES_DRAWN = [[5, 5, 5, 60, 1], [8, 8, 50, 58, 1], [55, 3, 9, 20, 1], [3, 40, 58, 40, 1], [30, 50, 30, 50, 1]]
+STROKES_DRAWN = [
+    [5, 5, 5, 60, 1],
+    [8, 8, 50, 58, 1],
+    [55, 3, 9, 20, 1],
+    [3, 40, 58, 40, 1],
+    [30, 50, 30, 50, 1],
+]
 
 
 @pytest.mark.parametrize("stroke", STROKES_DRAWN, ids=str)
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_a_stroke_has_no_gaps_and_no_width_at_any_scale(stroke, scale):
     row = make_row(np.zeros((60, 64)), dense=False, strokes=[stroke], kind=Supervision.SCRIBBLE)
     crop = (round(60 * scale), round(64 * scale))
@@ -336,17 +341,17 @@ def test_colour_options_do_nothing_at_probability_zero():
 
 def test_colour_changes_happen_at_their_probability():
     rows = [make_row(scene(), seed=seed) for seed in range(64)]
-    plain = augment(rows, crop=(60, 64))["image"]
-    for options in ({"jitter": 0.5}, {"blur": 0.5}):
-        changed = np.abs(augment(rows, crop=(60, 64), **options)["image"] - plain).max((1, 2, 3)) > 1e-4
-        assert 16 < changed.sum() < 48
+    images = augment(rows, crop=(60, 64), jitter=0.5, blur=0.5)["image"]
+    plain = COLORS[scene()] / 255.0
+    unchanged = np.abs(images - plain).max((1, 2, 3)) < 1e-4
+    assert 6 < unchanged.sum() < 30
 
 
-@pytest.mark.parametrize("jitter", [{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}])
-def test_jitter_of_no_strength_keeps_the_image(jitter):
-    rows = scenes(2)
+def test_jitter_of_no_strength_keeps_the_image():
+    rows = scenes(4)
     plain = augment(rows, crop=(48, 48))["image"]
-    np.testing.assert_allclose(augment(rows, crop=(48, 48), jitter=1.0, **jitter)["image"], plain, atol=1e-5)
+    none = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    np.testing.assert_allclose(augment(rows, crop=(48, 48), jitter=1.0, **none)["image"], plain, atol=1e-5)
 
 
 def test_padding_does_not_bleed_into_the_image():

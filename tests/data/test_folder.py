@@ -225,7 +225,10 @@ LAYOUT_PROBLEMS = [
     (write("dataset.json", '["a", "b"]'), r"dataset\.json.*object"),
     (write("dataset.json", "{}"), r"dataset\.json.*`classes`"),
     (write("dataset.json", json.dumps({"classes": ["c"] * 255})), r"dataset\.json.*`classes`"),
-    (write("dataset.json", '{"classes": ["a", "b"], "colors": [[1, 2, 3]]}'), r"dataset\.json.*1 colors for 2"),
+    (
+        write("dataset.json", '{"classes": ["a", "b"], "colors": [[1, 2, 3]]}'),
+        r"dataset\.json.*1 colors for 2",
+    ),
     (write("points.json", "{'im0': []}"), r"points\.json.*not valid JSON"),
     (write("points.json", "[[1, 2, 0]]"), r"points\.json.*object"),
     (write("tags.json", ""), r"tags\.json.*not valid JSON"),
@@ -299,7 +302,10 @@ FILE_PROBLEMS = [
     (scribble_values, r"scribbles/im1\.png: has values \[9\]"),
     (scribble_size, r"scribbles/im1\.png: is 40x48 but its image is 48x40"),
     (box_outside, r"boxes\.json: im1: a box is empty or lies outside"),
-    (write("points.json", '{"im1": [[40, 2, 1]]}'), r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside"),
+    (
+        write("points.json", '{"im1": [[40, 2, 1]]}'),
+        r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside",
+    ),
     (write("points.json", '{"im1": [[-1, 2, 1]]}'), r"points\.json: im1: point .* lies outside"),
     (write("points.json", '{"im1": [[4, 2, 3]]}'), r"points\.json: im1: class 3 but"),
     (write("points.json", '{"im1": [[4, 2]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
@@ -434,7 +440,8 @@ def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("dense", "cannot be drawn"), ("unlabeled", "cannot be drawn"), ("blobs", "'blobs'")]
+    ("kind", "message"),
+    [("dense", "cannot be drawn"), ("unlabeled", "cannot be drawn"), ("blobs", "'blobs'")],
 )
 def test_simulate_rejects_kinds_that_masks_cannot_give(make_folder, open_folder, kind, message):
     with pytest.raises(ValueError, match=message):

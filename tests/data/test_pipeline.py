@@ -118,7 +118,7 @@ def test_every_unit_of_every_batch_has_the_exact_quota_strongest_kind_first(quot
     shard = pipeline.Shard(rows=repeat * sum(quota.values()), units=units)
     parsed = pipeline.parse_quota(quota)
     unit = [int(kind) for kind, rows in parsed.items() for _ in range(rows * repeat)]
-    for batch in take(batches(loader, quota, shard), 12):
+    for batch in take(batches(loader, quota, shard), 6):
         assert batch["kind"].tolist() == unit * units
         for (source, index), kind in zip(batch["id"], batch["kind"], strict=True):
             assert source == list(parsed).index(kind)
@@ -283,12 +283,24 @@ def test_assignment_depends_on_the_seed_alone():
         ({"box": 1}, {"box": 99}, "wants 99 images for box but only 6 are left that can"),
         ({"box": 1}, {"box": 1.5}, "wants 9 images for box but only 6 are left that can"),
         ({"dense": 1}, {"dense": 2}, "wants 2 images for dense but only 0 are left that can"),
-        ({"box": 1, "unlabeled": 1}, {"box": 0.5, "unlabeled": 0.75}, "wants 4 images for unlabeled but only 3"),
+        (
+            {"box": 1, "unlabeled": 1},
+            {"box": 0.5, "unlabeled": 0.75},
+            "wants 4 images for unlabeled but only 3",
+        ),
         ({"box": 1, "unlabeled": 1}, {"box": 1.0, "unlabeled": 3}, "wants 3 images for unlabeled but only 0"),
-        ({"box": 1, "unlabeled": 1}, {"box": 1.0, "unlabeled": 0.0}, "leaves no image of split 'train' for unlabeled"),
+        (
+            {"box": 1, "unlabeled": 1},
+            {"box": 1.0, "unlabeled": 0.0},
+            "leaves no image of split 'train' for unlabeled",
+        ),
         ({"box": 1}, {"box": "nowhere"}, "no split 'nowhere'; it has: train, list, empty"),
         ({"box": 1}, {"box": "empty"}, "split 'empty' of fake is empty"),
-        ({"scribble": 1}, {"scribble": "list"}, "'list' to scribble but 2 of its 2 images have no scribble labels"),
+        (
+            {"scribble": 1},
+            {"scribble": "list"},
+            "'list' to scribble but 2 of its 2 images have no scribble labels",
+        ),
         ({"box": 1}, {"boxes": 1}, "unknown supervision kind 'boxes'"),
     ],
 )

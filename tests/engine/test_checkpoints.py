@@ -60,7 +60,7 @@ def test_restored_state_and_iterator_equal_what_was_saved(tmp_path, on_devices, 
     checkpoints = Checkpoints(tmp_path / "run")
     checkpoints.save(4, state, iterator, {"miou": 0.5})
     checkpoints.close()
-    like = make_state(fill=0)
+    like = make_state(fill=0.0)
     if on_devices:
         like = Devices.create().replicate(like)
     restored, position = reopen(tmp_path / "run").restore(4, like)
@@ -179,7 +179,7 @@ def test_damaged_checkpoint_fails_saying_so_and_every_file_stays(tmp_path, damag
     damage(tmp_path / "run" / "2")
     before = contents(tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run", read_only=read_only)
-    with pytest.raises(CheckpointError, match="checkpoint 2 .* cannot be read") as error:
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 .* cannot be read") as error:
         checkpoints.restore(checkpoints.choose("last"), make_state())
     checkpoints.close()
     assert str(tmp_path / "run" / "2") in str(error.value)

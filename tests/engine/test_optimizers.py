@@ -145,9 +145,7 @@ def test_factors_of_all_matching_patterns_multiply_whatever_their_order():
     for patterns in ({"bias$": 2.0, "^conv/": 10.0}, {"^conv/": 10.0, "bias$": 2.0}):
         after = run(options(multipliers=patterns, **given), GRADS[:1])
         for name, start, factor in (("kernel", KERNEL, 10), ("bias", BIAS, 20)):
-            np.testing.assert_allclose(
-                after["conv"][name] - start, factor * (plain["conv"][name] - start), rtol=1e-4
-            )
+            np.testing.assert_allclose(after["conv"][name] - start, factor * (plain["conv"][name] - start), rtol=1e-4)
 
 
 def test_factor_zero_freezes():
@@ -157,7 +155,7 @@ def test_factor_zero_freezes():
 
 
 def test_multiplier_that_matches_nothing_fails_naming_it_and_a_path():
-    with pytest.raises(ValueError, match="no parameter matches 'decoder'; e.g. 'conv/bias' exists"):
+    with pytest.raises(ValueError, match=r"no parameter matches 'decoder'; e\.g\. 'conv/bias' exists"):
         run(options(multipliers={"decoder": 10.0}))
 
 

@@ -73,9 +73,7 @@ def test_the_ignore_label_can_be_chosen(ignore_label):
 def test_labels_outside_the_classes_count_as_ignored(stray):
     logits, labels = make_batch()
     strange = np.where(labels == IGNORE, stray, labels)
-    np.testing.assert_array_equal(
-        partial_cross_entropy(logits, strange), partial_cross_entropy(logits, labels)
-    )
+    np.testing.assert_array_equal(partial_cross_entropy(logits, strange), partial_cross_entropy(logits, labels))
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (0.0, 1.0, 3.0), [5.0, 5.0, 5.0]])
@@ -90,9 +88,7 @@ def test_where_leaves_pixels_out_of_sum_and_mean():
     where = np.random.default_rng(1).uniform(size=labels.shape) < 0.5
     loss = partial_cross_entropy(logits, labels, where=where)
     np.testing.assert_allclose(loss, numpy_loss(logits, labels, where=where), rtol=1e-5)
-    np.testing.assert_array_equal(
-        loss, partial_cross_entropy(logits, np.where(where, labels, IGNORE).astype(np.int32))
-    )
+    np.testing.assert_array_equal(loss, partial_cross_entropy(logits, np.where(where, labels, IGNORE).astype(np.int32)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

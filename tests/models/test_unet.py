@@ -78,9 +78,7 @@ def test_batch_norm_over_two_devices_equals_one_device_with_the_global_batch():
     expected_logits, expected_stats = forward(alone)(variables, batch)
     devices = Devices.create()
     assert devices.count == 2
-    mapped = jax.shard_map(
-        forward(synchronised), mesh=devices.mesh, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P())
-    )
+    mapped = jax.shard_map(forward(synchronised), mesh=devices.mesh, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
     logits, stats = jax.jit(mapped)(variables, batch)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-3, atol=1e-4)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), stats, expected_stats)
@@ -96,12 +94,12 @@ def test_batch_norm_uses_stored_statistics_outside_training():
 
 def test_unknown_norm_fails_with_the_known_ones():
     model = make_model("unet", CLASSES, norm="instance", widths=WIDTHS)
-    with pytest.raises(ValueError, match="unknown model.norm 'instance'; known: group, batch, none"):
+    with pytest.raises(ValueError, match=r"unknown model\.norm 'instance'; known: group, batch, none"):
         model.init(jax.random.key(0), images())
 
 
 def test_unknown_model_fails_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown model 'vnet'; known models: .*unet"):
+    with pytest.raises(ValueError, match=r"unknown model 'vnet'; known models: .*unet"):
         make_model("vnet", CLASSES)
 
 

@@ -1,0 +1,261 @@
+"""`supervised`: gradients over devices and micro-batches, the average, and batches without labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config
+from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.engine import parallel
+from semiseg_jax.engine.parallel import Devices
+from semiseg_jax.methods import base, make_method
+
+CLASSES = 3
+SIZE = (16, 16)
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def make_config(**changes) -> ConfigDict:
+    config = default_config()
+    config.model = ConfigDict({"name": "unet", "widths": (8,), "norm": changes.pop("norm", "group")})
+    config.steps = 50
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.schedule = "constant"
+    config.update(changes)
+    return config
+
+
+def make_batch(rows: int = 4) -> dict[str, np.ndarray]:
+    """Later rows have ever fewer labelled pixels, so that devices and micro-batches hold unequal masks."""
+    rng = np.random.default_rng(0)
+    image = rng.random((rows, *SIZE, 3), np.float32)
+    label = image.argmax(-1).astype(np.int32)  # the strongest colour: can be learned
+    valid = np.ones((rows, *SIZE), bool)
+    valid[0, :, 12:] = False
+    for row in range(rows):
+        label[row][rng.random(SIZE) < row / rows] = IGNORE
+    label[-1] = IGNORE
+    label[-1, 3, 4:7] = 1
+    return {
+        "image": image,
+        "label": label,
+        "valid": valid,
+        "boxes": np.zeros((rows, 1, 4), np.float32),
+        "box_class": np.full((rows, 1), -1, np.int32),
+        "tags": np.full((rows, CLASSES), -1, np.int8),
+        "kind": np.full(rows, int(Supervision.SCRIBBLE), np.int32),
+        "id": np.zeros((rows, 2), np.int32),
+    }
+
+
+def select(batch: dict, rows) -> dict:
+    return {key: value[list(rows)] for key, value in batch.items()}
+
+
+def initial(config: ConfigDict) -> base.State:
+    method = make_method(config, CLASSES)
+    return parallel.fetch(jax.jit(method.init)(jax.random.PRNGKey(1), make_batch(1)))
+
+
+def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "shard_map") -> tuple:
+    """(gradients, batch statistics, metrics) of the initial state, of a batch split over `count` devices."""
+    method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
+
+    def step(state, rows):
+        return state, base.gradients(method.loss, state.networks["segmenter"], rows, state.rng, config.accumulate)
+
+    _, result = devices.map(step)(devices.replicate(initial(config)), devices.split(batch))
+    return parallel.fetch(result)
+
+
+def train(config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map") -> tuple:
+    """Steps on one batch -> (states, metrics) after each of them, on the host."""
+    stage = make_method(config, CLASSES).stages(config)[0]
+    devices = Devices.create(mapper, count)
+    step, state = devices.map(stage.train_step), devices.replicate(initial(config))
+    states, metrics = [], []
+    for _ in range(steps):
+        state, values = step(state, devices.split(batch))
+        states.append(jax.tree.map(np.array, parallel.fetch(state)))
+        metrics.append(jax.tree.map(float, parallel.fetch(values)))
+    return states, metrics
+
+
+def assert_close(tree, expected, rtol: float) -> None:
+    """Each leaf agrees up to `rtol` of its own norm."""
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), have in zip(paths, jax.tree.leaves(tree), strict=True):
+        distance, norm = np.linalg.norm(have - want), np.linalg.norm(want)
+        assert norm > 0, path
+        assert distance <= rtol * norm, f"{jax.tree_util.keystr(path)}: {distance / norm}"
+
+
+@pytest.mark.parametrize(("mapper", "weights"), [("shard_map", (1.0, 2.0, 0.5)), ("shard_map", ()), ("pmap", ())])
+def test_two_devices_with_unequal_masks_give_the_gradients_of_one(mapper, weights):
+    config = make_config(class_weights=weights)
+    alone, _, alone_metrics = gradients(config, make_batch(), 1, mapper)
+    spread, _, spread_metrics = gradients(config, make_batch(), 2, mapper)
+    assert_close(spread, alone, 1e-5)
+    for name, value in alone_metrics.items():
+        np.testing.assert_allclose(spread_metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_two_devices_with_batch_norm_give_gradients_and_statistics_of_one():
+    config = make_config(norm="batch")
+    alone = gradients(config, make_batch(), 1)
+    for mapper in ("shard_map", "pmap"):
+        spread = gradients(config, make_batch(), 2, mapper)
+        assert_close(spread[0], alone[0], 1e-4)
+        assert_close(spread[1], alone[1], 1e-5)
+
+
+def test_gradients_equal_those_of_the_plain_loss():
+    config, batch = make_config(), make_batch()
+    method, state = make_method(config, CLASSES), initial(config)
+
+    def plain(params):
+        logits = make_method(config, CLASSES).model.apply({"params": params}, (batch["image"] - MEAN) / STD)
+        counted = (batch["label"] != IGNORE) & batch["valid"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, np.where(counted, batch["label"], 0))
+        return jnp.sum(losses * counted) / counted.sum()
+
+    assert method.model.axis_name == parallel.AXIS
+    value, expected = jax.value_and_grad(plain)(state.networks["segmenter"].params)
+    grads, _, metrics = gradients(config, batch)
+    assert_close(grads, jax.tree.map(np.asarray, expected), 1e-4)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_mappers_agree_bit_for_bit(count):
+    config = make_config(ema=0.9)
+    one, other = (train(config, make_batch(), 2, count, mapper) for mapper in ("shard_map", "pmap"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(("parts", "count"), [(2, 2), (4, 1)])
+def test_accumulated_gradients_are_the_mean_over_micro_batches(parts, count):
+    batch = make_batch(8)
+    rows_of = np.arange(8).reshape(count, parts, -1)  # device, micro-batch, rows
+    single = [gradients(make_config(), select(batch, rows_of[:, i].ravel()), count) for i in range(parts)]
+    grads, _, metrics = gradients(make_config(accumulate=parts), batch, count)
+    assert_close(grads, jax.tree.map(lambda *g: sum(g) / parts, *[s[0] for s in single]), 1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean([s[2]["loss"] for s in single]), rtol=1e-5)
+
+
+def test_accumulation_updates_batch_statistics_once_a_micro_batch():
+    _, once, _ = gradients(make_config(norm="batch"), make_batch())
+    _, twice, _ = gradients(make_config(norm="batch", accumulate=2), make_batch())
+    start = initial(make_config(norm="batch")).networks["segmenter"].batch_stats
+    moved = [np.linalg.norm(s["stem_norm"]["BatchNorm_0"]["mean"]) for s in (start, once, twice)]
+    assert moved[0] == 0
+    assert moved[1] < moved[2]
+
+
+def test_average_follows_its_formula_and_warms_up():
+    config = make_config(ema=0.15)
+    states, _ = train(config, make_batch(), 4)
+    average = initial(config).networks["segmenter"].params
+    for step, state in enumerate(states):
+        network = state.networks["segmenter"]
+        decay = min(0.15, (1 + step) / (10 + step))
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, network.params)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), network.ema, average)
+
+
+def test_evaluation_uses_the_average_unless_raw_weights_are_asked_for():
+    config = make_config(ema=0.5)
+    method = make_method(config, CLASSES)
+    state = train(config, make_batch(), 2)[0][-1]
+    network = state.networks["segmenter"]
+    assert method.eval_variables(state)["params"] is network.ema
+    assert method.eval_variables(state, "raw")["params"] is network.params
+    without = initial(make_config())
+    assert without.networks["segmenter"].ema is None
+    assert method.eval_variables(without)["params"] is without.networks["segmenter"].params
+
+
+def test_class_weights_of_another_length_fail_with_both_numbers():
+    with pytest.raises(ValueError, match="class_weights has 2 entries but there are 3 classes"):
+        make_method(make_config(class_weights=(1.0, 2.0)), CLASSES)
+
+
+def test_class_weight_zero_leaves_a_class_out():
+    batch = make_batch()
+    without = make_batch()
+    without["label"] = np.where(batch["label"] == 2, IGNORE, batch["label"])
+    weighted = gradients(make_config(class_weights=(1.0, 1.0, 0.0)), batch)[0]
+    assert_close(weighted, gradients(make_config(), without)[0], 1e-5)
+
+
+def test_labels_outside_valid_pixels_do_not_matter():
+    batch, other = make_batch(), make_batch()
+    other["label"] = np.where(batch["valid"], batch["label"], 2)
+    jax.tree.map(np.testing.assert_array_equal, gradients(make_config(), batch)[0], gradients(make_config(), other)[0])
+
+
+@pytest.mark.parametrize(("how", "norm", "name"), [("label", "group", "sgd"), ("valid", "batch", "adamw")])
+def test_batch_without_any_label_gives_loss_zero_and_a_finite_unmoved_state(how, norm, name):
+    config = make_config(norm=norm, ema=0.9)
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.name = name
+    batch = make_batch()
+    batch[how] = np.full_like(batch[how], IGNORE if how == "label" else 0)
+    states, metrics = train(config, batch, 2, count=2)
+    assert metrics[-1]["loss"] == metrics[-1]["grad_norm"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        states[-1].networks["segmenter"].params,
+        initial(config).networks["segmenter"].params,
+    )
+
+
+def test_bfloat16_trains_with_float32_parameters_and_stays_finite():
+    config = make_config(dtype="bfloat16", norm="batch", ema=0.9)
+    states, metrics = train(config, make_batch(), 3, count=2)
+    network = states[-1].networks["segmenter"]
+    held = jax.tree.leaves((network.params, network.ema, network.batch_stats))
+    assert {leaf.dtype for leaf in held} == {np.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
+    assert all(np.isfinite(list(values.values())).all() for values in metrics)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_loss_falls_when_overfitting_one_tiny_batch(name):
+    config = make_config()
+    config.model.norm = "none"
+    config.optimizer.update({"name": name, "learning_rate": 0.02 if name == "adamw" else 0.1})
+    batch = make_batch(2)
+    batch["label"] = np.where(np.arange(16)[:, None] < 8, 0, 2) + np.zeros_like(batch["label"])
+    batch["image"] = np.where(batch["label"][..., None] > 0, batch["image"] / 2, 1 - batch["image"] / 2)
+    _, metrics = train(config, batch, 30)
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+
+
+def test_step_counts_and_keeps_the_structure_of_the_state():
+    config = make_config(ema=0.9, norm="batch")
+    states, metrics = train(config, make_batch(), 2)
+    assert states[-1].step == 2
+    assert jax.tree.structure(states[-1]) == jax.tree.structure(initial(config))
+    assert metrics[0].keys() == {"loss", "cross_entropy", "labelled_pixels", "grad_norm"}
+    assert metrics[0]["labelled_pixels"] == pytest.approx(np.mean(make_batch()["label"] != IGNORE))
+
+
+def test_predictions_are_probabilities_and_uint8_equals_unit_range():
+    config = make_config()
+    method, state = make_method(config, CLASSES), initial(config)
+    images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
+    probs = method.predict(method.eval_variables(state), jnp.asarray(images))
+    assert (probs.shape, probs.dtype) == ((2, *SIZE, CLASSES), jnp.float32)
+    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+    unit = method.predict(method.eval_variables(state), jnp.asarray(images, jnp.float32) / 255)
+    np.testing.assert_allclose(probs, unit, atol=1e-5)
+
+
+def test_unknown_method_fails_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown method 'magic'; known methods: .*supervised"):
+        make_method(make_config(method="magic"), CLASSES)

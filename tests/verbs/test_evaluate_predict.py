@@ -1,0 +1,200 @@
+"""Evaluation and prediction of a trained model, through the functions that notebooks call."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import FolderMaker
+from ml_collections import ConfigDict
+from PIL import Image
+
+import semiseg_jax
+from semiseg_jax.config import default_config
+from semiseg_jax.data.records import decode_image
+from semiseg_jax.engine.checkpoints import CheckpointError
+from semiseg_jax.engine.metrics import ConfusionMatrix
+from semiseg_jax.verbs.workdir import read_config
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return FolderMaker(tmp_path_factory.mktemp("source"))()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, data_dir, source):
+    """A model that has learned to find the bright square."""
+    config = default_config()
+    config.steps = 60
+    config.data.update({"name": "folder", "path": str(source), "data_dir": data_dir, "threads": 1})
+    config.data.quota = ConfigDict({"dense": 2})
+    config.augment.update({"crop": (32, 32), "jitter": 0.0})
+    config.model = ConfigDict({"name": "unet", "widths": (8, 8)})
+    config.optimizer.learning_rate = 0.01
+    config.eval.every = 60
+    config.log.update({"tensorboard": False, "panel_rows": 0})
+    path = tmp_path_factory.mktemp("run")
+    semiseg_jax.train(config, path)
+    return path
+
+
+def altered(workdir, **options):
+    config = read_config(workdir)
+    config.eval.update(options)
+    return config
+
+
+def test_evaluation_prints_a_table_and_writes_json(workdir, tmp_path, capsys):
+    results = semiseg_jax.evaluate(workdir, output=tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["miou"] == pytest.approx(results["miou"])
+    assert written["split"] == "val"
+    assert written["images"] == 2
+    assert set(written["iou"]) == {"background", "square", "other"}
+    assert written["iou"]["other"] is None
+    assert f"mIoU {results['miou']:.4f}" in capsys.readouterr().out
+
+
+def test_the_model_has_learned_its_square(workdir):
+    assert semiseg_jax.evaluate(workdir)["miou"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flip": True},
+        {"scales": (0.75, 1.0, 1.25)},
+        {"mode": "slide"},
+        {"mode": "slide", "window": (24, 40), "overlap": 0.25, "flip": True},
+        {"batch_size": 1},
+    ],
+)
+def test_every_way_of_inference_evaluates(workdir, options):
+    assert semiseg_jax.evaluate(workdir, config=altered(workdir, **options))["miou"] > 0.6
+
+
+def test_metrics_agree_with_the_predicted_files_at_the_original_resolution(workdir, source, tmp_path):
+    results = semiseg_jax.evaluate(workdir)
+    semiseg_jax.predict(workdir, [source / "images" / f"im{i}.png" for i in (4, 5)], output=tmp_path)
+    counts = ConfusionMatrix.empty(3)
+    for i in (4, 5):
+        truth = np.asarray(Image.open(source / "masks" / f"im{i}.png"))
+        prediction = np.asarray(Image.open(tmp_path / f"im{i}_index.png"))
+        counts = counts.merge(ConfusionMatrix.from_model_output(truth, prediction, 3))
+    assert counts.compute()["miou"] == pytest.approx(results["miou"])
+
+
+def test_prediction_takes_files_folders_and_globs_and_writes_pictures(workdir, source, tmp_path):
+    images = source / "images"
+    inputs = [images / "im0.png", f"{images}/im[12].png", images]
+    summary = semiseg_jax.predict(workdir, inputs, output=tmp_path)
+    assert [row["index"] for row in summary["images"]] == [f"im{i}_index.png" for i in range(6)]
+    for row in summary["images"]:
+        image = decode_image((images / row["file"].split("/")[-1]).read_bytes())
+        index = np.asarray(Image.open(tmp_path / row["index"]))
+        assert list(index.shape) == row["size"] == list(image.shape[:2])
+        assert index.max() < 3
+        for kind in ("color", "overlay"):
+            assert np.asarray(Image.open(tmp_path / row[kind])).shape == image.shape
+        assert sum(row["share"].values()) == pytest.approx(1, abs=1e-4)
+        assert 1 / 3 <= row["mean_confidence"] <= 1
+    assert json.loads((tmp_path / "predictions.json").read_text())["classes"] == ["background", "square", "other"]
+
+
+def test_prediction_keeps_the_size_of_images_larger_and_smaller_than_those_of_training(workdir, tmp_path):
+    sizes = {"large": (301, 130), "small": (9, 7), "thin": (2, 90)}
+    for name, (height, width) in sizes.items():
+        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(tmp_path / f"{name}.png")
+    semiseg_jax.predict(workdir, [tmp_path], output=tmp_path / "out")
+    for name, size in sizes.items():
+        assert np.asarray(Image.open(tmp_path / "out" / f"{name}_index.png")).shape == size
+
+
+def test_unreadable_files_are_listed_and_the_others_go_on(workdir, source, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    absent = tmp_path / "absent.png"
+    inputs = [source / "images" / "im0.png", broken, absent, source / "images" / "im1.png"]
+    summary = semiseg_jax.predict(workdir, inputs, output=tmp_path / "out")
+    assert [row["index"] for row in summary["images"]] == ["im0_index.png", "im1_index.png"]
+    assert [row["file"] for row in summary["failed"]] == [str(broken), str(absent)]
+
+
+def test_inputs_of_the_same_name_do_not_overwrite_each_other(workdir, source, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes((source / "images" / "im0.png").read_bytes())
+    summary = semiseg_jax.predict(workdir, [tmp_path / "a", tmp_path / "b"], output=tmp_path / "out")
+    assert [row["index"] for row in summary["images"]] == ["same_index.png", "same-2_index.png"]
+
+
+def test_nothing_found_is_an_error(workdir, tmp_path):
+    with pytest.raises(ValueError, match="no image found"):
+        semiseg_jax.predict(workdir, [tmp_path])
+
+
+def test_without_inputs_the_evaluation_split_is_predicted(workdir, tmp_path):
+    summary = semiseg_jax.predict(workdir, output=tmp_path, limit=1)
+    assert [row["file"] for row in summary["images"]] == ["im4"]
+
+
+def test_one_device_and_two_predict_the_same(workdir, source, monkeypatch):
+    images = [decode_image(path.read_bytes()) for path in sorted((source / "images").iterdir())]
+    both = list(semiseg_jax.load(workdir).predictor()(iter(images)))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    one = list(semiseg_jax.load(workdir).predictor()(iter(images)))
+    for a, b in zip(one, both, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "error", "message"),
+    [("7", CheckpointError, "no checkpoint '7'"), ("latest", CheckpointError, "there are: best, last")],
+)
+def test_unknown_checkpoint_lists_those_that_exist(workdir, checkpoint, error, message):
+    with pytest.raises(error, match=message):
+        semiseg_jax.evaluate(workdir, checkpoint=checkpoint)
+
+
+def test_a_folder_that_is_no_workdir_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is not a workdir of `semiseg train`"):
+        semiseg_jax.predict(tmp_path, ["x.png"])
+
+
+def test_evaluation_on_data_of_other_classes_is_refused(workdir, data_dir, tmp_path):
+    other = FolderMaker(tmp_path / "other")
+    other.classes = ("background", "square")
+    config = read_config(workdir)
+    config.data.path = str(other())
+    with pytest.raises(ValueError, match="the model knows"):
+        semiseg_jax.evaluate(workdir, config=config)
+
+
+def test_a_split_without_masks_cannot_be_evaluated(workdir, source, tmp_path):
+    config = read_config(workdir)
+    config.data.path = str(FolderMaker(tmp_path / "unlabelled")(masks=False))
+    with pytest.raises(ValueError, match="has no image with a mask"):
+        semiseg_jax.evaluate(workdir, config=config)
+
+
+def test_prepare_counts_what_there_is(data_dir, tmp_path, capsys):
+    config = default_config()
+    config.data.update({"name": "folder", "data_dir": data_dir})
+    config.data.path = str(FolderMaker(tmp_path / "mixed")(scribbles=True, tags=True))
+    counts = semiseg_jax.prepare(config)
+    assert counts == {
+        "train": {"dense": 4, "scribble": 4, "tags": 4},
+        "val": {"dense": 2, "scribble": 2, "tags": 2},
+    }
+    assert "train: 4 images; labels: 4 dense, 4 scribble, 4 tags" in capsys.readouterr().out
+
+
+def test_inspect_draws_a_batch_of_every_kind(data_dir, tmp_path):
+    config = default_config()
+    root = FolderMaker(tmp_path / "all")(scribbles=True, points=True, boxes=True, tags=True)
+    config.data.update({"name": "folder", "data_dir": data_dir, "path": str(root)})
+    config.data.quota = ConfigDict({"dense": 1, "scribble": 1, "points": 1, "box": 1, "tags": 1})
+    config.augment.crop = (32, 32)
+    picture = Image.open(semiseg_jax.inspect(config, tmp_path / "batch.png"))
+    assert picture.size[1] > 5 * 160
