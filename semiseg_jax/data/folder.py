@@ -78,10 +78,8 @@ class Folder(RecordBuilder):
     ):
         self.source = read_source(Path(path))
         self.simulate = {Supervision.parse(kind): dict(options) for kind, options in (simulate or {}).items()}
-        for kind in self.simulate:
-            if kind not in weak_labels.MAKERS:
-                known = ", ".join(k.name.lower() for k in weak_labels.MAKERS)
-                raise ValueError(f"simulate: {kind.name.lower()} labels cannot be drawn from masks; possible: {known}")
+        for kind, options in self.simulate.items():
+            weak_labels.check_options(kind, options)
         self.seed, self.skip_bad = seed, skip_bad
         self.meta = {
             "classes": list(self.source.classes),
@@ -207,13 +205,21 @@ def read_source(root: Path) -> Source:
     classes = meta.get("classes")
     if not classes or len(classes) > 254:
         raise FolderError(f"{root}/dataset.json: `classes` must list 1 to 254 names")
-    images = _by_id(root / "images", _SUFFIXES)
-    if not images:
-        raise FolderError(f"{root}/images holds no image ({', '.join(_SUFFIXES)}); {_LAYOUT_HELP}")
-    masks = _by_id(root / "masks", (".png",))
     colors = meta.get("colors") or default_colors(len(classes))
     if len(colors) < len(classes):
         raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")
+    images = _by_id(root / "images", _SUFFIXES)
+    if not images:
+        raise FolderError(f"{root}/images holds no image ({', '.join(_SUFFIXES)}); {_LAYOUT_HELP}")
+    masks, scribbles = (_by_id(root / folder, (".png",)) for folder in ("masks", "scribbles"))
+    points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
+    boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {}
+    tags = _read_json(root / "tags.json") if (root / "tags.json").is_file() else {}
+    sources = {"masks": masks, "scribbles": scribbles, "points.json": points, "boxes.json": boxes, "tags.json": tags}
+    for where, by_id in sources.items():
+        strangers = sorted(set(by_id) - set(images))
+        if strangers:
+            logger.warning("%s: %d ids in %s have no image, the first is %s", root, len(strangers), where, strangers[0])
     default_background = list(classes).index("background") if "background" in classes else None
     return Source(
         root=root,
@@ -223,10 +229,10 @@ def read_source(root: Path) -> Source:
         ignore_label=int(meta.get("ignore_label", IGNORE)),
         images=images,
         masks=masks,
-        scribbles=_by_id(root / "scribbles", (".png",)),
-        points=_read_json(root / "points.json") if (root / "points.json").is_file() else {},
-        boxes=_coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {},
-        tags=_read_json(root / "tags.json") if (root / "tags.json").is_file() else {},
+        scribbles=scribbles,
+        points=points,
+        boxes=boxes,
+        tags=tags,
         splits=_read_splits(root, images, masks),
     )
 

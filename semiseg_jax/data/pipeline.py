@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import cv2
 import grain
 import numpy as np
 
@@ -104,7 +105,14 @@ def _assign(
     for kind in named:
         amount = wanted[kind]
         if isinstance(amount, str):
-            members = [position[row["id"]] for row in _split(info, amount) if row["id"] in position]
+            listed = [row["id"] for row in _split(info, amount)]
+            strangers = [id for id in listed if id not in position]
+            if strangers:
+                raise ValueError(
+                    f"data.assign: {len(strangers)} images of split {amount!r} are not in the training split, "
+                    f"the first is {strangers[0]!r}"
+                )
+            members = [position[id] for id in listed]
             unable = sum(kind not in kinds[i] for i in members)
             if unable:
                 raise ValueError(
@@ -193,7 +201,7 @@ class ExampleLoader:
             index = int(pool[(at + attempt) % len(pool)])
             try:
                 row = self.example(self.records[index], Supervision(kind_number))
-            except Exception as caught:
+            except (OSError, ValueError, RuntimeError, cv2.error) as caught:
                 error = caught
                 self._report(index, caught)
                 continue

@@ -5,6 +5,7 @@ geometry: points (y, x, class), strokes (y0, x0, y1, x1, class), boxes (y0, x0, 
 gives the same labels. Builders store the result, so that every run sees the same weak labels.
 """
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
@@ -108,6 +109,21 @@ MAKERS: Mapping[Supervision, Callable[..., Any]] = {
     Supervision.BOX: boxes,
     Supervision.TAGS: tags,
 }
+
+
+def check_options(kind: Supervision, options: Mapping[str, Any]) -> None:
+    """Raises for a kind that cannot be drawn from masks, and for options that its maker does not have."""
+    name = kind.name.lower()
+    if kind not in MAKERS:
+        known = ", ".join(k.name.lower() for k in MAKERS)
+        raise ValueError(f"simulate: {name} labels cannot be drawn from masks; possible: {known}")
+    parameters = inspect.signature(MAKERS[kind]).parameters.values()
+    known_options = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(known_options))
+    if unknown:
+        raise ValueError(
+            f"simulate: {name} has no option {', '.join(unknown)}; its options: {', '.join(known_options) or 'none'}"
+        )
 
 
 def _components(mask: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -127,6 +127,8 @@ def format_table(results: dict[str, Any], classes: Sequence[str]) -> str:
         lines.append(f"{name:<{width}} " + " ".join(cell(value) for value in values))
     lines.append("-" * len(lines[0]))
     lines.append(f"{'mean':<{width}} " + " ".join(cell(results[k]) for k in ("miou", "mean_accuracy", "boundary_f")))
-    lines.append(f"mIoU {results['miou']:.4f}   pixel accuracy {results['pixel_accuracy']:.4f}   "
-                 f"frequency-weighted IoU {results['fw_iou']:.4f}   boundary F {results['boundary_f']:.4f}")  # fmt: skip
+    lines.append(
+        f"mIoU {results['miou']:.4f}   pixel accuracy {results['pixel_accuracy']:.4f}   "
+        f"frequency-weighted IoU {results['fw_iou']:.4f}   boundary F {results['boundary_f']:.4f}"
+    )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semiseg_jax.data.folder import Folder, FolderError, default_colors
+from semiseg_jax.data.folder import Folder, FolderError, default_colors, read_source
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -465,3 +465,15 @@ def test_without_masks_and_split_files_everything_is_for_training(make_folder, o
     builder = open_folder(make_folder(masks=False, splits=False))
     assert sorted(records(builder)) == make_folder.ids
     assert not builder.dataset_info().splits.get("val")
+
+
+def test_labels_of_images_that_do_not_exist_are_reported(make_folder, caplog):
+    root = make_folder(points=True)
+    make_folder.write_json("points.json", {"im0": [[18, 20, 1]], "typo": [[1, 1, 0]]})
+    read_source(root)
+    assert "1 ids in points.json have no image, the first is typo" in caplog.text
+
+
+def test_simulate_refuses_options_that_do_not_exist(make_folder, data_dir):
+    with pytest.raises(ValueError, match="scribble has no option length; its options: .*pieces"):
+        Folder(str(make_folder()), data_dir=data_dir, simulate={"scribble": {"length": 3}})

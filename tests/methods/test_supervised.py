@@ -1,5 +1,7 @@
 """`supervised`: gradients over devices and micro-batches, the average, and batches without labels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, from_json, to_json
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.parallel import Devices
@@ -56,7 +58,13 @@ def select(batch: dict, rows) -> dict:
 
 
 def initial(config: ConfigDict) -> base.State:
-    method = make_method(config, CLASSES)
+    """The same start for every test with this config; compiled once."""
+    return _initial(to_json(config))
+
+
+@functools.cache
+def _initial(config: str) -> base.State:
+    method = make_method(from_json(config), CLASSES)
     return parallel.fetch(jax.jit(method.init)(jax.random.PRNGKey(1), make_batch(1)))
 
 
