@@ -31,7 +31,7 @@ from semiseg_jax.data.types import IGNORE, Supervision
 
 logger = logging.getLogger("semiseg_jax")
 
-VERSION = 1
+VERSION = 2
 _DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
 _SUFFIXES = (*sorted(_DIRECT), ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 _LAYOUT_HELP = "see the folder layout in the README"

@@ -28,7 +28,7 @@ COLORS = (
     (240, 130, 190),
 )
 SIZES = {"train": 480, "val": 96}
-VERSION = 1
+VERSION = 2
 _SUPERSAMPLE = 2
 
 
