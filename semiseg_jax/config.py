@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
 FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "distributed")
 # Dicts whose keys the user invents; assigned as a whole.
-OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "model", "optimizer.multipliers")
+OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "model")
 
 
 def default_config() -> ConfigDict:
@@ -65,7 +65,7 @@ def default_config() -> ConfigDict:
                 "weight_decay": 1e-4,
                 "decay_vectors": False,  # decay biases and norm parameters too
                 "clip_norm": 1.0,  # 0 = off
-                "multipliers": {},  # {regular expression over "encoder/conv/kernel" paths: learning-rate factor}
+                "multipliers": (),  # (pattern over paths such as "down0/Conv_0/kernel", learning-rate factor), ...
             },
             "eval": {
                 "every": 500,  # steps
@@ -87,7 +87,10 @@ def default_config() -> ConfigDict:
 
 def parse_arg(arg: str, **defaults: str | int | float | bool) -> ConfigDict:
     """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail."""
-    given = dict(item.split("=", 1) if "=" in item else (item, "true") for item in arg.split(",") if item)
+    given: dict[str, str] = {}
+    for item in filter(None, arg.split(",")):
+        name, _, text = item.partition("=")
+        given[name] = text if "=" in item else "true"
     values: dict[str, str | int | float | bool] = dict(defaults)
     for name, text in given.items():
         if name not in defaults:

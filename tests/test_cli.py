@@ -198,7 +198,6 @@ def test_overrides_of_one_call_do_not_leak_into_the_next(config_file, trained):
         ('--config.data.assign={"dense": 0.5, "scribble": 10}', ("data", "assign"), {"dense": 0.5, "scribble": 10}),
         ('--config.data.simulate={"scribble": {}}', ("data", "simulate"), {"scribble": {}}),
         ('--config.model={"name": "unet", "widths": (8, 8)}', ("model",), {"name": "unet", "widths": (8, 8)}),
-        ('--config.optimizer.multipliers={"a/b": 0.1}', ("optimizer", "multipliers"), {"a/b": 0.1}),
     ],
 )
 def test_dict_override_replaces_the_dict_as_a_whole(override, path, expected, config_file, trained):

@@ -170,14 +170,14 @@ def test_json_round_trip_replaces_open_dicts_as_a_whole():
     config.data.assign = {"scribble": 0.25, "dense": 4}
     config.data.simulate = {"points": {"number": 2}}
     config.model = ConfigDict({"name": "unet", "widths": (8, 16), "norm": "batch"})
-    config.optimizer.multipliers = {"classifier/kernel": 10.0}
+    config.optimizer.multipliers = (("classifier/.*", 10.0),)
     restored = from_json(to_json(config))
     assert restored.data.quota.to_dict() == {"scribble": 3}  # without the default's "dense"
     assert restored.data.assign.to_dict() == {"scribble": 0.25, "dense": 4}
     assert restored.data.simulate.to_dict() == {"points": {"number": 2}}
     assert restored.model.name == "unet"
     assert list(restored.model.widths) == [8, 16]
-    assert restored.optimizer.multipliers.to_dict() == {"classifier/kernel": 10.0}
+    assert [tuple(pair) for pair in restored.optimizer.multipliers] == [("classifier/.*", 10.0)]
     assert differences(config, restored) == []
     validate(restored)
 

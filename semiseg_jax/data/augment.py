@@ -34,7 +34,7 @@ class Augment:
     random_crop: bool = True
 
     def __call__(self, examples: Example) -> Batch:
-        return jax.vmap(self._row)(examples)
+        return jax.vmap(self._row)(dict(examples))
 
     def _row(self, example: dict[str, jax.Array]) -> Any:
         keys = jax.random.split(jax.random.key(example["seed"]), 6)

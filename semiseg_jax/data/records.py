@@ -6,6 +6,7 @@ Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFl
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,12 +93,12 @@ def make_record(
 
 
 def split_strokes(strokes: np.ndarray, longest: float = STROKE_PIECE) -> np.ndarray:
-    """Cuts strokes [S,5] into pieces of at most `longest` pixels, so that drawing them takes a fixed number of steps."""
+    """Cuts strokes [S,5] into pieces of at most `longest` pixels: drawing one then takes a fixed number of steps."""
     out = []
     for y0, x0, y1, x1, klass in strokes:
         pieces = max(1, math.ceil(max(abs(y1 - y0), abs(x1 - x0)) / longest))
         ends = np.linspace((y0, x0), (y1, x1), pieces + 1)
-        out += [(*start, *end, klass) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        out += [(*start, *end, klass) for start, end in itertools.pairwise(ends)]
     return np.asarray(out, np.float32).reshape(-1, 5)
 
 
@@ -114,7 +115,7 @@ def describe_record(record: Record, size: tuple[int, int], kinds: Iterable[Super
     }
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders. Subclasses fill `meta` and yield `(record, size, kinds)` per split."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -6,6 +6,7 @@ gives the same labels. Builders store the result, so that every run sees the sam
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ def scribbles(
         if len(path) == 1:
             path *= 2  # too small for a line: a dot
         path = [corner + at for at in path]
-        rows += [(*start, *end, klass) for start, end in zip(path[:-1], path[1:], strict=True)]
+        rows += [(*start, *end, klass) for start, end in itertools.pairwise(path)]
     return np.asarray(rows, np.float32).reshape(-1, 5)
 
 
@@ -168,7 +169,7 @@ def trace_strokes(scribble: np.ndarray, *, tolerance: float = 0.75) -> np.ndarra
             line = cv2.approxPolyDP(path[:, None, ::-1].astype(np.int32), tolerance, False)[:, 0, ::-1]
             if len(line) == 1:
                 line = np.repeat(line, 2, 0)
-            rows += [(*start, *end, klass) for start, end in zip(line[:-1], line[1:], strict=True)]
+            rows += [(*start, *end, klass) for start, end in itertools.pairwise(line)]
     return np.asarray(rows, np.float32).reshape(-1, 5)
 
 

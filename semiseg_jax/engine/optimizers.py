@@ -1,8 +1,7 @@
 """Optimisers and schedules by config."""
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,7 +39,7 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
         raise ValueError(f"unknown optimizer.name {config.name!r}; known: adamw, sgd")
     parts.append(optax.scale_by_learning_rate(schedule))
     if config.multipliers:
-        parts.append(_scale_by_path(dict(config.multipliers.items())))
+        parts.append(_scale_by_path(config.multipliers))
     return optax.chain(*parts)
 
 
@@ -48,18 +47,15 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def _scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies each parameter's update by the factors of all patterns that its path contains.
-
-    A product, because a ConfigDict does not keep the order in which patterns were written.
-    """
+def _scale_by_path(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies each parameter's update by the factor of the first pattern that its path contains."""
 
     def factor(path: str) -> float:
-        return math.prod(value for pattern, value in factors.items() if re.search(pattern, path))
+        return next((value for pattern, value in factors if re.search(pattern, path)), 1.0)
 
     def init(params: Any) -> optax.EmptyState:
         paths = ["/".join(str(key.key) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        for pattern in factors:
+        for pattern, _ in factors:
             if not any(re.search(pattern, path) for path in paths):
                 raise ValueError(f"optimizer.multipliers: no parameter matches {pattern!r}; e.g. {paths[0]!r} exists")
         return optax.EmptyState()

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
+import jax
 import numpy as np
 
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.pipeline import ExampleLoader
 from semiseg_jax.data.records import decode_image, decode_mask
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.types import Example, Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inference import Predictor
 
@@ -29,7 +31,7 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
     for kind, pool in list(loader.pools.items())[:limit]:
         example = loader.example(loader.records[int(pool[0])], kind)
         example |= {"seed": np.uint32(0), "id": np.zeros(2, np.int32)}
-        batch = {k: np.asarray(v) for k, v in plain({k: np.asarray(v)[None] for k, v in example.items()}).items()}  # type: ignore[arg-type, misc]
+        batch = jax.device_get(plain(cast(Example, {key: np.asarray(value)[None] for key, value in example.items()})))
         height, width = example["size"]
         image = example["image"][:height, :width]
         # A small image sits in the middle of the canvas after a plain crop.

@@ -47,6 +47,10 @@ class State:
     rng: jax.Array
     networks: dict[str, Network]
 
+    def advance(self, **networks: Network) -> "State":
+        """The state after a step that gave these networks."""
+        return State(self.step + 1, self.rng, {**self.networks, **networks})
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:

@@ -6,6 +6,7 @@ Rows without labelled pixels (boxes, tags, unlabelled) add nothing.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +58,12 @@ class Supervised:
         network, grad_norm = base.apply_gradients(
             network, grads, batch_stats, self.optimizer, ema_decay=self.config.ema, step=state.step
         )
-        state = state.replace(step=state.step + 1, networks={"segmenter": network})
-        return state, {**metrics, "grad_norm": grad_norm}
+        return state.advance(segmenter=network), {**metrics, "grad_norm": grad_norm}
 
     def eval_variables(self, state: base.State, weights: str = "auto") -> base.Variables:
         network = state.networks["segmenter"]
         return network.variables if weights == "raw" else network.averaged
 
     def predict(self, variables: base.Variables, images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(self.model.apply(variables, standardize(images), train=False))
+        logits: Any = self.model.apply(variables, standardize(images), train=False)
+        return jax.nn.softmax(logits)

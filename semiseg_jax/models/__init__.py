@@ -29,4 +29,4 @@ def make_model(
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"model {name!r} has no option {', '.join(unknown)}; its options: {', '.join(known)}")
-    return model(num_classes=num_classes, dtype=DTYPES[dtype], axis_name=axis_name, **given)  # type: ignore[call-arg]
+    return model(num_classes=num_classes, dtype=DTYPES[dtype], axis_name=axis_name, **given)

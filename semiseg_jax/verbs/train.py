@@ -169,8 +169,8 @@ def guard(stage: Stage, augment: Augment) -> parallel.Step:
 
 
 def make_augment(config: ConfigDict) -> Augment:
-    options = config.augment.to_dict()
-    return Augment(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    options: dict[str, Any] = config.augment.to_dict()
+    return Augment(**options)
 
 
 @dataclasses.dataclass

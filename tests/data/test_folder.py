@@ -475,5 +475,5 @@ def test_labels_of_images_that_do_not_exist_are_reported(make_folder, caplog):
 
 
 def test_simulate_refuses_options_that_do_not_exist(make_folder, data_dir):
-    with pytest.raises(ValueError, match="scribble has no option length; its options: .*pieces"):
+    with pytest.raises(ValueError, match=r"scribble has no option length; its options: .*pieces"):
         Folder(str(make_folder()), data_dir=data_dir, simulate={"scribble": {"length": 3}})

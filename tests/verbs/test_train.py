@@ -230,7 +230,7 @@ def test_truncated_checkpoint_is_named_and_left_alone(tiny_config, tmp_path):
     for path in data:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     before = {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
-    with pytest.raises(CheckpointError, match="checkpoint 3 in .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 3 in .* cannot be read"):
         train(tiny_config, tmp_path)
     assert {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()} == before
 
