@@ -34,9 +34,9 @@ class Augment:
     random_crop: bool = True
 
     def __call__(self, examples: Example) -> Batch:
-        return jax.vmap(self._row)(dict(examples))
+        return jax.vmap(self._row)(examples)
 
-    def _row(self, example: dict[str, jax.Array]) -> Any:
+    def _row(self, example: Any) -> Any:
         keys = jax.random.split(jax.random.key(example["seed"]), 6)
         height, width = self.crop
         size = example["size"].astype(jnp.float32)

@@ -22,7 +22,7 @@ def initialize(distributed: Any) -> None:
     """Joins the processes of one run. Slurm, GKE and TPU pods need no address; other clusters give all three."""
     if not distributed.enabled or jax.distributed.is_initialized():
         return
-    if jax.config.read("jax_platforms") == "cpu":
+    if getattr(jax.config, "jax_platforms", None) == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         coordinator_address=distributed.coordinator or None,

@@ -93,7 +93,7 @@ def write_dataset(workdir: Path, info: DatasetInfo, canvas: tuple[int, int]) -> 
 
 def use_compilation_cache() -> None:
     """Compiled programs are kept on disk, so that a second start is quick. JAX_COMPILATION_CACHE_DIR moves them."""
-    if not jax.config.read("jax_compilation_cache_dir"):
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semiseg_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
