@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.name = "shapes"
     config.data.assign = {"dense": 0.1, "scribble": 0.6, "unlabeled": 0.3}
-    config.data.quota = {"dense": 2, "scribble": 6}
+    config.data.quota = {"dense": 2, "scribble": 5, "unlabeled": 1}
     config.augment.crop = (64, 64)
     config.optimizer.learning_rate = 4e-3
     config.ema = 0.99
