@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         return _COMMANDS[command](command, rest)
+    except KeyboardInterrupt:
+        print(f"\nsemiseg {command}: interrupted; what was saved stays", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, FileNotFoundError, flags.Error, KeyError, RuntimeError) as error:
         if os.environ.get("SEMISEG_TRACEBACK"):
             raise

@@ -36,7 +36,7 @@ def assign(config: ConfigDict, path: str, value) -> None:
 
 
 def test_default_config_validates():
-    validate(default_config())
+    assert validate(default_config()) is None
 
 
 def test_each_call_gives_an_independent_config():
@@ -108,7 +108,7 @@ def test_wrong_type_fails_naming_the_field(path, value):
 def test_integers_pass_as_floats_and_lists_as_tuples(path, value):
     config = default_config()
     assign(config, path, value)
-    validate(config)
+    assert validate(config) is None
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_value_out_of_range_fails_naming_the_field(path, value):
 def test_open_dicts_may_hold_any_key(path):
     config = default_config()
     assign(config, path, {"whatever": 1})
-    validate(config)
+    assert validate(config) is None
 
 
 def test_json_round_trip_of_the_default_changes_nothing():

@@ -3,6 +3,7 @@
 Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFlow is needed to write or read them.
 """
 
+import abc
 import contextlib
 import dataclasses
 import io
@@ -163,12 +164,13 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""
 
+    @abc.abstractmethod
     def split_sizes(self) -> Mapping[str, int]:
         """Images by split; empty splits are known but not written."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
-        raise NotImplementedError
+        """(record, size, kinds) of every image of a split."""
 
     def dataset_info(self) -> DatasetInfo:
         meta = self.info.metadata

@@ -137,7 +137,7 @@ def _run_stage(
             evaluates = not stopped and (step % config.eval.every == 0 or step == stage.steps)
             saves = evaluates or stopped or (config.checkpoint.every and step % config.checkpoint.every == 0)
             if saves or step % config.log.every == 0:
-                _report(pending, writer, progress, checkpoints)
+                _report(pending, writer, progress, checkpoints, inputs.loader.replaced)
             if evaluates:
                 results = evaluate(step, state)
             if saves:
@@ -238,8 +238,13 @@ def _panel_rows(
     return training + panels.evaluation_rows(dataset, split, limit - len(training))
 
 
-def _report(pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints) -> None:
-    """Writes the means since the last report, and stops at the first step whose metrics are not finite."""
+def _report(
+    pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints, replaced: int
+) -> None:
+    """Writes the means since the last report, and stops at the first step whose metrics are not finite.
+
+    `replaced` is the number of unreadable records so far; it is written when there are any.
+    """
     if not pending:
         return
     host = [(step, {k: float(v) for k, v in parallel.fetch(metrics).items()}) for step, metrics in pending]
@@ -260,6 +265,8 @@ def _report(pending: list[tuple[int, Any]], writer: MetricWriter, progress: Prog
     means = {name: float(np.mean([values[name] for _, values in host])) for name in host[0][1]}
     last = host[-1][0]
     means["images_per_second"] = progress.report(last, means)
+    if replaced:
+        means["replaced_records"] = replaced
     writer.scalars(last, means, "train")
 
 
