@@ -46,10 +46,11 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
 
 
 def evaluation_rows(dataset: Dataset, split: str, limit: int) -> list[PanelRow]:
-    """The first images of a split that have a mask."""
+    """Images of a split that have a mask, spread evenly over it."""
     rows: list[PanelRow] = []
     records = dataset.records(split)
-    for index in masked_indices(dataset, split)[:limit]:
+    indices = masked_indices(dataset, split)
+    for index in indices[:: max(1, len(indices) // max(limit, 1))][:limit]:
         record = records[index]
         image = decode_image(record["image"])
         truth = decode_mask(record["mask"], (image.shape[0], image.shape[1]))
