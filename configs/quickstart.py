@@ -7,10 +7,11 @@
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, parse_arg
 
 
-def get_config() -> ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
+    parse_arg(arg)
     config = default_config()
     config.data.name = "shapes"
     config.data.assign = {"dense": 0.1, "scribble": 0.6, "unlabeled": 0.3}

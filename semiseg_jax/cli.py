@@ -1,5 +1,6 @@
 """`semiseg <command>`: parses flags and calls the verb of that name."""
 
+import logging as std_logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -64,19 +65,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in _COMMANDS:
         print(f"semiseg: unknown command {command!r}\n\n{_USAGE}", file=sys.stderr)
         return 2
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.ERROR)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _set_up_logging()
     try:
         return _COMMANDS[command](command, rest)
     except KeyboardInterrupt:
         print(f"\nsemiseg {command}: interrupted; what was saved stays", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FileNotFoundError, flags.Error, KeyError, RuntimeError) as error:
+    except (ValueError, OSError, flags.Error) as error:
         if os.environ.get("SEMISEG_TRACEBACK"):
             raise
         print(f"semiseg {command}: {error}", file=sys.stderr)
         return 1
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
+        if os.environ.get("SEMISEG_TRACEBACK"):
+            raise
+        print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)
+        return 1
+
+
+def _set_up_logging() -> None:
+    """Our own messages as plain lines; of the libraries only errors."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logger = std_logging.getLogger("semiseg_jax")
+    if not logger.handlers:
+        logger.addHandler(std_logging.StreamHandler())
+        logger.setLevel(std_logging.INFO)
+        logger.propagate = False
 
 
 class Flags:
@@ -150,7 +166,7 @@ class Flags:
         return value
 
     def missing(self, name: str) -> str:
-        return f"--{name} is missing, e.g.\n\n{_HELP[self.command]}"
+        return f"--{name} is missing:\n\n{_HELP[self.command]}"
 
 
 def _train(command: str, args: list[str]) -> int:
@@ -163,7 +179,8 @@ def _train(command: str, args: list[str]) -> int:
     config, workdir = parsed.config(), parsed.required("workdir")
     from semiseg_jax.verbs.train import train
 
-    return 143 if train(config, workdir).preempted else 0
+    stopped_by = train(config, workdir).signal
+    return 128 + stopped_by if stopped_by else 0
 
 
 def _evaluate(command: str, args: list[str]) -> int:
@@ -209,20 +226,25 @@ def _predict(command: str, args: list[str]) -> int:
 
 
 def _prepare(command: str, args: list[str]) -> int:
+    from semiseg_jax.config import default_config
+
     parsed = Flags(command)
-    positional = _with_config_file(parsed, args)
+    if has_file := bool(_peek(args, "config")):
+        positional = _with_config_file(parsed, args)
+    else:
+        parsed.config_dict(default_config(), args)
+        positional = parsed.parse(args)
     if positional is None:
         return 0
     if len(positional) > 1:
         raise UsageError(f"one folder, please, not {positional}")
-    from semiseg_jax.config import default_config
-    from semiseg_jax.verbs.prepare import prepare
-
-    config = parsed.values.config or default_config()
+    config = parsed.config()
     if positional:
         config.data.name, config.data.path = "folder", positional[0]
-    elif parsed.values.config is None:
-        raise UsageError(f"a folder or --config is missing, e.g.\n\n{_HELP[command]}")
+    elif not has_file:
+        raise UsageError(f"a folder or --config is missing:\n\n{_HELP[command]}")
+    from semiseg_jax.verbs.prepare import prepare
+
     prepare(config)
     return 0
 

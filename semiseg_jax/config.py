@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
 FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "distributed")
 # Dicts whose keys the user invents; assigned as a whole.
+METRICS = ("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "boundary_f")
 OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "model")
 
 
@@ -53,7 +54,7 @@ def default_config() -> ConfigDict:
                 "blur": 0.0,
                 "blur_sigma": (0.1, 2.0),
             },
-            "model": {"name": "unet"},
+            "model": {"name": "unet", "widths": (24, 48, 96, 128), "norm": "group"},
             "optimizer": {
                 "name": "adamw",  # or "sgd"
                 "learning_rate": 2e-3,
@@ -116,10 +117,34 @@ def validate(config: ConfigDict) -> None:
     for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):
         if _get(config, name) < 1:
             raise ValueError(f"config.{name} is {_get(config, name)} but must be at least 1")
-    if not 0 <= config.eval.overlap < 1:
-        raise ValueError(f"config.eval.overlap is {config.eval.overlap} but must be in [0, 1)")
-    if not 0 <= config.ema < 1:
-        raise ValueError(f"config.ema is {config.ema} but must be in [0, 1)")
+    for name in ("flip", "jitter", "blur", "brightness", "contrast", "saturation", "hue"):
+        _check_range(f"augment.{name}", config.augment[name], 0, 1)
+    for name in ("eval.overlap", "ema"):
+        if not 0 <= _get(config, name) < 1:
+            raise ValueError(f"config.{name} is {_get(config, name)} but must be in [0, 1)")
+    for name in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "momentum"):
+        _check_range(f"optimizer.{name}", config.optimizer[name], 0, float("inf"))
+    _check_pair("augment.crop", config.augment.crop, 1)
+    for name in ("data.canvas", "eval.window"):
+        _check_pair(name, _get(config, name), 0)
+        if any(_get(config, name)) and not all(_get(config, name)):
+            raise ValueError(f"config.{name} is {_get(config, name)}; give both sides, or (0, 0)")
+    for name in ("scale", "blur_sigma"):
+        _check_pair(f"augment.{name}", config.augment[name], 0)
+        low, high = config.augment[name]
+        if not 0 < low <= high:
+            raise ValueError(f"config.augment.{name} is {(low, high)} but must be two increasing positive numbers")
+    if not config.eval.scales or any(not 0.1 <= scale <= 10 for scale in config.eval.scales):
+        raise ValueError(f"config.eval.scales is {tuple(config.eval.scales)} but must hold numbers in [0.1, 10]")
+    _check_choice("checkpoint.metric", config.checkpoint.metric, METRICS)
+    if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
+        raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
+    for kind, rows in config.data.quota.items():
+        if not isinstance(rows, int) or isinstance(rows, bool):
+            raise ValueError(f"config.data.quota.{kind} is {rows!r} but must be a whole number of rows")
+    for kind, amount in config.data.assign.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float | str):
+            raise ValueError(f"config.data.assign.{kind} is {amount!r} but must be a share, a number or a split's name")
 
 
 def to_json(config: ConfigDict) -> str:
@@ -129,7 +154,7 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """The stored config over today's defaults, so that workdirs survive fields that were added later."""
     config = default_config()
-    stored = json.loads(text)
+    stored = _tuples(json.loads(text))
     for field in OPEN_FIELDS:
         parent, _, leaf = field.rpartition(".")
         node = _get(config, parent) if parent else config
@@ -139,7 +164,7 @@ def from_json(text: str) -> ConfigDict:
     for path, value in _leaves(stored):
         if not any(path == field or path.startswith(field + ".") for field in OPEN_FIELDS):
             node = _get(config, path.rpartition(".")[0]) if "." in path else config
-            node[path.rpartition(".")[2]] = tuple(value) if isinstance(value, list) else value
+            node[path.rpartition(".")[2]] = value
     return config
 
 
@@ -186,6 +211,16 @@ def _same_type(value: Any, example: Any) -> bool:
     return isinstance(value, type(example))
 
 
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"config.{name} is {value} but must be in [{low}, {high}]")
+
+
+def _check_pair(name: str, value: Any, least: float) -> None:
+    if len(value) != 2 or any(isinstance(side, str | bool) or side < least for side in value):
+        raise ValueError(f"config.{name} is {tuple(value)} but must be two numbers of at least {least}")
+
+
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}")
@@ -197,6 +232,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: its lists become tuples again."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

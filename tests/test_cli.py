@@ -50,7 +50,7 @@ def verb(monkeypatch):
 
 @pytest.fixture
 def trained(verb):
-    return verb("train", types.SimpleNamespace(preempted=False))
+    return verb("train", types.SimpleNamespace(signal=0))
 
 
 @pytest.mark.parametrize(("args", "code"), [([], 2), (["--help"], 0), (["-h"], 0), (["help"], 0)])
@@ -213,9 +213,9 @@ def test_one_entry_of_a_dict_can_be_overridden_too(config_file, trained):
     assert trained[0][0][0].data.quota.to_dict() == {"dense": 2, "scribble": 1}
 
 
-@pytest.mark.parametrize(("preempted", "code"), [(False, 0), (True, 143)])
-def test_preempted_training_exits_with_143(preempted, code, config_file, verb):
-    verb("train", types.SimpleNamespace(preempted=preempted))
+@pytest.mark.parametrize(("signal", "code"), [(0, 0), (15, 143), (2, 130)])
+def test_a_stopped_training_exits_with_the_code_of_its_signal(signal, code, config_file, verb):
+    verb("train", types.SimpleNamespace(signal=signal))
     assert cli.main(["train", f"--config={config_file}", "--workdir=w"]) == code
 
 
@@ -272,7 +272,9 @@ def test_errors_of_a_verb_are_one_message(kind, config_file, monkeypatch, capsys
     monkeypatch.setattr(importlib.import_module("semiseg_jax.verbs.train"), "train", fail)
     monkeypatch.delenv("SEMISEG_TRACEBACK", raising=False)
     assert cli.main(["train", f"--config={config_file}", "--workdir=w"]) == 1
-    assert capsys.readouterr().err == "semiseg train: the reason\n"
+    shown = capsys.readouterr().err
+    assert shown.startswith("semiseg train: the reason\n")
+    assert ("SEMISEG_TRACEBACK" in shown) == (kind in (TypeError, RuntimeError))
     monkeypatch.setenv("SEMISEG_TRACEBACK", "1")
     with pytest.raises(kind, match="the reason"):
         cli.main(["train", f"--config={config_file}", "--workdir=w"])

@@ -17,9 +17,10 @@ from absl import app, flags
 from configs import quickstart, supervised
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine import parallel
+from semiseg_jax.engine.inputs import make_augment, make_input
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs import workdir as workdirs
-from semiseg_jax.verbs.train import guard, make_augment, make_input
+from semiseg_jax.verbs.train import guard
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("path", "", "dataset folder; empty = the quickstart on `shapes`")
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     workdirs.use_compilation_cache()
     dataset = open_dataset(config.data)
     devices = parallel.Devices.create(config.parallel)
-    inputs = make_input(config, dataset, devices=devices.count, local_devices=devices.local_count)
+    inputs = make_input(config, config.data, dataset, devices.count, devices.local_count)
     stage = make_method(config, dataset.info.num_classes).stages(config)[0]
     state = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(config, dataset.info.num_classes))
     state = devices.replicate(parallel.fetch(state))

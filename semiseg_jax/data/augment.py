@@ -48,14 +48,7 @@ class Augment:
         shift = -jnp.round(where * slack)
         flip = jax.random.bernoulli(keys[2], self.flip)
 
-        image = jax.image.scale_and_translate(
-            images.to_unit(example["image"]),
-            (height, width, 3),
-            (0, 1),
-            jnp.stack([scale, scale]),
-            shift,
-            "linear",
-        )
+        image = self._resample(example["image"], scale, shift)
         # Output pixels from `shift` to before `end` have their centre in the image.
         end = shift + jnp.maximum(jnp.ceil(size * scale - 0.5), 1)
         rows, row_inside = _source_pixels(height, scale, shift[0], end[0], size[0])
@@ -82,6 +75,25 @@ class Augment:
             "kind": example["kind"],
             "id": example["id"],
         }
+
+    def _resample(self, canvas: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+        """The crop [h,w,3] in [0,1]. Only the part of the canvas that the crop can see enters the matrix products."""
+        margin = math.ceil(1 / self.scale[0]) + 1  # of the antialiasing filter, in source pixels
+        seen = [
+            min(side, math.ceil(crop / self.scale[0]) + 2 * margin)
+            for side, crop in zip(canvas.shape[:2], self.crop, strict=True)
+        ]
+        start = jnp.floor(-shift / scale).astype(jnp.int32) - margin
+        start = jnp.clip(start, 0, jnp.array(canvas.shape[:2]) - jnp.array(seen))
+        window = jax.lax.dynamic_slice(canvas, (start[0], start[1], 0), (*seen, 3))
+        return jax.image.scale_and_translate(
+            images.to_unit(window),
+            (*self.crop, 3),
+            (0, 1),
+            jnp.stack([scale, scale]),
+            shift + start * scale,
+            "linear",
+        )
 
     def _photometric(self, image: jax.Array, valid: jax.Array, keys: jax.Array) -> jax.Array:
         if self.jitter:

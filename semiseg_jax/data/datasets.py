@@ -7,6 +7,7 @@ from typing import Any
 from semiseg_jax.data.folder import Folder
 from semiseg_jax.data.records import DatasetInfo, Record, RecordBuilder
 from semiseg_jax.data.shapes import Shapes
+from semiseg_jax.data.types import Supervision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,19 +20,27 @@ class Dataset:
             raise ValueError(f"{self.info.name} has no split {split!r}; it has: {', '.join(self.info.splits)}")
         return self.builder.as_data_source(split)
 
+    def masked_indices(self, split: str) -> list[int]:
+        """Records of a split that have a mask to be compared with."""
+        return [i for i, row in enumerate(self.info.splits[split]) if Supervision.DENSE in row["kinds"]]
+
     def eval_split(self, asked: str) -> str:
-        """The split to evaluate on: the one asked for, else the first of val, validation and test that exists."""
-        for name in [asked] if asked else ["val", "validation", "test"]:
-            if self.info.splits.get(name):
-                return name
-        looked_for = repr(asked) if asked else "'val', 'validation' or 'test'"
-        raise ValueError(
-            f"{self.info.name} has no images in split {looked_for}; it has: {', '.join(self.info.splits)}. "
-            "Name one with --config.data.eval_split=NAME"
-        )
+        """The split asked for, else the first of val, validation and test that has masks, else ""."""
+        if not asked:
+            found = (name for name in ("val", "validation", "test") if name in self.info.splits)
+            return next((name for name in found if self.masked_indices(name)), "")
+        if asked not in self.info.splits:
+            raise ValueError(f"{self.info.name} has no split {asked!r}; it has: {', '.join(self.info.splits)}")
+        if not self.masked_indices(asked):
+            raise ValueError(f"split {asked!r} of {self.info.name} has no image with a mask to be compared with")
+        return asked
 
 
 def _shapes(data: Any) -> RecordBuilder:
+    if data.path or data.simulate:
+        raise ValueError(
+            "data.path and data.simulate belong to dataset 'folder'; 'shapes' has every kind of label already"
+        )
     return Shapes(data_dir=data.data_dir)
 
 

@@ -15,6 +15,7 @@ Every image may have a different subset of the labels. Without splits/, one fift
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import zlib
@@ -26,14 +27,13 @@ import numpy as np
 from PIL import Image
 
 from semiseg_jax.data import weak_labels
-from semiseg_jax.data.records import Record, RecordBuilder, decode_image, encode_png, make_record
+from semiseg_jax.data.records import IMAGE_SUFFIXES, Record, RecordBuilder, decode_image, encode_png, make_record
 from semiseg_jax.data.types import IGNORE, Supervision
 
 logger = logging.getLogger("semiseg_jax")
 
 VERSION = 2
 _DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
-_SUFFIXES = (*sorted(_DIRECT), ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 _LAYOUT_HELP = "see the folder layout in the README"
 
 
@@ -203,14 +203,14 @@ def read_source(root: Path) -> Source:
         )
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
-    if not classes or len(classes) > 254:
+    if not isinstance(classes, list) or not 1 <= len(classes) <= 254:
         raise FolderError(f"{root}/dataset.json: `classes` must list 1 to 254 names")
     colors = meta.get("colors") or default_colors(len(classes))
     if len(colors) < len(classes):
         raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")
-    images = _by_id(root / "images", _SUFFIXES)
+    images = _by_id(root / "images", IMAGE_SUFFIXES)
     if not images:
-        raise FolderError(f"{root}/images holds no image ({', '.join(_SUFFIXES)}); {_LAYOUT_HELP}")
+        raise FolderError(f"{root}/images holds no image ({', '.join(IMAGE_SUFFIXES)}); {_LAYOUT_HELP}")
     masks, scribbles = (_by_id(root / folder, (".png",)) for folder in ("masks", "scribbles"))
     points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
     boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {}
@@ -346,17 +346,29 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
         return {"train": sorted(set(images) - held_out), "val": sorted(held_out & set(images))}
     splits = {}
     for path in files:
-        ids = path.read_text().split()
+        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if len(set(ids)) < len(ids):
+            raise FolderError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice")
         missing = [id for id in ids if id not in images]
         if missing:
             raise FolderError(f"{path}: {len(missing)} of {len(ids)} ids have no image, the first is {missing[0]!r}")
         splits[path.stem] = ids
+    for one, other in itertools.combinations(splits, 2):
+        if "train" in (one, other) and {one, other} & {"val", "validation", "test"}:
+            shared = set(splits[one]) & set(splits[other])
+            if shared:
+                logger.warning("%s: %d images are in both %s and %s", root, len(shared), one, other)
     return splits
 
 
 def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.stem: path for path in files if path.suffix.lower() in suffixes}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in suffixes:
+            if path.stem in found:
+                raise FolderError(f"{folder}: {found[path.stem].name} and {path.name} have the same id")
+            found[path.stem] = path
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

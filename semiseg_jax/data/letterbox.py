@@ -34,6 +34,11 @@ class Letterbox:
         out[: self.placed[0], : self.placed[1]] = resize(image, self.placed)
         return out
 
+    def place_mirrored(self, image: np.ndarray) -> np.ndarray:
+        """[H,W,3] -> [Hc,Wc,3] with the image mirrored outside, so that a network sees the statistics of the image."""
+        below, right = (canvas - placed for canvas, placed in zip(self.canvas, self.placed, strict=True))
+        return cv2.copyMakeBorder(resize(image, self.placed), 0, below, 0, right, cv2.BORDER_REFLECT)
+
     def place_mask(self, mask: np.ndarray) -> np.ndarray:
         """[H,W] uint8 -> [Hc,Wc] uint8, 255 outside."""
         out = np.full(self.canvas, IGNORE, np.uint8)

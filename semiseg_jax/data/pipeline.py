@@ -13,7 +13,7 @@ import numpy as np
 
 from semiseg_jax.data.letterbox import Letterbox, round_up
 from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
-from semiseg_jax.data.types import Example, Supervision
+from semiseg_jax.data.types import IGNORE, Example, Supervision
 
 Quota = Mapping[Supervision, int]
 
@@ -166,6 +166,12 @@ def make_layout(
         members = [int(i) for kind in kinds if kind in pools for i in pools[kind]]
         return max([1, *(rows[i][field] for i in members)])
 
+    largest = info.max_size(split)
+    if largest[0] > height or largest[1] > width:
+        logger.warning(
+            "images of up to %dx%d pixels are shrunk to fit %dx%d; --config.data.canvas='(H, W)' changes that",
+            largest[1], largest[0], width, height,
+        )  # fmt: skip
     return Layout(
         canvas=(height, width),
         points=max(most("points", [Supervision.POINTS]), most("partial", [Supervision.PARTIAL])),
@@ -193,8 +199,8 @@ class ExampleLoader:
         self.replaced = 0
         self._lock = threading.Lock()
 
-    def __call__(self, where: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        source, kind_number, at = where
+    def __call__(self, where: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
+        source, kind_number, at, seed = where
         pool = self.pools[Supervision(kind_number)]
         error: Exception | None = None
         for attempt in range(min(_ATTEMPTS, len(pool))):
@@ -205,7 +211,7 @@ class ExampleLoader:
                 error = caught
                 self._report(index, caught)
                 continue
-            row["seed"] = rng.integers(2**32, dtype=np.uint32)
+            row["seed"] = np.uint32(seed)
             row["id"] = np.array([source, index], np.int32)
             return row
         raise RuntimeError(f"no readable record of {Supervision(kind_number).name.lower()} was found") from error
@@ -216,7 +222,10 @@ class ExampleLoader:
         image = decode_image(record["image"])
         box = Letterbox.fit(image.shape[:2], layout.canvas)
         size = (image.shape[0], image.shape[1])
-        dense = kind == Supervision.DENSE
+        if kind == Supervision.DENSE:
+            mask = box.place_mask(decode_mask(record["mask"], size))
+        else:
+            mask = np.full(box.canvas, IGNORE, np.uint8)
         points = record["partial"] if kind == Supervision.PARTIAL else record["points"]
         if kind not in (Supervision.PARTIAL, Supervision.POINTS):
             points = points[:0]
@@ -225,7 +234,7 @@ class ExampleLoader:
         has_tags = kind == Supervision.TAGS or not self.strict
         return {
             "image": box.place_image(image),
-            "mask": box.place_mask(decode_mask(record["mask"] if dense else b"", size)),
+            "mask": mask,
             "points": _pad(box.place_rows(points, pixels=True), layout.points),
             "strokes": _pad(box.place_rows(strokes, pixels=True), layout.strokes),
             "boxes": _pad(box.place_rows(record["boxes"] if has_boxes else record["boxes"][:0], pixels=False),
@@ -255,18 +264,20 @@ def make_batches(
         raise ValueError(f"{shard.rows} rows a micro-batch is not a multiple of the quota's {unit}")
     sources = []
     for number, kind in enumerate(quota):
-        members = [(number, int(kind), at) for at in range(len(loader.pools[kind]))]
-        source = grain.MapDataset.source(members).seed(_hash(seed, kind.name)).shuffle().repeat(_EPOCHS)
+        source = grain.MapDataset.range(len(loader.pools[kind])).seed(_hash(seed, kind.name)).shuffle().repeat(_EPOCHS)
+        # Seeded by the place in the order of all processes: any number of them draws the same crops.
+        source = source.map_with_index(
+            lambda place, at, number=number, kind=kind: (number, int(kind), at, _hash(seed, f"{kind.name} {place}"))
+        )
         sources.append(source[shard.process :: shard.processes])
     weights = [rows * (shard.rows // unit) for rows in quota.values()]
     dataset = (
         grain.MapDataset.mix(sources, weights)
-        .seed(_hash(seed, f"augment {shard.process}"))
-        .random_map(loader)
+        .map(loader)
         .batch(shard.rows, batch_fn=_stack_by_kind)
         .batch(shard.units, batch_fn=_concatenate)
     )
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)))
 
 
 def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:

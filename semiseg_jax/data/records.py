@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Supervision
 
 Record = dict[str, Any]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
     def __init__(self, *, data_dir: str | None, config_name: str):
         config = tfds.core.BuilderConfig(name=config_name, version=self.VERSION)
-        with _quiet():
+        with _quiet_tfds():
             super().__init__(data_dir=data_dir or None, file_format="array_record", config=config)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -158,7 +159,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             return
         self.check_source()
         print(f"building {self.name} in {self.data_path}", flush=True)
-        with _quiet():
+        with _quiet_tfds():
             self.download_and_prepare()
 
     def check_source(self) -> None:
@@ -184,16 +185,22 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back what tfds says of downloads and configs, which do not exist here."""
-    tfds.disable_progress_bar()
+def quiet_libraries() -> Iterator[None]:
+    """Holds back warnings that libraries log through absl and that say nothing to our users."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Holds back what tfds says of downloads and configs, which do not exist here."""
+    tfds.disable_progress_bar()
+    with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def encode_png(array: np.ndarray) -> bytes:

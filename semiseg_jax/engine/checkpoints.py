@@ -10,6 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from semiseg_jax.data.records import quiet_libraries
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there, cannot be read or does not fit; nothing on disk was changed."""
@@ -35,7 +37,8 @@ class Checkpoints:
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
         try:
-            self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+            with quiet_libraries():
+                self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
         except ValueError as error:  # e.g. the metrics of a step are no JSON
             raise CheckpointError(
                 f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "
@@ -51,13 +54,14 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
-        self.manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
+        with quiet_libraries():
+            self.manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
 
     def choose(self, which: str) -> int:
-        """ "best" (or the last one, where none has metrics), "last" or a step number."""
+        """The step of "best" (or the last one, where none has metrics), "last" or a step number."""
         steps = self.manager.all_steps()
         if not steps:
             raise CheckpointError(f"{self.directory} holds no finished checkpoint; train first")

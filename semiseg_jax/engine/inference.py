@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -21,8 +20,9 @@ Predict = Callable[[Any, jax.Array], jax.Array]
 class Options:
     """How images go through the network.
 
-    `whole` shrinks an image to fit `canvas` if it must; `slide` keeps the resolution and moves a `window` over it with
-    `overlap`. `scales` are relative to that; probabilities are averaged over scales, windows and the mirror image.
+    `whole` shrinks an image to fit `canvas` if it must, as training does; `slide` keeps the image's own resolution and
+    moves a `window` over it with `overlap`. `scales` are relative to that; probabilities are averaged over scales,
+    windows and the mirror image.
     """
 
     canvas: tuple[int, int]
@@ -36,61 +36,72 @@ class Options:
 
 @dataclasses.dataclass
 class _Tile:
-    """A piece of an image, of fixed size, and how it goes back."""
+    """A piece of an image on a canvas, and how its probabilities [Hc,Wc,K] go back."""
 
     pixels: np.ndarray  # [Hc,Wc,3] uint8
-    size: tuple[int, int]  # of the real pixels at the top left
-    place: Callable[[np.ndarray], None]  # takes the probabilities [Hc,Wc,K]
+    place: Callable[[np.ndarray], None]
 
 
 class Predictor:
-    """Runs `predict` over a stream of images in batches of one fixed shape a scale, on the devices of this process."""
+    """Runs `predict` over a stream of images in batches, on the devices of this process.
+
+    An image is mirrored into the rest of its canvas: mean-colour padding would shift the statistics of normalisation
+    layers. Canvases come in few sizes (halves of the largest), so that few programs are compiled.
+    """
 
     def __init__(self, predict: Predict, variables: Any, options: Options, num_classes: int):
         self.options, self.num_classes = options, num_classes
         devices = np.array(jax.local_devices()[: _divisor(options.batch_size, jax.local_device_count())])
         mesh = Mesh(devices, ("data",))
-        self.variables = jax.device_put(variables, NamedSharding(mesh, P()))
-        self.sharding = NamedSharding(mesh, P("data"))
-        self._forward = jax.jit(lambda variables, tiles, sizes: self._probabilities(predict, variables, tiles, sizes))
+        self._replicated, self._split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+        self._devices = len(devices)
+        self._forward = jax.jit(lambda variables, tiles: self._probabilities(predict, variables, tiles))
+        self.update(variables)
 
-    def _probabilities(self, predict: Predict, variables: Any, tiles: jax.Array, sizes: jax.Array) -> jax.Array:
-        inside = [jnp.arange(n)[None, :] < sizes[:, axis, None] for axis, n in enumerate(tiles.shape[1:3])]
-        valid = inside[0][:, :, None] & inside[1][:, None, :]
-        pixels = images.fill_padding(images.to_unit(tiles), valid)
-        probs = predict(variables, pixels)
+    def update(self, variables: Any) -> None:
+        """Goes on with other variables of the same network, without compiling again."""
+        self.variables = jax.device_put(variables, self._replicated)
+
+    def _probabilities(self, predict: Predict, variables: Any, tiles: jax.Array) -> jax.Array:
+        tiles = images.to_unit(tiles)
+        probs = predict(variables, tiles)
         if self.options.flip:
-            probs = (probs + predict(variables, pixels[:, :, ::-1])[:, :, ::-1]) / 2
+            probs = (probs + predict(variables, tiles[:, :, ::-1])[:, :, ::-1]) / 2
         return probs
 
     def __call__(self, stream: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """RGB images [H,W,3] uint8 -> probabilities [H,W,K] float32 of the same sizes, in order."""
         waiting: dict[tuple[int, ...], list[_Tile]] = {}
+        flying: deque[tuple[list[_Tile], jax.Array]] = deque()
         jobs: deque[_Job] = deque()
         for image in stream:
-            job = _Job(image.shape[:2], self.num_classes)
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise TypeError(f"a predictor takes a stream of uint8 arrays [H,W,3] in RGB, not {found}")
+            job = _Job(image.shape[:2])
             jobs.append(job)
             for tile in self._tiles(image, job):
                 group = waiting.setdefault(tile.pixels.shape, [])
                 group.append(tile)
                 job.left += 1
                 if len(group) == self.options.batch_size:
-                    self._run(waiting.pop(tile.pixels.shape))
+                    flying.append(self._start(waiting.pop(tile.pixels.shape)))
+                    while len(flying) > 1:  # the device works on one batch while the host places the one before
+                        _land(*flying.popleft())
             while jobs and not jobs[0].left:
                 yield jobs.popleft().result()
-        for group in waiting.values():
-            self._run(group)
+        flying.extend(self._start(group) for group in waiting.values())
+        while flying:
+            _land(*flying.popleft())
         while jobs:
             yield jobs.popleft().result()
 
-    def _run(self, tiles: Sequence[_Tile]) -> None:
-        rows = self.options.batch_size
-        padded = [*tiles, *[tiles[-1]] * (rows - len(tiles))]
-        pixels = np.stack([tile.pixels for tile in padded])
-        sizes = np.array([tile.size for tile in padded], np.int32)
-        probs = self._forward(self.variables, *jax.device_put((pixels, sizes), self.sharding))
-        for tile, maps in zip(tiles, np.asarray(probs), strict=False):
-            tile.place(maps)
+    def _start(self, tiles: list[_Tile]) -> tuple[list[_Tile], jax.Array]:
+        """Hands tiles to the devices; a last, smaller batch is filled up to a power of two."""
+        rows = min(self.options.batch_size, round_up(1 << (len(tiles) - 1).bit_length(), self._devices))
+        filled = [*tiles, *[tiles[-1]] * (rows - len(tiles))]
+        pixels = jax.device_put(np.stack([tile.pixels for tile in filled]), self._split)
+        return tiles, self._forward(self.variables, pixels)
 
     def _tiles(self, image: np.ndarray, job: "_Job") -> Iterator[_Tile]:
         for scale in self.options.scales:
@@ -101,10 +112,13 @@ class Predictor:
 
     def _whole(self, image: np.ndarray, scale: float, job: "_Job") -> _Tile:
         base = Letterbox.fit(image.shape[:2], self.options.canvas)
-        canvas = tuple(round_up(round(side * scale), 32) for side in self.options.canvas)
-        placed = tuple(max(1, round(side * scale)) for side in base.placed)
+        placed = [max(1, round(side * scale)) for side in base.placed]
+        canvas = [
+            _halved(round_up(round(largest * scale), 32), side)
+            for largest, side in zip(self.options.canvas, placed, strict=True)
+        ]
         box = Letterbox(base.size, (placed[0], placed[1]), (canvas[0], canvas[1]))
-        return _Tile(box.place_image(image), box.placed, lambda maps: job.add(box.unplace(maps)))
+        return _Tile(box.place_mirrored(image), lambda maps: job.add(box.unplace(maps)))
 
     def _windows(self, image: np.ndarray, scale: float, job: "_Job") -> Iterator[_Tile]:
         size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
@@ -130,26 +144,40 @@ class Predictor:
         for y, x in corners:
             piece = scaled[y : y + window[0], x : x + window[1]]
             box = Letterbox.fit(piece.shape[:2], window)
-            yield _Tile(box.place_image(piece), box.placed, lambda maps, y=y, x=x: place(maps, y, x))  # type: ignore[misc]
+            yield _Tile(box.place_mirrored(piece), lambda maps, y=y, x=x: place(maps, y, x))  # type: ignore[misc]
 
 
 class _Job:
     """One image on its way: how many tiles are still out, and the sum of what came back."""
 
-    def __init__(self, size: tuple[int, ...], num_classes: int):
+    def __init__(self, size: tuple[int, ...]):
         self.size = size
         self.left = 0
-        self.sum = np.zeros((*size, num_classes), np.float32)
+        self.sum: np.ndarray | None = None
         self.parts = 0
 
     def add(self, maps: np.ndarray | None) -> None:
         self.left -= 1
         if maps is not None:
-            self.sum += maps
+            self.sum = maps if self.sum is None else self.sum + maps
             self.parts += 1
 
     def result(self) -> np.ndarray:
-        return self.sum / max(self.parts, 1)
+        assert self.sum is not None
+        return self.sum if self.parts == 1 else self.sum / self.parts
+
+
+def _land(tiles: Sequence[_Tile], probs: jax.Array) -> None:
+    """Waits for a batch and puts its tiles where they belong."""
+    for tile, maps in zip(tiles, np.asarray(probs), strict=False):
+        tile.place(maps)
+
+
+def _halved(largest: int, needed: int) -> int:
+    """`largest`, halved while `needed` pixels still fit; a multiple of 32."""
+    while (half := round_up(largest // 2, 32)) >= needed and half < largest:
+        largest = half
+    return largest
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

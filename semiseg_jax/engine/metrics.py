@@ -52,6 +52,7 @@ class ConfusionMatrix(clu_metrics.Metric):
             "fw_iou": float(np.nansum(iou * truth) / total),
             "iou": iou,
             "class_accuracy": accuracy,
+            "confusion": self.counts,
         }
 
 
@@ -75,15 +76,16 @@ class BoundaryF(clu_metrics.Metric):
         out = cls.empty(num_classes)
         counts = truth != IGNORE
         reach = max(1, round(0.0075 * float(np.hypot(*truth.shape))))
-        disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         for klass in np.union1d(np.unique(truth[counts]), np.unique(prediction[counts])).astype(int):
-            edges = [_boundary((labels == klass) & counts, counts) for labels in (truth, prediction)]
+            regions = np.stack([(labels == klass) & counts for labels in (truth, prediction)])
+            window = _bounding_box(np.logical_or(*regions), margin=reach + 1)
+            edges = [_boundary(region[window], counts[window]) for region in regions]
             sums = [int(edge.sum()) for edge in edges]
             if not sum(sums):
                 continue
-            near = [cv2.dilate(edge, disk) for edge in edges]
-            recall = (edges[0] & near[1]).sum() / max(sums[0], 1)
-            precision = (edges[1] & near[0]).sum() / max(sums[1], 1)
+            near = [cv2.distanceTransform(1 - edge, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach for edge in edges]
+            recall = (edges[0] & near[1]).sum() / max(sums[0], 1) if sums[1] else 0.0
+            precision = (edges[1] & near[0]).sum() / max(sums[1], 1) if sums[0] else 0.0
             out.scores[klass] += 2 * precision * recall / max(precision + recall, 1e-9)
             out.images[klass] += 1
         return out
@@ -98,6 +100,11 @@ class BoundaryF(clu_metrics.Metric):
         with np.errstate(invalid="ignore", divide="ignore"):
             scores = self.scores / self.images
         return {"boundary_f": _nanmean(scores), "class_boundary_f": scores}
+
+
+def _bounding_box(region: np.ndarray, margin: int) -> tuple[slice, slice]:
+    ys, xs = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    return slice(max(0, ys[0] - margin), ys[-1] + margin + 1), slice(max(0, xs[0] - margin), xs[-1] + margin + 1)
 
 
 def _boundary(region: np.ndarray, counts: np.ndarray) -> np.ndarray:

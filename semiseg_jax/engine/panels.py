@@ -1,7 +1,7 @@
 """The panel drawn at each evaluation: image, label given, prediction, truth."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -38,8 +38,9 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
         top, left = np.argwhere(batch["valid"][0])[0]
         label = batch["label"][0, top : top + height, left : left + width]
         given = pictures.draw_labels(image, label, dataset.info.colors)
-        boxes = batch["boxes"][0] - np.array([top, left, top, left])
-        given = pictures.draw_boxes(given, boxes, batch["box_class"][0], dataset.info.colors)
+        if kind == Supervision.BOX:
+            boxes = batch["boxes"][0] - np.array([top, left, top, left])
+            given = pictures.draw_boxes(given, boxes, batch["box_class"][0], dataset.info.colors)
         truth = label if kind == Supervision.DENSE else None
         rows.append(PanelRow(f"training\n{kind.name.lower()}", image, given, truth))
     return rows
@@ -49,7 +50,7 @@ def evaluation_rows(dataset: Dataset, split: str, limit: int) -> list[PanelRow]:
     """Images of a split that have a mask, spread evenly over it."""
     rows: list[PanelRow] = []
     records = dataset.records(split)
-    indices = masked_indices(dataset, split)
+    indices = dataset.masked_indices(split)
     for index in indices[:: max(1, len(indices) // max(limit, 1))][:limit]:
         record = records[index]
         image = decode_image(record["image"])
@@ -67,9 +68,3 @@ def draw(rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset) -> np
         cells.append([row.image, row.given, prediction, truth])
     titles = ["image", "label given", "prediction", "truth"]
     return pictures.grid(cells, titles, [row.caption for row in rows], legend=(info.classes, info.colors))
-
-
-def masked_indices(dataset: Dataset, split: str) -> list[int]:
-    """Records of a split that have a mask to be compared with."""
-    rows: Iterable[Mapping] = dataset.info.splits[split]
-    return [i for i, row in enumerate(rows) if Supervision.DENSE in row["kinds"]]

@@ -4,8 +4,11 @@ A step sees its own rows and the axis name "data". State is replicated, batches 
 global arrays; `pmap` on host-local ones, which `to_global` makes global before they are saved.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -113,6 +116,34 @@ def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: 
             f"a micro-batch of one device has {rows} rows, which is no multiple of the quota's {quota_rows}"
         )
     return rows
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], int]]:
+    """Gives a function of the step that tells the signal which asks to save and stop, or 0.
+
+    SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes agree on the step through JAX, which
+    watches for SIGTERM itself.
+    """
+    if jax.process_count() > 1:
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return
+    if threading.current_thread() is not threading.main_thread():  # signals only reach the main thread
+        yield lambda step: 0
+        return
+    received: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def sum_over_processes(array: np.ndarray) -> np.ndarray:

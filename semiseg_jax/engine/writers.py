@@ -17,26 +17,38 @@ from semiseg_jax.engine.parallel import is_main
 class MetricWriter:
     """Scalars to `metrics.jsonl` and TensorBoard, pictures to TensorBoard. Only the first process writes."""
 
-    def __init__(self, workdir: Path, *, tensorboard: bool):
-        self._file, self._board = None, None
+    def __init__(self, workdir: Path, stage: str = "", start: int = 0, *, tensorboard: bool):
+        """Goes on after step `start` of `stage`; what a killed run wrote of later steps is removed."""
+        self._file, self._board, self._stage = None, None, stage
         if not is_main():
             return
         workdir.mkdir(parents=True, exist_ok=True)
-        self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if not self._is_later(line, start)]
+            path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
         if self._file is None:
             return
         plain = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
-        self._file.write(json.dumps({"step": step, "kind": prefix, **finite}) + "\n")
+        self._file.write(json.dumps({"stage": self._stage, "step": step, "kind": prefix, **finite}) + "\n")
         if self._board is not None:
             for name, value in plain.items():
                 self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def _is_later(self, line: str, start: int) -> bool:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # half a line of a killed run
+            return True
+        return row.get("stage") == self._stage and row["step"] > start
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         if self._board is not None:

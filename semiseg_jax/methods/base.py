@@ -57,6 +57,7 @@ class Stage:
     """One training run of a method. Most methods have one stage; `finish` is host work between two of them."""
 
     name: str
+    data: ConfigDict  # like config.data
     steps: int
     init: Callable[[jax.Array, Batch], State]
     train_step: Callable[[State, Batch], tuple[State, Metrics]]  # per device, inside the mapped axis "data"
@@ -115,7 +116,7 @@ def gradients(
 
     rows = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
     keys = jax.random.split(rng, micro_batches)
-    # A scan that sums in its carry would hold one copy of the gradients; the first micro-batch starts the sum.
+    # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
     first = jax.tree.map(lambda x: x[0], (rows, keys))
     others = jax.tree.map(lambda x: x[1:], (rows, keys))
     batch_stats, total = body(network.batch_stats, first)

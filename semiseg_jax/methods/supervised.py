@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from semiseg_jax.data.types import IGNORE, Batch
+from semiseg_jax.data.pipeline import parse_quota
+from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import partial_cross_entropy
@@ -20,9 +21,16 @@ from semiseg_jax.methods import base
 from semiseg_jax.models import make_model
 from semiseg_jax.ops.images import standardize
 
+LEARNS_FROM = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
+
 
 class Supervised:
     def __init__(self, config: ConfigDict, num_classes: int):
+        if not LEARNS_FROM & parse_quota(config.data.quota.to_dict()).keys():
+            names = ", ".join(kind.name.lower() for kind in sorted(LEARNS_FROM))
+            raise ValueError(
+                f"method 'supervised' learns from {names} only, but data.quota is {config.data.quota.to_dict()}"
+            )
         self.config = config
         options = config.model.to_dict()
         self.model = make_model(options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options)
@@ -32,7 +40,7 @@ class Supervised:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
-        return [base.Stage("supervised", config.steps, self.init, self.train_step)]
+        return [base.Stage("supervised", config.data, config.steps, self.init, self.train_step)]
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         variables = self.model.init(rng, standardize(batch["image"][:1]))

@@ -1,5 +1,6 @@
 """A compact U-Net for images of any size."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 
 class Norm(nn.Module):
-    """Normalisation by name: `group` (of 8 channels), `batch` (statistics over all devices) or `none`."""
+    """Normalisation by name: `group` (of about 8 channels), `batch` (statistics over all devices) or `none`."""
 
     kind: str
     axis_name: str | None
@@ -18,8 +19,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.kind == "group":
-            channels = x.shape[-1]
-            return nn.GroupNorm(num_groups=max(1, channels // 8), dtype=self.dtype)(x)
+            groups = math.gcd(x.shape[-1], max(1, x.shape[-1] // 8))
+            return nn.GroupNorm(num_groups=groups, dtype=self.dtype)(x)
         if self.kind == "batch":
             return nn.BatchNorm(
                 use_running_average=not train,

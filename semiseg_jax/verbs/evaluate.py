@@ -14,7 +14,6 @@ from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
-from semiseg_jax.engine.panels import masked_indices
 from semiseg_jax.engine.parallel import is_main
 from semiseg_jax.verbs import workdir as workdirs
 
@@ -42,9 +41,16 @@ def evaluate(
     if dataset.info.classes != model.info.classes:
         raise ValueError(f"the model knows {model.info.classes} but the dataset has {dataset.info.classes}")
     split = dataset.eval_split(split or model.config.data.eval_split)
+    if not split:
+        raise ValueError(
+            f"no split of {dataset.info.name} has masks to compare with; it has: {', '.join(dataset.info.splits)}"
+        )
     results = evaluate_split(model.predictor(), dataset, split)
     if is_main():
+        how = model.config.eval
+        ways = [how.mode, *(["flip"] if how.flip else []), *([f"scales {how.scales}"] if len(how.scales) > 1 else [])]
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
+        print(f"inference: {', '.join(ways)}")
         print(format_table(results, dataset.info.classes), flush=True)
         about = {
             "dataset": dataset.info.name,
@@ -60,9 +66,7 @@ def evaluate(
 
 def evaluate_split(predictor: Predictor, dataset: Dataset, split: str, limit: int = 0) -> dict[str, Any]:
     """Metrics over the images of a split that have a mask, shared out over processes."""
-    indices = masked_indices(dataset, split)[: limit or None]
-    if not indices:
-        raise ValueError(f"split {split!r} of {dataset.info.name} has no image with a mask to be compared with")
+    indices = dataset.masked_indices(split)[: limit or None]
     records, classes = dataset.records(split), dataset.info.num_classes
     mine = indices[jax.process_index() :: jax.process_count()]
     truths: list[np.ndarray] = []

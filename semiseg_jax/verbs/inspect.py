@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 from semiseg_jax import config as config_lib
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine import pictures
-from semiseg_jax.verbs.train import make_augment, make_input
+from semiseg_jax.engine.inputs import make_augment, make_input
 
 
 def inspect(config: ConfigDict, output: str | Path = "batch.png", *, max_rows: int = 16) -> Path:
     """Draws image, labels, boxes, tags and valid pixels of the first batch of one device -> the picture's path."""
     config_lib.validate(config)
     dataset = open_dataset(config.data)
-    inputs = make_input(config, dataset, devices=1, local_devices=1)
+    inputs = make_input(config, config.data, dataset, 1, 1)
     batch = jax.jit(make_augment(config))(next(inputs.batches))
     rows = {key: np.asarray(value)[:max_rows] for key, value in batch.items()}
     pictures.save(Path(output), pictures.batch_picture(rows, dataset.info))

@@ -11,19 +11,17 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import open_dataset
-from semiseg_jax.data.records import decode_image
+from semiseg_jax.data.records import IMAGE_SUFFIXES, decode_image
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-
 
 def predict(
     workdir: str | Path,
-    inputs: Sequence[str | Path] = (),
+    inputs: str | Path | Sequence[str | Path] = (),
     *,
     output: str | Path = "",
     checkpoint: str = "best",
@@ -50,7 +48,7 @@ def predict(
         sources = [(str(path), path) for path in find_images(inputs)]
     else:
         dataset = open_dataset(model.config.data)
-        split = dataset.eval_split(model.config.data.eval_split)
+        split = dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
         records = dataset.records(split)
         sources = [(row["id"], (records, i)) for i, row in enumerate(dataset.info.splits[split])]
     sources = sources[: limit or None]
@@ -90,19 +88,21 @@ def predict(
     return summary
 
 
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     """Files, the images below folders, and what globs match, each once, in order."""
     found: dict[Path, None] = {}
+    if isinstance(inputs, str | Path):
+        inputs = [inputs]
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         elif glob.has_magic(str(given)) and not path.exists():
             matches = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
         else:
             matches = [path]
         if not matches:
-            raise ValueError(f"no image found in {given!r} (looked for {', '.join(SUFFIXES)})")
+            raise ValueError(f"no image found in {given!r} (looked for {', '.join(IMAGE_SUFFIXES)})")
         found |= dict.fromkeys(matches)
     return list(found)
 

@@ -18,7 +18,10 @@ def prepare(config: ConfigDict) -> dict[str, Any]:
     print(f"built in {dataset.builder.data_path}")
     for split, kinds in counts.items():
         labels = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        print(f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}")
+        bare = sum(len(row["kinds"]) == 1 for row in dataset.info.splits[split])
+        print(
+            f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}; {bare} without any label"
+        )
     return counts
 
 

@@ -1,18 +1,21 @@
 """The workdir of a run: its config, its dataset's description, its checkpoints; and a trained model read back."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax import config as config_lib
@@ -38,21 +41,43 @@ _PACKAGES = (
 )
 
 
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Raises if the workdir holds checkpoints of a run with another config, or is no folder."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir {workdir} is a file")
+    if not (workdir / "config.json").exists() or not any((workdir / "checkpoints").glob("*/[0-9]*")):
+        return
+    changed = config_lib.differences(read_config(workdir), config)
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed)
+            + "\nUse another --workdir, or the old values to go on with that run."
+        )  # fmt: skip
+
+
 def claim(config: ConfigDict, workdir: Path, command: str) -> None:
-    """Writes config and versions into the workdir, or checks that the run in it had the same config."""
-    path = workdir / "config.json"
-    if path.exists():
-        changed = config_lib.differences(read_config(workdir), config)
-        if changed:
-            raise ValueError(
-                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed)
-                + "\nUse another --workdir, or the old values to go on with that run."
-            )  # fmt: skip
-    barrier("workdir checked")
+    """Writes config and versions into the workdir; everything has been checked before."""
     if is_main():
-        write_json(path, config_lib.to_json(config))
+        write_json(workdir / "config.json", config_lib.to_json(config))
         write_json(workdir / "versions.json", versions() | {"command": command})
     barrier("workdir written")
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps a second run out of the workdir; the lock goes with the process, however it ends."""
+    if not is_main():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is going on in {workdir}; use another --workdir") from None
+        except OSError as error:  # some network filesystems have no locks
+            logger.warning("%s cannot be locked (%s): do not start two runs in it", workdir, error)
+        yield
 
 
 def versions() -> dict[str, Any]:
@@ -96,6 +121,7 @@ def use_compilation_cache() -> None:
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semiseg_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def checkpoint_dir(workdir: Path, stage: Stage) -> Path:
@@ -175,13 +201,13 @@ def inference_options(config: ConfigDict, canvas: tuple[int, int]) -> inference.
 
 
 def as_json(results: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Metrics with arrays as {class: value}; a value that does not exist is null."""
+    """Metrics with vectors as {class: value}, matrices as lists of rows; a value that does not exist is null."""
 
     def plain(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            value = value.tolist()
-        if isinstance(value, list):
-            return {name: plain(item) for name, item in zip(classes, value, strict=True)}
+        if np.ndim(value) == 2:
+            return np.asarray(value).tolist()
+        if np.ndim(value) == 1:
+            return {name: plain(float(item)) for name, item in zip(classes, value, strict=True)}
         return None if isinstance(value, float) and value != value else value
 
     return {name: plain(value) for name, value in results.items()}

@@ -385,7 +385,7 @@ def new_label(root):
 
 
 def other_split(root):
-    (root / "splits" / "train.txt").write_text("im0 im1")
+    (root / "splits" / "train.txt").write_text("im0\nim1")
 
 
 def other_classes(root):
@@ -433,7 +433,7 @@ def test_simulate_keeps_what_the_files_give_and_needs_a_mask(make_folder, open_f
 def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
     root = make_folder()
     draw = {seed: records(open_folder(root, simulate={"partial": {}}, seed=seed))["im0"] for seed in (0, 1)}
-    (root / "splits" / "train.txt").write_text("im3 im0")
+    (root / "splits" / "train.txt").write_text("im3\nim0")
     again = records(open_folder(root, simulate={"partial": {}, "box": {}}))["im0"]
     np.testing.assert_array_equal(draw[0]["partial"], again["partial"])
     assert draw[0]["partial"].tolist() != draw[1]["partial"].tolist()

@@ -410,4 +410,4 @@ def test_a_pool_without_any_readable_record_is_an_error():
     records, info = make_set(3)
     loader = make_loader(Broken(records, rotten=(0, 1, 2)), info, {"dense": 1})
     with pytest.raises(RuntimeError, match="no readable record of dense"):
-        loader((0, int(D), 0), np.random.default_rng(0))
+        loader((0, int(D), 0, 0))

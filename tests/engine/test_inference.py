@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from semiseg_jax.engine.inference import Options, Predictor
-from semiseg_jax.ops.images import MEAN
 
 CANVAS, WINDOW = (64, 96), (32, 48)
 SIZES = [(64, 96), (20, 30), (33, 47), (1, 1), (64, 5), (31, 96)]
@@ -116,13 +115,26 @@ def test_rows_that_fill_the_last_batch_do_not_change_results():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_network_sees_the_mean_colour_outside_the_image():
-    def outside(variables, images):  # tells how far the bottom right corner is from the mean colour
-        off = jnp.abs(images[:, -1:, -1:] - jnp.asarray(MEAN)).sum(-1, keepdims=True)
-        return jnp.broadcast_to(off, (*images.shape[:3], 3))
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_statistics_over_the_canvas_are_those_of_the_image(mode):
+    def mean_colour(variables, images):
+        return jnp.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
 
-    (probs,) = predictor(outside)([np.zeros((20, 30, 3), np.uint8)])
-    np.testing.assert_allclose(probs, 0, atol=1e-6)
+    left_dark = np.repeat(np.array([10, 250], np.uint8), 10)[None, :, None] * np.ones((20, 1, 3), np.uint8)
+    # 20 is mirrored once into 32 and twice into 64, so the shares of dark and bright stay nearly the same.
+    (probs,) = predictor(mean_colour, mode=mode)([left_dark])
+    np.testing.assert_allclose(probs, 130 / 255, atol=0.15)
+
+
+def test_small_images_do_not_pay_for_a_large_canvas():
+    seen = []
+
+    def watch(variables, images):
+        seen.append(images.shape[1:3])
+        return images
+
+    list(predictor(watch, canvas=(256, 512))([noise((20, 30), 0), noise((20, 300), 0), noise((200, 500), 0)]))
+    assert seen == [(32, 32), (32, 512), (256, 512)]
 
 
 def test_results_come_as_soon_as_they_are_ready():
@@ -136,7 +148,7 @@ def test_results_come_as_soon_as_they_are_ready():
 
     results = predictor(batch_size=2)(stream())
     next(results)
-    assert taken == 2
+    assert taken == 4  # one batch is on its way while the one before is handed out
 
 
 def test_no_images_give_no_results():
@@ -147,6 +159,6 @@ def test_no_images_give_no_results():
 def test_batches_are_spread_over_as_many_devices_as_divide_them(batch_size, devices):
     images = [noise((20, 30), seed) for seed in range(5)]
     spread = predictor(batch_size=batch_size)
-    assert spread.sharding.mesh.size == devices
+    assert spread._split.mesh.size == devices
     for image, probs in zip(images, spread(images), strict=True):
         np.testing.assert_allclose(probs, expected(image), atol=1e-6)

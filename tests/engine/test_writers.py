@@ -24,8 +24,8 @@ def test_scalars_become_valid_json_lines_with_null_for_what_is_not_finite(tmp_pa
     writer.scalars(4, {"loss": 0.25, "iou": np.array([0.1, np.nan])}, "eval")
     writer.close()
     assert lines(tmp_path / "run") == [
-        {"step": 2, "kind": "train", "loss": 0.5, "miou": None, "up": None, "count": 3.0},
-        {"step": 4, "kind": "eval", "loss": 0.25},
+        {"stage": "", "step": 2, "kind": "train", "loss": 0.5, "miou": None, "up": None, "count": 3.0},
+        {"stage": "", "step": 4, "kind": "eval", "loss": 0.25},
     ]
 
 
@@ -38,9 +38,22 @@ def test_lines_are_on_disk_before_the_writer_is_closed(tmp_path):
 
 def test_run_that_goes_on_adds_to_the_file(tmp_path):
     for step in (1, 2):
-        writer = MetricWriter(tmp_path, tensorboard=False)
+        writer = MetricWriter(tmp_path, start=step - 1, tensorboard=False)
         writer.scalars(step, {"loss": 1.0}, "train")
         writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_removed(tmp_path):
+    writer = MetricWriter(tmp_path, "one", tensorboard=False)
+    for step in (1, 2, 3):
+        writer.scalars(step, {"loss": 1.0}, "train")
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "one", "st')
+    MetricWriter(tmp_path, "another", 0, tensorboard=False).close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    MetricWriter(tmp_path, "one", 2, tensorboard=False).close()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 

@@ -1,5 +1,6 @@
 """Evaluation and prediction of a trained model, through the functions that notebooks call."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,7 @@ import semiseg_jax
 from semiseg_jax.config import default_config
 from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine.checkpoints import CheckpointError
+from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import ConfusionMatrix
 from semiseg_jax.verbs.workdir import read_config
 
@@ -174,7 +176,7 @@ def test_evaluation_on_data_of_other_classes_is_refused(workdir, data_dir, tmp_p
 def test_a_split_without_masks_cannot_be_evaluated(workdir, source, tmp_path):
     config = read_config(workdir)
     config.data.path = str(FolderMaker(tmp_path / "unlabelled")(masks=False))
-    with pytest.raises(ValueError, match="has no image with a mask"):
+    with pytest.raises(ValueError, match="no split of folder has masks to compare with"):
         semiseg_jax.evaluate(workdir, config=config)
 
 
@@ -198,3 +200,25 @@ def test_inspect_draws_a_batch_of_every_kind(data_dir, tmp_path):
     config.augment.crop = (32, 32)
     picture = Image.open(semiseg_jax.inspect(config, tmp_path / "batch.png"))
     assert picture.size[1] > 5 * 160
+
+
+def test_a_single_path_is_one_input(workdir, source, tmp_path):
+    summary = semiseg_jax.predict(workdir, str(source / "images" / "im0.png"), output=tmp_path)
+    assert [row["index"] for row in summary["images"]] == ["im0_index.png"]
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), "im0.png"])
+def test_a_predictor_says_what_it_takes(workdir, image):
+    with pytest.raises(TypeError, match=r"takes a stream of uint8 arrays \[H,W,3\]"):
+        next(semiseg_jax.load(workdir).predictor()([image]))
+
+
+def test_the_canvas_does_not_change_the_prediction_of_a_small_image(workdir, source):
+    image = decode_image((source / "images" / "im0.png").read_bytes())
+    model = semiseg_jax.load(workdir)
+    predictions = []
+    for canvas in ((64, 64), (512, 512)):
+        options = dataclasses.replace(model.predictor().options, canvas=canvas)
+        predictor = Predictor(model.method.predict, model.variables, options, 3)
+        predictions.append(next(predictor([image])).argmax(-1))
+    assert np.mean(predictions[0] != predictions[1]) < 0.02

@@ -1,18 +1,23 @@
 """The training loop in one process: exact resume, guards, and every bad input that a run can meet."""
 
+import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from runs import assert_same_run, logged, saved_arrays
 
 from semiseg_jax.config import differences, from_json, to_json
 from semiseg_jax.data import pipeline
 from semiseg_jax.engine.checkpoints import CheckpointError
+from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.methods.supervised import Supervised
-from semiseg_jax.verbs.train import NonFiniteLossError, make_input, train
+from semiseg_jax.verbs import workdir as workdirs
+from semiseg_jax.verbs.train import NonFiniteLossError, train
 
 
 def terminate_at(step: int):
@@ -23,6 +28,12 @@ def terminate_at(step: int):
             signal.raise_signal(signal.SIGTERM)
 
     return on_step
+
+
+def on_folder(config: ConfigDict, root: Path, quota: dict[str, int]) -> None:
+    config.data.assign = ConfigDict()
+    config.data.quota = ConfigDict(quota)
+    config.data.name, config.data.path = "folder", str(root)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -105,11 +116,80 @@ def test_non_finite_loss_names_term_and_step_and_keeps_the_last_good_checkpoint(
     monkeypatch.undo()
 
 
-def test_a_batch_without_any_label_trains_without_nan(tiny_config, tmp_path):
-    tiny_config.data.quota = {"unlabeled": 2}
-    result = train(tiny_config, tmp_path)
+def test_batches_without_any_labelled_pixel_train_without_nan(tiny_config, tmp_path, make_folder):
+    root = make_folder()
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(path)
+    on_folder(tiny_config, root, {"dense": 2})
+    result = train(tiny_config, tmp_path / "run")
     assert result.step == 6
-    assert logged(tmp_path, "train")[6]["cross_entropy"] == 0.0
+    assert logged(tmp_path / "run", "train")[6]["cross_entropy"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["unlabeled", "tags", "box"])
+def test_a_quota_that_teaches_nothing_is_refused(tiny_config, tmp_path, kind):
+    tiny_config.data.assign = ConfigDict()
+    tiny_config.data.quota = ConfigDict({kind: 2})
+    with pytest.raises(ValueError, match="method 'supervised' learns from points, scribble, partial, dense only"):
+        train(tiny_config, tmp_path)
+
+
+def test_a_folder_without_masks_trains_without_evaluation(tiny_config, tmp_path, make_folder, capsys):
+    on_folder(tiny_config, make_folder(masks=False, scribbles=True), {"scribble": 2})
+    result = train(tiny_config, tmp_path / "run")
+    assert (result.step, result.metrics) == (6, {})
+    assert "trains without evaluation" in capsys.readouterr().out
+    assert saved_arrays(tmp_path / "run", 6)
+
+
+def test_a_start_that_failed_does_not_claim_the_workdir(tiny_config, tmp_path):
+    tiny_config.method = "magic"
+    with pytest.raises(ValueError, match="unknown method"):
+        train(tiny_config, tmp_path)
+    tiny_config.method = "supervised"
+    tiny_config.steps = 3
+    assert train(tiny_config, tmp_path).step == 3
+
+
+def test_a_second_run_in_the_same_workdir_is_refused(tiny_config, tmp_path):
+    seen = []
+
+    def start_another(step: int) -> None:
+        with pytest.raises(ValueError, match="another run is going on"), workdirs.lock(tmp_path):
+            pass
+        seen.append(step)
+
+    train(tiny_config, tmp_path, on_step=start_another)
+    assert len(seen) == 6
+
+
+def test_sigterm_on_an_evaluation_step_loses_no_evaluation(tiny_config, tmp_path):
+    train(tiny_config, tmp_path / "straight")
+    train(tiny_config, tmp_path / "resumed", on_step=terminate_at(3))
+    train(tiny_config, tmp_path / "resumed")
+    assert logged(tmp_path / "straight", "eval") == logged(tmp_path / "resumed", "eval")
+
+
+def test_sigterm_on_the_last_step_is_a_finished_run(tiny_config, tmp_path):
+    assert not train(tiny_config, tmp_path, on_step=terminate_at(6)).preempted
+
+
+def test_every_resume_after_a_change_of_devices_is_exact(tiny_config, tmp_path):
+    def free_devices(count: int) -> ConfigDict:
+        config = from_json(to_json(tiny_config))
+        config.devices = count
+        (tmp_path / "run" / "config.json").write_text(to_json(config))
+        return config
+
+    tiny_config.update({"batch_size": 4, "devices": 2, "steps": 6})
+    tiny_config.eval.every = 6
+    train(tiny_config, tmp_path / "run", on_step=terminate_at(2))
+    config = free_devices(1)
+    shutil.copytree(tmp_path / "run", tmp_path / "straight")
+    train(config, tmp_path / "straight")
+    train(config, tmp_path / "run", on_step=terminate_at(4))
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "straight", tmp_path / "run", 6)
 
 
 def test_accumulated_micro_batches_train(tiny_config, tmp_path):
@@ -118,9 +198,7 @@ def test_accumulated_micro_batches_train(tiny_config, tmp_path):
 
 
 def test_images_smaller_than_the_crop_are_padded(tiny_config, tmp_path, make_folder):
-    tiny_config.data.assign = ConfigDict()
-    tiny_config.data.quota = ConfigDict({"dense": 2})
-    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    on_folder(tiny_config, make_folder(), {"dense": 2})
     tiny_config.augment.crop = (64, 64)
     assert train(tiny_config, tmp_path / "run").step == 6
 
@@ -155,33 +233,35 @@ def edit(path: str, value):
         (edit("data.quota", {"dense": 0}), "must give a positive number of rows"),
         (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
         (edit("model.name", "vgg"), "unknown model 'vgg'; known models: .*unet"),
+        (edit("data.quota", {"dense": "2"}), "config.data.quota.dense is '2' but must be a whole number"),
+        (edit("checkpoint.metric", "mIoU"), "config.checkpoint.metric is 'mIoU'; known: miou"),
+        (edit("eval.scales", ()), "config.eval.scales is"),
+        (edit("augment.crop", (64,)), "config.augment.crop is .* but must be two numbers"),
+        (edit("augment.scale", (2.0, 1.0)), "config.augment.scale is .* increasing"),
+        (edit("optimizer.learning_rate", -1.0), "config.optimizer.learning_rate is -1.0"),
+        (edit("data.path", "somewhere"), "data.path and data.simulate belong to dataset 'folder'"),
         (edit("model.depth", 3), "model 'unet' has no option depth; its options: .*widths"),
         (edit("optimzer", 1), "config has no field 'optimzer'; did you mean optimizer?"),
         (edit("optimizer.lr", 1.0), "config has no field 'optimizer.lr'"),
         (edit("batch_size", 3), "batch_size 3 is not divisible by 2 devices"),
         (edit("batch_size", 2), "data.quota asks for 2 rows but a micro-batch of one device has 1"),
         (edit("data.train_split", "training"), "shapes has no split 'training'; it has: train, val"),
-        (edit("data.eval_split", "exam"), "no images in split 'exam'; it has: train, val"),
+        (edit("data.eval_split", "exam"), "shapes has no split 'exam'; it has: train, val"),
         (edit("class_weights", (1.0, 2.0)), "class_weights has 2 entries but there are 7 classes"),
         (edit("data.assign", {"dense": 0.0, "scribble": 1.0}), "data.assign leaves no image .* for dense"),
         (edit("data.assign", {"dense": 30, "scribble": 2}), "wants 30 images for dense but only 24"),
         (edit("devices", 3), "asks for 3 devices but there are 2"),
-        (edit("data.path", "nowhere at all"), None),
     ],
 )
 def test_a_config_that_cannot_run_says_why_before_training(tiny_config, tmp_path, change, message):
     change(tiny_config)
-    if message is None:
-        tiny_config.data.name, message = "folder", "nowhere at all: no such dataset folder"
     with pytest.raises(ValueError, match=message):
         train(tiny_config, tmp_path)
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("*/[0-9]*"))
 
 
 def test_kind_without_images_is_named_with_a_way_out(tiny_config, tmp_path, make_folder):
-    tiny_config.data.assign = ConfigDict()
-    tiny_config.data.quota = ConfigDict({"scribble": 2})
-    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    on_folder(tiny_config, make_folder(), {"scribble": 2})
     with pytest.raises(ValueError, match=r"no image of split 'train' of folder has scribble labels.*data.simulate"):
         train(tiny_config, tmp_path / "run")
 
@@ -189,9 +269,7 @@ def test_kind_without_images_is_named_with_a_way_out(tiny_config, tmp_path, make
 def test_empty_split_is_an_error(tiny_config, tmp_path, make_folder):
     root = make_folder()
     (root / "splits" / "train.txt").write_text("")
-    tiny_config.data.assign = ConfigDict()
-    tiny_config.data.quota = ConfigDict({"dense": 2})
-    tiny_config.data.name, tiny_config.data.path = "folder", str(root)
+    on_folder(tiny_config, root, {"dense": 2})
     with pytest.raises(ValueError, match="split 'train' of folder is empty"):
         train(tiny_config, tmp_path / "run")
 
@@ -214,9 +292,7 @@ def test_changed_evaluation_settings_may_go_on_in_the_same_workdir(tiny_config, 
 
 def test_class_count_that_does_not_fit_the_checkpoint_is_refused(tiny_config, tmp_path, make_folder):
     train(tiny_config, tmp_path, on_step=terminate_at(3))
-    tiny_config.data.assign = ConfigDict()
-    tiny_config.data.quota = ConfigDict({"dense": 2})
-    tiny_config.data.name, tiny_config.data.path = "folder", str(make_folder())
+    on_folder(tiny_config, make_folder(), {"dense": 2})
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"(?s)does not fit.*classifier"):
         train(tiny_config, tmp_path)
@@ -251,6 +327,12 @@ def test_input_rows_follow_the_batch_size(tiny_config):
     from semiseg_jax.data.datasets import open_dataset
 
     tiny_config.batch_size = 8
-    inputs = make_input(tiny_config, open_dataset(tiny_config.data), devices=2, local_devices=2)
+    inputs = make_input(tiny_config, tiny_config.data, open_dataset(tiny_config.data), 2, 2)
     assert inputs.rows == 8
     assert next(inputs.batches)["image"].shape[0] == 8
+
+
+def test_a_missing_dataset_folder_is_named(tiny_config, tmp_path):
+    on_folder(tiny_config, Path("nowhere at all"), {"dense": 2})
+    with pytest.raises(ValueError, match="nowhere at all: no such dataset folder"):
+        train(tiny_config, tmp_path)

@@ -1,0 +1,90 @@
+"""From `config.data` to the batches of one process, and back to where they were on resume."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from semiseg_jax.data import pipeline
+from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.engine.checkpoints import CheckpointError
+from semiseg_jax.engine.parallel import Devices, rows_per_device
+
+logger = logging.getLogger("semiseg_jax")
+
+
+def make_augment(config: ConfigDict) -> Augment:
+    options: dict[str, Any] = config.augment.to_dict()
+    return Augment(**options)
+
+
+@dataclasses.dataclass
+class Input:
+    """The data of one stage on this process."""
+
+    loader: pipeline.ExampleLoader
+    quota: pipeline.Quota
+    shard: pipeline.Shard
+    seed: int
+    threads: int
+    rows: int  # images an update over all processes
+    mixture: dict[str, Any]  # what the order of images depends on
+    offset: int = 0  # of the seed: the step at which the order last started afresh
+
+    def __post_init__(self) -> None:
+        self._restart(self.offset)
+
+    def _restart(self, offset: int) -> None:
+        self.offset = offset
+        self.batches = pipeline.make_batches(
+            self.loader, self.quota, self.shard, seed=self.seed + offset, threads=self.threads
+        )
+
+    def next(self, devices: Devices) -> tuple[Any, dict[str, Any]]:
+        """The next batch on the devices, and the state that makes the iterator go on after it."""
+        examples = next(self.batches)
+        position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}
+        return devices.split(examples), position
+
+    def resume(self, saved: Mapping[str, Any], step: int) -> None:
+        """Goes on exactly where the checkpoint stands; on other devices, with a fresh order of the same images."""
+        before, now = dict(saved["mixture"]), dict(self.mixture)
+        if before["images"] != now["images"]:
+            raise CheckpointError(
+                "the dataset has changed since the checkpoint was saved (other images or another assignment of kinds); "
+                "train in another --workdir"
+            )
+        if before == now:
+            self._restart(saved["offset"])
+            self.batches.set_state(saved["position"])
+            return
+        logger.warning("batches changed from %s to %s: the order of images starts afresh", before, now)
+        self._restart(step)
+
+
+def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: int, local_devices: int) -> Input:
+    """Pools, layout and iterator of `data` (a `config.data`) for this process."""
+    quota = pipeline.parse_quota(data.quota.to_dict())
+    pools = pipeline.make_pools(dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed)
+    strict = bool(data.assign)
+    layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
+    records = dataset.records(data.train_split)
+    loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=strict)
+    rows = rows_per_device(config.batch_size, sum(quota.values()), devices, config.accumulate)
+    shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())
+    index = dataset.info.splits[data.train_split]
+    ids = {kind.name: [index[i]["id"] for i in pool] for kind, pool in pools.items()}
+    mixture = {
+        "images": hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()[:16],
+        "rows": shard.rows,
+        "units": shard.units,
+        "processes": shard.processes,
+    }
+    total = rows * devices * config.accumulate
+    return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
