@@ -1,6 +1,7 @@
 """From stored records to host batches: pools by kind, quotas, shuffling, decoding. Deterministic and resumable."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import threading
@@ -262,14 +263,10 @@ def make_batches(
     unit = sum(quota.values())
     if shard.rows % unit:
         raise ValueError(f"{shard.rows} rows a micro-batch is not a multiple of the quota's {unit}")
-    sources = []
-    for number, kind in enumerate(quota):
-        source = grain.MapDataset.range(len(loader.pools[kind])).seed(_hash(seed, kind.name)).shuffle().repeat(_EPOCHS)
-        # Seeded by the place in the order of all processes: any number of them draws the same crops.
-        source = source.map_with_index(
-            lambda place, at, number=number, kind=kind: (number, int(kind), at, _hash(seed, f"{kind.name} {place}"))
-        )
-        sources.append(source[shard.process :: shard.processes])
+    sources = [
+        grain.MapDataset.source(_Order(number, kind, len(loader.pools[kind]), seed))[shard.process :: shard.processes]
+        for number, kind in enumerate(quota)
+    ]
     weights = [rows * (shard.rows // unit) for rows in quota.values()]
     dataset = (
         grain.MapDataset.mix(sources, weights)
@@ -278,6 +275,29 @@ def make_batches(
         .batch(shard.units, batch_fn=_concatenate)
     )
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)))
+
+
+class _Order(grain.sources.RandomAccessDataSource):
+    """The endless order of one pool: every epoch a new permutation -> (source, kind, place in the pool, row's seed).
+
+    The seed follows from the place in this order, which all processes share: any number of them draws the same crops.
+    (Grain's own shuffle costs 0.2 ms a row on small pools, a quarter of the pipeline's time.)
+    """
+
+    def __init__(self, source: int, kind: Supervision, size: int, seed: int):
+        self.source, self.kind, self.size, self.seed = source, kind, size, seed
+        self._epoch = functools.lru_cache(maxsize=4)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([_hash(self.seed, self.kind.name), epoch]).permutation(self.size)
+
+    def __len__(self) -> int:
+        return self.size * _EPOCHS
+
+    def __getitem__(self, place: int) -> tuple[int, int, int, int]:
+        epoch, at = divmod(int(place), self.size)
+        at = int(self._epoch(epoch)[at])
+        return self.source, int(self.kind), at, _hash(self.seed, f"{self.kind.name} {place}")
 
 
 def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:
