@@ -28,9 +28,8 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
     """One training image of each kind, with the labels that training sees. Masks of other kinds stay closed."""
     rows = []
     plain = Augment(crop=loader.layout.canvas, random_crop=False)
-    for kind, pool in list(loader.pools.items())[:limit]:
-        example = loader.example(loader.records[int(pool[0])], kind)
-        example |= {"seed": np.uint32(0), "id": np.zeros(2, np.int32)}
+    for kind in list(loader.pools)[:limit]:
+        example = loader((0, int(kind), 0, 0))
         batch = jax.device_get(plain(cast(Example, {key: np.asarray(value)[None] for key, value in example.items()})))
         height, width = example["size"]
         image = example["image"][:height, :width]

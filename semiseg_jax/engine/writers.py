@@ -94,13 +94,16 @@ class Progress:
         """Restarts the clock after work that is not training."""
         self._last_time = time.perf_counter()
 
-    def write(self, text: str) -> None:
-        if is_main():
-            tqdm.write(text)
-
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def say(text: str) -> None:
+    """A line for people, without tearing a progress bar; from the first process only."""
+    if is_main():
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 def _clock(seconds: float) -> str:

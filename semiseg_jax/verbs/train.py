@@ -23,7 +23,7 @@ from semiseg_jax.engine import panels, parallel, pictures
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import make_augment, make_input
-from semiseg_jax.engine.writers import MetricWriter, Progress
+from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import Method, Stage, State, make_method
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evaluate_split
@@ -98,6 +98,8 @@ class _Run:
         self.state = jax.jit(stage.init)(jax.random.PRNGKey(config.seed), batch)
         self.canvas = self.inputs.loader.layout.canvas
         self.predictor: Predictor | None = None
+        self.writer: MetricWriter | None = None
+        self.panel: list[panels.PanelRow] = []
 
     def train(self, stop_signal: Callable[[int], int], on_step: Callable[[int], None] | None) -> Result:
         config, stage, inputs, devices = self.config, self.stage, self.inputs, self.devices
@@ -110,10 +112,10 @@ class _Run:
             self._introduce(step)
             if step == stage.steps:
                 return Result(step, self._evaluate(step))
-            self.writer = MetricWriter(self.workdir, stage.name, step, tensorboard=config.log.tensorboard)
-            stack.callback(self.writer.close)
-            self.progress = Progress(stage.steps, step, inputs.rows, stage.name)
-            stack.callback(self.progress.close)
+            writer = self.writer = MetricWriter(self.workdir, stage.name, step, tensorboard=config.log.tensorboard)
+            stack.callback(writer.close)
+            progress = Progress(stage.steps, step, inputs.rows, stage.name)
+            stack.callback(progress.close)
             self.panel = self._panel_rows()
             step_fn = devices.map(guard(stage, make_augment(config)))
 
@@ -135,21 +137,21 @@ class _Run:
                 due = step % config.eval.every == 0 or step == stage.steps
                 saves = due or stopped_by or (config.checkpoint.every and step % config.checkpoint.every == 0)
                 if saves or step % config.log.every == 0:
-                    _report(pending, self.writer, self.progress, checkpoints, inputs.loader.replaced)
+                    _report(pending, writer, progress, checkpoints, inputs.loader.replaced)
                 evaluated = self._evaluate(step) if due and self.eval_split else None
                 results = evaluated or results
                 if saves:
                     scalars = {k: v for k, v in evaluated.items() if np.ndim(v) == 0} if evaluated else None
                     checkpoints.save(step, devices.to_global(self.state), position, scalars)
-                    self.progress.skip()
+                    progress.skip()
             checkpoints.wait()
             if step < stage.steps:
                 name = signal.Signals(stopped_by).name
                 saved = checkpoints.latest()
                 where = f"saved at step {saved}" if saved else "nothing was trained yet"
-                self.progress.write(f"stopped by {name}, {where}; the same command goes on from there")
+                say(f"stopped by {name}, {where}; the same command goes on from there")
                 return Result(step, results, signal=stopped_by)
-            self.progress.write(f"done: the best checkpoint is step {checkpoints.choose('best')} in {self.workdir}")
+            say(f"done: the best checkpoint is step {checkpoints.choose('best')} in {self.workdir}")
         if parallel.is_main():
             stage.finish(self.state, self.workdir)
         parallel.barrier(f"{stage.name} finished")
@@ -177,13 +179,12 @@ class _Run:
         }
         networks = ", ".join(f"{name} with {size:,} parameters" for name, size in sizes.items())
         start = f"goes on from step {step} of" if step else "trains for"
-        print(f"{self.config.method} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
-        print(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
+        say(f"{self.config.method} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
+        say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         if step == self.stage.steps:
-            print(f"this run is finished already at step {step}; a longer one needs another --workdir")
+            say(f"this run is finished already at step {step}; a longer one needs another --workdir")
         elif not self.eval_split:
-            print("no split has masks to compare with: trains without evaluation")
-        sys.stdout.flush()
+            say("no split has masks to compare with: trains without evaluation")
         tables = [
             f"{name}\n{parameter_overview.get_parameter_overview(network.params, include_stats=False)}"
             for name, network in self.state.networks.items()
@@ -200,13 +201,10 @@ class _Run:
             self.predictor = Predictor(self.method.predict, variables, options, self.dataset.info.num_classes)
         self.predictor.update(variables)
         results = evaluate_split(self.predictor, self.dataset, self.eval_split, self.config.eval.max_images)
-        line = (
-            f"step {step}: {self.eval_split} mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
-        )
-        if not hasattr(self, "writer"):
-            print(line, flush=True)
+        scores = f"mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
+        say(f"step {step}: {self.eval_split} {scores}")
+        if self.writer is None:
             return results
-        self.progress.write(line)
         self.writer.scalars(step, results, "eval")
         if self.panel:
             picture = panels.draw(self.panel, self.predictor, self.dataset)

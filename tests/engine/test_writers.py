@@ -79,7 +79,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     writer.close()
     progress = Progress(10, 0, 4, "run")
     progress.report(5, {"loss": 1.0})
-    progress.write("text")
+    writers.say("text")
     progress.close()
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
