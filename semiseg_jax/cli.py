@@ -1,5 +1,6 @@
 """`semiseg <command>`: parses flags and calls the verb of that name."""
 
+import difflib
 import logging as std_logging
 import os
 import sys
@@ -63,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if args else 2
     command, rest = args[0], args[1:]
     if command not in _COMMANDS:
-        print(f"semiseg: unknown command {command!r}\n\n{_USAGE}", file=sys.stderr)
+        near = difflib.get_close_matches(command, _COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"semiseg: unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
         return 2
     _set_up_logging()
     try:
@@ -135,6 +138,11 @@ class Flags:
             for flag in sorted({self.values[name].name for name in self.values}):
                 if flag not in ("help", "config") and "." not in flag:
                     print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
+            if self.command in ("train", "inspect", "prepare"):
+                print("  --config: a config file, FILE.py or FILE.py:name=value,... (see the text at its top)")
+            print(
+                "  --config.FIELD: overrides any field, e.g. --config.data.threads=2; semiseg_jax/config.py lists them"
+            )
             return None
         try:
             rest = self.values(["semiseg", *args])[1:]
