@@ -22,4 +22,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.quota = {given.labels: given.batch}
     config.augment.crop = (given.crop, given.crop)
     config.augment.scale = (0.5, 2.0)
+    config.model.norm = "batch"
+    config.ema = 0.99
     return config
