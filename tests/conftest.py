@@ -17,6 +17,7 @@ from PIL import Image
 
 from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
+from semiseg_jax.data.folder import Folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,3 +109,9 @@ class FolderMaker:
 @pytest.fixture
 def make_folder(tmp_path) -> FolderMaker:
     return FolderMaker(tmp_path / "source")
+
+
+@pytest.fixture
+def open_folder(tmp_path):
+    """path, options -> a builder that writes below the test's own directory."""
+    return lambda path, **options: Folder(str(path), data_dir=str(tmp_path / "built"), **options)
