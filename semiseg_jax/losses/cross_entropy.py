@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.losses._checks import check_float, check_integer, check_shape
 from semiseg_jax.losses._reduce import masked_mean
+from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
 
 
 def partial_cross_entropy(
@@ -63,7 +63,7 @@ def partial_cross_entropy(
         check_shape(name, "class_weights", class_weights, (classes,))
         weights *= class_weights[target]
     # Masked before the log-softmax: the gradient of an infinite logit would be NaN even under a zero weight.
-    safe_logits = jnp.where(counts[..., None], logits.astype(jnp.float32), 0.0)
+    safe_logits = jnp.where(counts[..., None], logits.astype(compute_dtype(logits)), 0.0)
     log_probs = jax.nn.log_softmax(safe_logits)
     # Selected rather than multiplied: a class ruled out by a logit of -inf would give inf * 0.
     picked = jnp.sum(jnp.where(jax.nn.one_hot(target, classes, dtype=bool), log_probs, 0.0), axis=-1)

@@ -34,3 +34,32 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
 
     # Two matrix products: faster than a depthwise convolution on CPU and TPU at these sizes, and sigma may be traced.
     return jnp.einsum("yh,hwc,xw->yxc", weights(image.shape[0]), image, weights(image.shape[1]))
+
+
+def area_average(image: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """[B,h,w,C] -> [B,H,W,C] of `size`, at most as large: the exact mean over the area of each new pixel."""
+    height, width = image.shape[1:3]
+    if (height, width) == tuple(size):
+        return image
+    return _area_sum(image, size) / (height * width)
+
+
+def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """[B,h,w] bool or float -> [B,H,W] bool: pixels of `size` whose whole area is 1 in the mask. NaN counts as 0."""
+    height, width = mask.shape[1:3]
+    filled = jnp.nan_to_num(mask.astype(jnp.float32), nan=0.0)
+    if (height, width) == tuple(size):
+        return filled >= 1.0
+    return _area_sum(filled[..., None], size)[..., 0] >= height * width
+
+
+def _area_sum(image: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Sums weighted by overlap, in units in which every overlap is a whole number: sums of ones are exact."""
+
+    def overlaps(length: int, pixels: int) -> jax.Array:
+        start, old = jnp.arange(pixels)[:, None] * length, jnp.arange(length)[None, :] * pixels
+        overlap = jnp.minimum(start + length, old + pixels) - jnp.maximum(start, old)
+        return jnp.maximum(overlap, 0).astype(image.dtype)
+
+    rows, columns = (overlaps(length, pixels) for length, pixels in zip(image.shape[1:3], size, strict=True))
+    return jnp.einsum("yh,bhwc,xw->byxc", rows, image, columns, precision="highest")

@@ -26,5 +26,16 @@ def check_integer(function: str, name: str, array: jax.Array) -> None:
         raise TypeError(f"{function}: {name} is {array.dtype} but must be an integer array")
 
 
+def check_at_least(function: str, name: str, array: jax.Array, size: Sequence[int]) -> None:
+    """Raises where [B,h,w,...] has fewer rows or columns than `size`."""
+    if array.shape[1] < size[0] or array.shape[2] < size[1]:
+        raise ValueError(f"{function}: {name} is {_show(array.shape)}, smaller than the prediction of {_show(size)}")
+
+
+def compute_dtype(array: jax.Array) -> jnp.dtype:
+    """float32 for half precision and float32, float64 for float64."""
+    return jnp.promote_types(array.dtype, jnp.float32)
+
+
 def _show(shape: Sequence[int | str]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
