@@ -1,5 +1,16 @@
 """Pure array operations. Imports jax only."""
 
+from semiseg_jax.ops.crf import mean_field
+from semiseg_jax.ops.diffusion import grid_diffusion, label_diffusion, self_diffusion
+from semiseg_jax.ops.mrf import potts_mrf
 from semiseg_jax.ops.pairwise import local_filter, potts_energy
 
-__all__ = ["local_filter", "potts_energy"]
+__all__ = [
+    "grid_diffusion",
+    "label_diffusion",
+    "local_filter",
+    "mean_field",
+    "potts_energy",
+    "potts_mrf",
+    "self_diffusion",
+]

@@ -1,12 +1,13 @@
 """Argument checks that run at trace time: shapes and dtypes only, never values."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-def check_shape(function: str, name: str, array: jax.Array, expected: Sequence[int | str]) -> None:
+def check_shape(function: str, name: str, array: Any, expected: Sequence[int | str]) -> None:
     """Raises unless `array` has one axis per entry of `expected`; an int entry is the exact size."""
     shape = jnp.shape(array)
     fits = len(shape) == len(expected) and all(

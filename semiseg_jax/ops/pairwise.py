@@ -90,8 +90,7 @@ def local_filter(
     check_shape(name, "p", p, ("B", "H", "W", "K"))
     check_float(name, "p", p)
     planes, window = prepare(name, p.shape[:3], features, radius, xy_sigma, weights, implementation)
-    p, planes = _vary_together(p.astype(compute_dtype(p)), planes)
-    return _filter(p, planes, None, window)
+    return filtered(p.astype(compute_dtype(p)), planes, window)
 
 
 def potts_energy(
@@ -130,7 +129,7 @@ def potts_energy(
     check_shape(name, "p", p, ("B", "H", "W", "K"))
     check_float(name, "p", p)
     planes, window = prepare(name, p.shape[:3], features, radius, xy_sigma, weights, implementation)
-    p, planes = _vary_together(p.astype(compute_dtype(p)), planes)
+    p, planes = vary_together(p.astype(compute_dtype(p)), planes)
     gates = None
     if source is not None or target is not None:
         pair = []
@@ -222,7 +221,12 @@ def prepare(
     return lax.stop_gradient(stacked), Window(radius, tuple(gaussians), implementation)
 
 
-def _vary_together(p: jax.Array, planes: jax.Array) -> tuple[jax.Array, jax.Array]:
+def filtered(p: jax.Array, planes: jax.Array, window: Window) -> jax.Array:
+    """`local_filter` of something prepared."""
+    return _filter(*vary_together(p, planes), None, window)
+
+
+def vary_together(p: jax.Array, planes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Under `shard_map`, makes both vary over the same devices, so that custom gradients and scan carries agree."""
     if not planes.shape[0]:
         return p, planes
