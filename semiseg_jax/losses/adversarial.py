@@ -64,6 +64,8 @@ def adversarial_loss(
     .. math::
       L_{adv} = -\frac{1}{\max(1, |S|)} \sum_{p \in S} \log \sigma(D_p)
 
+    The paper's weights are 0.01 on labelled and 0.001 on unlabelled images.
+
     Args:
       fake_logits: [B,H,W] or [B,H,W,1] raw discriminator outputs on predictions; computed in float32.
       where: [B,H,W] bool, pixels that count.
@@ -98,11 +100,12 @@ def confident_self_training(
       L_{semi} = -\frac{1}{\max(1, |S|)} \sum_{p \in S} \log P_{\hat y(p)}(p), \qquad
       S = \{p : D(p) > T\}, \quad \hat y(p) = \arg\max_c P_c(p)
 
-    Labels and kept pixels are constants; the gradient is that of cross-entropy over the kept pixels.
+    Labels and kept pixels are constants; the gradient is that of cross-entropy over the kept pixels. The paper's weight
+    is 0.1, after a quarter of the steps: earlier the discriminator knows too little.
 
     Args:
       logits: [B,H,W,K] raw scores of the segmentation network; computed in float32.
-      confidence: [B,H,W] or [B,H,W,1] in [0,1]: the sigmoid of the discriminator's output.
+      confidence: [B,H,W] or [B,H,W,1] in [0,1]: the sigmoid of the discriminator's raw output.
       threshold: T; 0 keeps every pixel and 1 none.
       where: [B,H,W] bool, pixels that may count.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.

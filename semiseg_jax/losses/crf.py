@@ -40,19 +40,21 @@ def gated_crf(
     flow into both P; the kernels are constants. Value and gradient take one pass over the window and never build it.
 
     The sum over the window is not normalised: a uniform prediction of 21 classes costs 87.6 at radius 5 on a constant
-    colour. The usual weight in a total loss is 0.1, on predictions at a quarter of the input resolution.
+    colour. The usual weight in a total loss is 0.1, on predictions at a quarter of the input resolution, after the
+    first 0.5 % of the steps.
 
     Args:
       probs: [B,H,W,K] class probabilities, any floating dtype; computed in float32.
       image: [B,h,w,3] colours at the resolution of `probs` or any higher one; averaged down by area. Standardised
-        colours (zero mean, unit variance over ImageNet) are what the default bandwidth 0.1 is made for: about 6 grey
-        levels of 255. Images in [0,1] need a bandwidth about 4.4 times smaller.
+        colours (zero mean, unit variance over ImageNet: `semiseg_jax.ops.standardize`) are what the default bandwidth
+        0.1 is made for: about 6 grey levels of 255. Images in [0,1] need a bandwidth about 4.4 times smaller.
       kernels: Gaussian terms, each a mapping with `weight` (default 1) and the bandwidths of what it looks at: `xy`
         in pixels of `probs`, `rgb` in the units of `image`, and names of `features`.
       radius: the window is (2 radius + 1) pixels wide.
       source_mask: [B,h,w] bool or float at any resolution of at least `probs`: neighbours that may pull. A pixel
-        counts if all of its area is 1; NaN counts as 0. Give the validity mask of padded images here.
-      target_mask: likewise, pixels that may be pulled on.
+        counts if all of its area is 1; NaN counts as 0. Give the validity mask of padded images here, as the paper
+        does; given as `target_mask` too, padding matters not even as the centre of a window.
+      target_mask: likewise, pixels that may be the centre of a window.
       compatibility: [K,K] cost of each pair of classes, zero on the diagonal; rows are scaled to sum to K-1. Then
         `sum_ab M_ab P_i(a) P_j(b)` takes the place of `1 - <P_i, P_j>`.
       features: more modalities by name, [B,h,w] or [B,h,w,F] each: `{"depth": depth}` for a kernel that has "depth".
@@ -84,6 +86,11 @@ def gated_crf(
     terms = kernel_terms(NAME, kernels, {**(features or {}), "rgb": image}, probs.shape[:3])
     source = None if source_mask is None else _gate("source_mask", source_mask, probs)
     target = None if target_mask is None else _gate("target_mask", target_mask, probs)
+    if source is not None and target is not None:
+        # What neither gate lets through may hold anything, NaN too.
+        used = (source + target > 0)[..., None]
+        probs = jnp.where(used, probs, 0.0)
+        terms["features"] = [None if term is None else jnp.where(used, term, 0.0) for term in terms["features"]]
 
     if compatibility is None:
         total = potts_energy(probs, **terms, radius=radius, source=source, target=target)

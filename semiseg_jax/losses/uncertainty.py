@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from semiseg_jax.losses._reduce import masked_mean
 from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
@@ -25,8 +26,8 @@ def uncertainty_cross_entropy(
       L = -\frac{1}{\max(1, |S|)} \sum_{p \in S} \log \sum_{c \in C(p)} P_c(p)
 
     C(p) is the label, or the set of candidates. The sigmoid form is MacKay's approximation of the expected sigmoid.
-    Where the mean contradicts the label, descent raises the variance: the loss of such a pixel is capped at log 2
-    (binary) and its pull on the mean fades. Variance 0 is plain cross-entropy.
+    Where the mean contradicts the label, descent raises the variance: the loss of such a pixel falls towards log 2
+    (binary) and its pull on the mean fades. Variance 0 is plain cross-entropy: give 0 where labels are exact.
 
     Args:
       mean: logits: [B,H,W] for the binary form or [B,H,W,K], any floating dtype; computed in float32.
@@ -81,9 +82,10 @@ def uncertainty_cross_entropy(
     safe_mean = jnp.where(counts[..., None], mean, 0.0)
     safe_variance = jnp.where(counts, variance.astype(mean.dtype), 0.0)
     scale = 1.0 / jnp.sqrt(1.0 + (jnp.pi / 8.0) * safe_variance)
-    log_probs = jax.nn.log_softmax(scale[..., None] * safe_mean)
+    scores = scale[..., None] * safe_mean
+    scores -= lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     allowed |= ~counts[..., None]
-    log_allowed = jax.nn.logsumexp(log_probs, axis=-1, where=allowed)
+    log_allowed = jax.nn.logsumexp(jnp.where(allowed, scores, -jnp.inf), axis=-1) - jax.nn.logsumexp(scores, axis=-1)
     # All classes allowed is certainty, which rounding may miss.
     loss = jnp.where(jnp.all(allowed, axis=-1), 0.0, -log_allowed)
     return masked_mean(loss, counts, axis_name)

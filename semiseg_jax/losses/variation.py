@@ -82,7 +82,8 @@ def curvilinear_total_variation(
 
     over pairs of 8-neighbours, with Z as in `total_variation`. `a` splits the direction of the line (the eigenvector
     of the smaller eigenvalue) between the two nearest of the four pair directions, and a pair weighs the mean of its
-    two pixels. Where nothing is line-like (w = 0) this is `total_variation`. No gradient flows through J.
+    two pixels. Where nothing is line-like (w = 0) this is `total_variation`; the same weights suit. No gradient flows
+    through J.
 
     Args:
       probs: [B,H,W,K] class probabilities, any floating dtype; computed in float32.
@@ -112,7 +113,9 @@ def curvilinear_total_variation(
     total = jnp.zeros((), probs.dtype)
     for direction, (dy, dx) in enumerate(DIRECTIONS):
         pair_weights = 0.5 * sum(_ends(weights[..., direction], dy, dx)) * _pairs(valid, dy, dx)
-        change = sum_last(jnp.abs(_differences(probs, dy, dx))) / math.hypot(dy, dx)
+        difference = _differences(probs, dy, dx)
+        # Not `abs`, whose gradient at 0 is 1.
+        change = sum_last(difference * lax.stop_gradient(jnp.sign(difference))) / math.hypot(dy, dx)
         total += jnp.sum(change * pair_weights)
     return _mean(total, jnp.sum(_pairs(valid, 1, 0)) + jnp.sum(_pairs(valid, 0, 1)), axis_name)
 
@@ -158,10 +161,10 @@ def _direction_weights(probs: jax.Array, valid: jax.Array, sigma: float) -> jax.
     coherence = gap_squared / jnp.square(trace + 1e-6)
     # The gradient's angle is half of this; the line runs at a right angle to it.
     tangent = 0.5 * jnp.arctan2(2.0 * yx, xx - yy) + 0.5 * math.pi
-    directions = jnp.arange(4) * (math.pi / 4)
+    directions = jnp.arange(4, dtype=probs.dtype) * (math.pi / 4)
     turned = jnp.mod(tangent[..., None] - directions + 0.5 * math.pi, math.pi) - 0.5 * math.pi
     along = jnp.maximum(0.0, 1.0 - jnp.abs(turned) / (math.pi / 4))
-    axes = jnp.array([1.0, 0.0, 1.0, 0.0])
+    axes = jnp.array([1.0, 0.0, 1.0, 0.0], probs.dtype)
     return coherence[..., None] * along + (1.0 - coherence[..., None]) * axes
 
 

@@ -2,6 +2,7 @@
 
 from semiseg_jax.ops.crf import mean_field
 from semiseg_jax.ops.diffusion import grid_diffusion, label_diffusion, self_diffusion
+from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.mrf import potts_mrf
 from semiseg_jax.ops.pairwise import local_filter, potts_energy
 
@@ -13,4 +14,5 @@ __all__ = [
     "potts_energy",
     "potts_mrf",
     "self_diffusion",
+    "standardize",
 ]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.sparse.linalg import cg
 
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
 from semiseg_jax.ops.pairwise import Features, filtered, prepare
@@ -135,7 +136,7 @@ def grid_diffusion(
     def remainder(scores: jax.Array) -> jax.Array:
         return scores - alpha * root * filtered(root * scores, planes, window)
 
-    return jax.scipy.sparse.linalg.cg(remainder, (1.0 - alpha) * seeds, maxiter=steps, tol=1e-6)[0]
+    return cg(remainder, (1.0 - alpha) * seeds, maxiter=steps, tol=1e-6)[0]
 
 
 def _check_affinity(name: str, affinity: jax.Array) -> None:

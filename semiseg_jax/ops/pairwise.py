@@ -12,6 +12,7 @@ Reverse mode works to any order. Forward mode (`jvp`, `jacfwd`) works once throu
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -193,13 +194,15 @@ def prepare(
     implementation: str | None,
 ) -> tuple[jax.Array, Window]:
     """Checks the description of a kernel and brings it into the form of the engine: planes [F,B,H,W] and a `Window`."""
-    if isinstance(radius, bool) or not isinstance(radius, int) or radius < 1:
+    if isinstance(radius, bool) or not isinstance(radius, numbers.Integral) or radius < 1:
         raise ValueError(f"{name}: radius is {radius!r} but must be a positive int")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{name}: implementation is {implementation!r} but must be one of {IMPLEMENTATIONS}")
     terms: list[Any] = list(features) if isinstance(features, (list, tuple)) else [features]
     sigmas: list[Any] = list(xy_sigma) if isinstance(xy_sigma, (list, tuple)) else [xy_sigma] * len(terms)
     weight_list = [1.0] * len(terms) if weights is None else [float(weight) for weight in weights]
+    if not terms:
+        raise ValueError(f"{name}: features is empty but must hold at least one array or None")
     for label, values in (("xy_sigma", sigmas), ("weights", weight_list)):
         if len(values) != len(terms):
             raise ValueError(f"{name}: {label} has {len(values)} entries but features has {len(terms)}")
@@ -218,7 +221,7 @@ def prepare(
         falloff = 0.0 if sigma is None else 0.5 / float(sigma) ** 2
         gaussians.append(Gaussian(weight, falloff, start, len(planes)))
     stacked = jnp.stack(planes) if planes else jnp.zeros((0, *shape), jnp.float32)
-    return lax.stop_gradient(stacked), Window(radius, tuple(gaussians), implementation)
+    return lax.stop_gradient(stacked), Window(int(radius), tuple(gaussians), implementation)
 
 
 def filtered(p: jax.Array, planes: jax.Array, window: Window) -> jax.Array:
@@ -227,11 +230,12 @@ def filtered(p: jax.Array, planes: jax.Array, window: Window) -> jax.Array:
 
 
 def vary_together(p: jax.Array, planes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Under `shard_map`, makes both vary over the same devices, so that custom gradients and scan carries agree."""
+    """One dtype for both and, under `shard_map`, the same devices to vary over, as scans and gradients want it."""
+    planes = planes.astype(p.dtype)
     if not planes.shape[0]:
         return p, planes
     zero = jnp.zeros_like(p[..., 0] * planes[0])
-    return p + zero[..., None].astype(p.dtype), planes + zero.astype(planes.dtype)
+    return p + zero[..., None], planes + zero
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
