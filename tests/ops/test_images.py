@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brute_force import block_average
 
 from semiseg_jax.ops import images
+
+area_average = jax.jit(images.area_average, static_argnums=1)
+covered = jax.jit(images.covered, static_argnums=1)
 
 
 def random_image(shape, seed=0):
@@ -81,3 +85,74 @@ def test_gaussian_blur_keeps_a_flat_image_and_its_range():
 def test_a_tiny_sigma_leaves_the_image_as_it_is():
     image = random_image((6, 7, 3))
     np.testing.assert_allclose(images.gaussian_blur(jnp.asarray(image), 0.1), image, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((12, 8), (4, 2)),
+        ((6, 6), (6, 3)),
+        ((7, 5), (3, 5)),
+        ((13, 12), (5, 7)),
+        ((9, 10), (8, 9)),
+        ((5, 7), (1, 1)),
+        ((321, 2), (81, 1)),
+        ((3, 1000), (2, 333)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_area_average_is_the_mean_over_the_area_of_each_new_pixel(old, new, channels):
+    image = random_image((2, *old, channels))
+    average = area_average(image, new)
+    assert average.shape == (2, *new, channels)
+    np.testing.assert_allclose(average, block_average(image, new), rtol=1e-5)
+
+
+def test_area_average_of_whole_blocks_is_their_plain_mean():
+    image = random_image((2, 6, 8, 3))
+    expected = image.reshape(2, 3, 2, 2, 4, 3).astype(np.float64).mean((2, 4))
+    np.testing.assert_allclose(area_average(image, (3, 2)), expected, rtol=1e-6)
+
+
+def test_area_average_to_the_same_size_changes_nothing():
+    image = random_image((1, 5, 7, 3))
+    np.testing.assert_array_equal(area_average(image, (5, 7)), image)
+
+
+@pytest.mark.parametrize(("old", "new"), [((7, 7), (3, 3)), ((13, 29), (5, 11)), ((1000, 3), (333, 2))])
+def test_area_average_keeps_the_mean_of_the_image(old, new):
+    image = random_image((2, *old, 3))
+    average = area_average(image, new)
+    np.testing.assert_allclose(np.mean(average, (1, 2)), image.astype(np.float64).mean((1, 2)), rtol=1e-5)
+
+
+ODD_RATIOS = [(7, 3), (321, 81), (1000, 333), (97, 96), (513, 129), (5, 5), (11, 1)]
+
+
+@pytest.mark.parametrize(("old", "new"), ODD_RATIOS)
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_a_full_mask_covers_every_pixel_at_any_ratio(old, new, dtype):
+    result = covered(np.ones((1, old, old), dtype), (new, new))
+    assert result.dtype == bool
+    assert result.shape == (1, new, new)
+    assert result.all()
+
+
+@pytest.mark.parametrize(("old", "new"), ODD_RATIOS)
+@pytest.mark.parametrize("hole", [0.0, 0.5, 0.999, np.nan])
+def test_a_hole_uncovers_exactly_the_pixels_that_it_touches(old, new, hole):
+    mask = np.ones((1, old, old), np.float32)
+    y, x = old // 2, old // 3
+    mask[0, y, x] = hole
+    start, stop = np.arange(new) * old, (np.arange(new) + 1) * old
+    touched = [(start < (at + 1) * new) & (stop > at * new) for at in (y, x)]
+    result = np.asarray(covered(mask, (new, new)))
+    np.testing.assert_array_equal(result[0], ~(touched[0][:, None] & touched[1][None, :]))
+
+
+@pytest.mark.parametrize(("old", "new"), [((6, 8), (3, 2)), ((7, 9), (3, 4)), ((13, 12), (5, 7)), ((4, 5), (4, 5))])
+def test_covered_pixels_are_those_whose_average_is_one(old, new):
+    mask = np.random.default_rng(0).uniform(size=(2, *old)) < 0.9
+    expected = block_average(mask, new) > 1 - 1e-9
+    assert 0 < expected.sum() < expected.size
+    np.testing.assert_array_equal(covered(mask, new), expected)

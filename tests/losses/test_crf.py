@@ -1,0 +1,274 @@
+"""gated_crf against the published code, against its semantics restated in NumPy, and at values known by hand.
+
+`gated_crf_parity.npz` holds numbers of the published Gated CRF code (`ModelLossSemsegGatedCRF`, MIT licence), run
+unmodified on CPU with torch 2.13.0 in float32: three cases "0" (no mask), "2" (source mask with holes and fractional
+values) and "3" (target mask; the second image entirely masked out), all with weight 1, xy 6 and rgb 0.1. Per case:
+`probs`, `image` and the mask, its inputs bit for bit; `radius`; `loss`; and `grad`, d loss / d probs in units of 2^-24,
+rounded. Transposed to NHWC. Arrays are stored as the four byte planes of their 32-bit numbers, which compress better.
+"""
+
+import functools
+from pathlib import Path
+
+import brute_force
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from semiseg_jax.losses import gated_crf
+
+PARITY = np.load(Path(__file__).with_name("gated_crf_parity.npz"))
+DEFAULT = ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},)
+TWO = ({"weight": 0.9, "xy": 4.0, "rgb": 0.1}, {"weight": 0.3, "xy": 2.0})
+DEEP = ({"weight": 0.9, "xy": 4.0, "depth": 0.5}, {"xy": 6.0, "rgb": 0.2, "depth": 2.0})
+COSTS = [[0.0, 1.0, 3.0], [0.5, 0.0, 0.5], [2.0, 0.1, 0.0]]
+BORDERS = ("reference", "exclude")
+SHAPE = (2, 6, 7, 3)
+# What differs from one [2,6,7,3] prediction with an image of its size, the default kernel and radius 2.
+CASES = {
+    "position alone": {"kernels": ({"weight": 0.5, "xy": 3.0},)},
+    "colour alone, weight 1": {"kernels": ({"rgb": 0.2},)},
+    "two kernels": {"kernels": TWO},
+    "image of twice the size": {"image": (12, 14)},
+    "image at an odd ratio": {"image": (13, 9), "kernels": TWO},
+    "target mask": {"target_mask": (6, 7)},
+    "both masks": {"source_mask": (6, 7), "target_mask": (6, 7)},
+    "masks of higher resolution": {"source_mask": (12, 14), "target_mask": (8, 9)},
+    "depth of the same size": {"kernels": DEEP, "depth": (6, 7)},
+    "depth with a channel axis": {"kernels": DEEP, "depth": (13, 15, 2)},
+    "costs": {"compatibility": COSTS},
+    "costs with a source mask": {"compatibility": COSTS, "source_mask": (6, 7)},
+    "costs with a target mask": {"compatibility": COSTS, "target_mask": (6, 7), "kernels": TWO},
+    "everything": {
+        "kernels": (*DEEP, {"weight": 0.2, "xy": 1.0}),
+        "image": (13, 14),
+        "depth": (9, 14),
+        "source_mask": (12, 7),
+        "target_mask": (7, 14),
+        "compatibility": COSTS,
+    },
+}
+
+
+def stored(name, dtype="<f4"):
+    return np.moveaxis(PARITY[name], 0, -1).copy().view(dtype)[..., 0]
+
+
+def make_inputs(size=(6, 7), shape=SHAPE, seed=0):
+    """-> probs, and an image of `size` whose neighbouring colours differ by about the default bandwidth."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(shape[-1]), shape[:3]).astype(np.float32)
+    return probs, rng.normal(0.05, 0.08, (shape[0], *size, 3)).astype(np.float32)
+
+
+def make_mask(size, seed):
+    """Mostly 1, with holes, NaN and fractions, all of which count as 0."""
+    return np.random.default_rng(seed).choice([0, np.nan, 0.5, 0.999] + 20 * [1], (SHAPE[0], *size)).astype(np.float32)
+
+
+def loss_and_grad(probs, image, **options):
+    return jax.jit(jax.value_and_grad(lambda p: gated_crf(p, image, **options)))(jnp.asarray(probs))
+
+
+crf = functools.partial(gated_crf, radius=2)
+
+
+def make_case(name):
+    """-> probs, image, the options of `gated_crf`"""
+    changes = CASES[name]
+    probs, image = make_inputs(changes.get("image", (6, 7)))
+    options = {"kernels": changes.get("kernels", DEFAULT), "radius": 2}
+    options |= {
+        key: make_mask(changes[key], seed)
+        for seed, key in enumerate(["source_mask", "target_mask"], 1)
+        if key in changes
+    }
+    if "depth" in changes:
+        depth = np.random.default_rng(3).normal(0, 0.5, (SHAPE[0], *changes["depth"])).astype(np.float32)
+        options["features"] = {"depth": depth}
+    if "compatibility" in changes:
+        options["compatibility"] = changes["compatibility"]
+    return probs, image, options
+
+
+def restated(probs, image, features=None, **options):
+    return brute_force.gated_crf(probs, {"rgb": image, **(features or {})}, **options)
+
+
+@pytest.mark.parametrize("case", ["0", "2", "3"])
+def test_loss_and_gradient_are_those_of_the_published_code(case):
+    masks = {name: stored(f"{case}/{name}") for name in ("source_mask", "target_mask") if f"{case}/{name}" in PARITY}
+    assert len(masks) == (case != "0")
+    options = {"radius": int(PARITY[f"{case}/radius"]), "border": "reference", **masks}
+    loss, grad = loss_and_grad(stored(f"{case}/probs"), stored(f"{case}/image"), **options)
+    np.testing.assert_allclose(loss, PARITY[f"{case}/loss"], rtol=1e-5)
+    np.testing.assert_allclose(grad, stored(f"{case}/grad", "<i4") / 2.0**24, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["0", "2", "3"])
+def test_the_restatement_itself_is_the_published_code(case):
+    masks = {name: stored(f"{case}/{name}") for name in ("source_mask", "target_mask") if f"{case}/{name}" in PARITY}
+    options = {"radius": int(PARITY[f"{case}/radius"]), "kernels": DEFAULT, **masks}
+    loss, grad = restated(stored(f"{case}/probs"), stored(f"{case}/image"), **options)
+    np.testing.assert_allclose(loss, PARITY[f"{case}/loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad, stored(f"{case}/grad", "<i4") / 2.0**24, rtol=0, atol=1e-7)
+
+
+# With a source mask or costs, nothing is left that the border could change.
+BORDER_CASES = [(name, "reference") for name in CASES] + [
+    (name, "exclude") for name, changes in CASES.items() if not changes.keys() & {"source_mask", "compatibility"}
+]
+
+
+@pytest.mark.parametrize(("case", "border"), [*BORDER_CASES, ("both masks", "exclude"), ("everything", "exclude")])
+def test_loss_and_gradient_are_those_of_the_restatement(case, border):
+    probs, image, options = make_case(case)
+    expected, expected_grad = restated(probs, image, border=border, **options)
+    loss, grad = loss_and_grad(probs, image, border=border, **options)
+    assert loss.shape == ()
+    assert loss.dtype == grad.dtype == jnp.float32
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kernels", [DEFAULT, TWO])
+def test_the_border_changes_the_loss_by_a_constant_and_the_gradient_not_at_all(kernels):
+    probs, image = make_inputs()
+
+    @jax.jit
+    def both_borders(probs):
+        losses = (lambda p, border=border: crf(p, image, kernels=kernels, border=border) for border in BORDERS)
+        return [jax.value_and_grad(loss)(probs) for loss in losses]
+
+    constants = []
+    for prediction in (probs, probs[:, ::-1, :, ::-1]):
+        (loss, grad), (inner, inner_grad) = both_borders(prediction)
+        np.testing.assert_array_equal(grad, inner_grad)
+        constants.append(loss - inner)
+    assert constants[0] > 0
+    np.testing.assert_allclose(*constants, rtol=1e-4)
+
+
+def test_a_source_mask_of_ones_removes_the_border_of_the_reference():
+    probs, image = make_inputs()
+    masked = loss_and_grad(probs, image, radius=2, border="reference", source_mask=np.ones(SHAPE[:3], bool))
+    plain = loss_and_grad(probs, image, radius=2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), masked, plain)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channel_axis"), [(bool, True), (np.int32, False), (np.uint8, True), (np.float16, False)]
+)
+def test_masks_of_any_dtype_with_or_without_a_channel_axis_are_the_same(dtype, channel_axis):
+    probs, image = make_inputs()
+    masks = [np.nan_to_num(make_mask((12, 7), seed)) == 1 for seed in (1, 2)]
+    given = [(mask[..., None] if channel_axis else mask).astype(dtype) for mask in masks]
+    losses = [jax.jit(crf)(probs, image, source_mask=source, target_mask=target) for source, target in (masks, given)]
+    np.testing.assert_array_equal(*losses)
+
+
+def test_scaling_a_row_of_the_costs_changes_nothing():
+    probs, image = make_inputs()
+    scaled = np.array(COSTS) * [[5.0], [0.1], [3.0]]
+    losses = [jax.jit(crf)(probs, image, compatibility=matrix) for matrix in (np.array(COSTS), scaled)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_equal_costs_are_the_potts_loss():
+    probs, image = make_inputs()
+    potts, costs = (jax.jit(crf)(probs, image, compatibility=matrix) for matrix in (None, 1 - np.eye(3)))
+    np.testing.assert_allclose(costs, potts, rtol=1e-5)
+
+
+def test_a_class_without_any_cost_keeps_loss_and_gradient_finite():
+    probs, image = make_inputs()
+    free = [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    loss, grad = loss_and_grad(probs, image, radius=2, compatibility=free)
+    assert np.isfinite(loss)
+    assert np.isfinite(grad).all()
+
+
+GREY = np.zeros((1, 16, 16, 3), np.float32)
+INTERIOR = np.zeros((1, 16, 16), bool)
+INTERIOR[:, 5:11, 5:11] = True
+
+
+def one_class(classes=2):
+    return np.broadcast_to(np.eye(classes, dtype=np.float32)[0], (1, 16, 16, classes))
+
+
+@pytest.mark.parametrize(
+    ("probs", "options", "expected", "tolerance"),
+    [
+        (np.full((1, 16, 16, 21), 1 / 21, np.float32), {"target_mask": INTERIOR}, 87.63, 0.005),
+        (np.full((1, 16, 16, 2), 0.5, np.float32), {"target_mask": INTERIOR}, 92.009 / 2, 5e-4),
+        (np.full((1, 16, 16, 2), 0.5, np.float32), {"border": "reference"}, 42.1, 0.05),
+        (np.full((1, 16, 16, 2), 0.5, np.float32), {"border": "exclude"}, 32.4, 0.05),
+        (one_class(), {"border": "reference"}, 9.69, 0.005),
+        (one_class(), {"border": "exclude"}, 0.0, 0.0),
+        (one_class(21), {"border": "exclude"}, 0.0, 0.0),
+    ],
+)
+def test_constant_predictions_cost_what_the_paper_and_its_code_say(probs, options, expected, tolerance):
+    loss = jax.jit(functools.partial(gated_crf, **options))(probs, GREY)
+    assert float(loss) == pytest.approx(expected, abs=tolerance, rel=0)
+
+
+def test_a_colour_difference_of_0_118_halves_the_pull():
+    probs = np.eye(2, dtype=np.float32)[None, None]
+    same, different = (np.array([[[[0.5] * 3, [0.5 + step, 0.5, 0.5]]]], np.float32) for step in (0, 0.118))
+    assert float(crf(probs, different) / crf(probs, same)) == pytest.approx(0.5, abs=2e-3)
+
+
+def test_two_pixels_of_different_classes_cost_their_kernel():
+    probs = np.eye(2, dtype=np.float32)[None, None]
+    image = np.array([[[[0.1, 0.2, 0.3], [0.15, 0.2, 0.25]]]], np.float32)
+    expected = np.exp(-0.5 * (1 / 36 + 2 * 0.25))
+    np.testing.assert_allclose(crf(probs, image), expected, rtol=1e-5)
+
+
+PROBS = np.full((2, 8, 10, 4), 0.25, np.float32)
+IMAGE = np.zeros((2, 8, 10, 3), np.float32)
+DEPTH = ({"depth": 1.0},)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"probs": PROBS[0]}, ValueError, r"probs is \[8,10,4\]"),
+        ({"probs": PROBS.astype(np.int32)}, TypeError, "probs is int32"),
+        ({"probs": PROBS.transpose(0, 3, 1, 2)}, ValueError, "probs is .*channels first"),
+        ({"image": IMAGE[0]}, ValueError, r"image is \[8,10,3\]"),
+        ({"image": IMAGE[:1]}, ValueError, "image is"),
+        ({"image": IMAGE.transpose(0, 3, 1, 2)}, ValueError, "image is .*channels first"),
+        ({"image": np.zeros((2, 3, 32, 40), np.float32)}, ValueError, "image is .*channels first"),
+        ({"image": IMAGE.astype(np.uint8)}, TypeError, "image is uint8"),
+        ({"image": IMAGE[:, :7]}, ValueError, r"image is \[2,7,10,3\], smaller"),
+        ({"source_mask": np.ones((1, 8, 10))}, ValueError, r"source_mask is \[1,8,10\]"),
+        ({"source_mask": np.ones((2, 8))}, ValueError, r"source_mask is \[2,8\]"),
+        ({"source_mask": np.ones((2, 8, 10, 3))}, ValueError, r"source_mask is \[2,8,10,3\]"),
+        ({"target_mask": np.ones((2, 8, 9))}, ValueError, r"target_mask is \[2,8,9\], smaller"),
+        ({"target_mask": np.ones((3, 8, 10))}, ValueError, "target_mask is"),
+        ({"radius": -1}, ValueError, "radius is -1"),
+        ({"radius": 0}, ValueError, "radius is 0"),
+        ({"kernels": ()}, ValueError, "kernels must be"),
+        ({"kernels": {"xy": 6.0}}, ValueError, "kernels must be"),
+        ({"kernels": ({"xyz": 6.0},)}, ValueError, "kernels has the unknown key 'xyz'"),
+        ({"kernels": ({"xy": 0.0},)}, ValueError, "kernels has xy 0.0"),
+        ({"kernels": ({"rgb": -0.1},)}, ValueError, "kernels has rgb -0.1"),
+        ({"kernels": DEPTH}, ValueError, "kernels has the unknown key 'depth'"),
+        ({"kernels": DEPTH, "features": {"depth": np.ones((2, 8, 9), np.float32)}}, ValueError, r"depth is .2,8,9,1."),
+        ({"kernels": DEPTH, "features": {"depth": np.ones((2, 8), np.float32)}}, ValueError, r"depth is \[2,8\]"),
+        ({"kernels": DEPTH, "features": {"depth": np.ones((2, 8, 10), np.int32)}}, TypeError, "depth is int32"),
+        ({"compatibility": np.ones((4, 4))}, ValueError, "compatibility must be zero on the diagonal"),
+        ({"compatibility": np.eye(4) - np.ones((4, 4))}, ValueError, "compatibility must be finite and not negative"),
+        ({"compatibility": 1 - np.eye(3)}, ValueError, r"compatibility is \[3,3\] but must be \[4,4\]"),
+        ({"compatibility": np.ones(4)}, ValueError, r"compatibility is \[4\]"),
+        ({"border": "zero"}, ValueError, "border is 'zero'"),
+    ],
+)
+def test_wrong_arguments_raise_an_error_that_names_the_argument(changes, error, message):
+    arguments = {"probs": PROBS, "image": IMAGE} | changes
+    with pytest.raises(error, match=message):
+        gated_crf(arguments.pop("probs"), arguments.pop("image"), **arguments)
