@@ -7,12 +7,16 @@ and summed, kernels outside autodiff. The PyTorch versions take channels first. 
 import importlib
 import importlib.util
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+    # OpenMP's threads spin while they wait; where others want the cores, that can make PyTorch a hundred times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 # Every other pair of 8-neighbours, (rows, columns), by angle.

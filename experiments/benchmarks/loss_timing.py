@@ -76,7 +76,7 @@ def to_numpy(result: Any) -> list[np.ndarray]:
 
 
 def take_turns(calls: Mapping[str, Call], rounds: int, limit: float) -> dict[str, list[float]]:
-    """Milliseconds of a call, one entry a round: the mean of a block. No third round after `limit` seconds, nor later."""
+    """Milliseconds of a call, one entry a round, the mean of a block. Two rounds; more until `limit` seconds are over."""
     blocks = {}
     for name, call in calls.items():
         call()
@@ -100,6 +100,7 @@ def resident_mib(call: Call) -> float:
     """Growth of the peak resident set over a call (Linux). Quick calls are repeated: the first also loads code."""
     status, mib = Path("/proc/self/status"), float("nan")
     for _ in range(3):
+        time.sleep(0.2)  # XLA frees its buffers a little after the result is ready
         start = time.perf_counter()
         ctypes.CDLL(None).malloc_trim(0)  # memory that is free goes back to the system
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here

@@ -127,11 +127,13 @@ def resident_memory(cases: list[Case]) -> dict[tuple[str, str], float]:
     resident: dict[tuple[str, str], float] = {}
     if sys.platform != "linux" or jax.default_backend() != "cpu":
         return resident
+    # One arena and a fixed threshold: larger blocks come from the system and go back to it.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
     with tqdm(total=len(cases) * len(contestants()), desc="memory", file=sys.stderr) as progress:
         for contestant in contestants():
             options = [f"--resident={contestant}", f"--only={FLAGS.only}", f"--quick={FLAGS.quick}"]
             command = [sys.executable, __file__, *options]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
                 for line in process.stdout or ():
                     row, mib = json.loads(line)
                     resident[row, contestant] = mib
@@ -142,7 +144,9 @@ def resident_memory(cases: list[Case]) -> dict[tuple[str, str], float]:
 
 
 def header(rates: timing.Rates) -> str:
-    versions = f"jax {jax.__version__}" + (f", torch {torch.__version__}" if "torch" in contestants() else "")
+    versions = f"jax {jax.__version__}"
+    if "torch" in contestants():
+        versions += f", torch {torch.__version__} (OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')})"
     device = f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)"
     speed = f"{rates.bytes / 1e9:.0f} GB/s, {rates.flops / 1e9:.0f} Gflop/s, {rates.exps / 1e9:.1f} Gexp/s"
     times = "".join(f"{name + ' ms':>15}" for name in CONTESTANTS)

@@ -11,7 +11,7 @@ from jax import lax
 from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
 from semiseg_jax.ops._reduce import sum_last
 from semiseg_jax.ops.images import covered
-from semiseg_jax.ops.pairwise import kernel_terms, local_filter, potts_energy
+from semiseg_jax.ops.pairwise import check_radius, kernel_terms, local_filter, potts_energy
 
 NAME = "gated_crf"
 
@@ -82,7 +82,11 @@ def gated_crf(
     if border not in ("exclude", "reference"):
         raise ValueError(f"{NAME}: border is {border!r} but must be 'exclude' or 'reference'")
     probs = probs.astype(compute_dtype(probs))
+    check_radius(NAME, radius)
     _check_image(image, probs)
+    reserved = {"rgb", "xy", "weight"} & set(features or {})
+    if reserved:
+        raise ValueError(f"{NAME}: features may not be called {', '.join(sorted(reserved))}")
     terms = kernel_terms(NAME, kernels, {**(features or {}), "rgb": image}, probs.shape[:3])
     source = None if source_mask is None else _gate("source_mask", source_mask, probs)
     target = None if target_mask is None else _gate("target_mask", target_mask, probs)
@@ -97,7 +101,7 @@ def gated_crf(
         if border == "reference" and source is None:
             total += _outside_energy(terms, radius, probs, target)
     else:
-        matrix = _normalized(compatibility, probs.shape[-1])
+        matrix = _normalized(compatibility, probs.shape[-1], probs.dtype)
         pulled = local_filter(probs if source is None else probs * source[..., None], **terms, radius=radius)
         energy = sum_last(jnp.matmul(probs, matrix, precision="highest") * pulled)
         total = jnp.sum(energy if target is None else energy * target)
@@ -148,7 +152,7 @@ def _outside_energy(terms: Mapping[str, Any], radius: int, probs: jax.Array, tar
     return jnp.sum(energy if target is None else energy * target)
 
 
-def _normalized(compatibility: Any, classes: int) -> jax.Array:
+def _normalized(compatibility: Any, classes: int, dtype: Any) -> jax.Array:
     check_shape(NAME, "compatibility", compatibility, (classes, classes))
     if not isinstance(compatibility, jax.core.Tracer):
         values = np.asarray(compatibility, np.float64)
@@ -156,6 +160,6 @@ def _normalized(compatibility: Any, classes: int) -> jax.Array:
             raise ValueError(f"{NAME}: compatibility must be zero on the diagonal")
         if np.any(values < 0) or not np.all(np.isfinite(values)):
             raise ValueError(f"{NAME}: compatibility must be finite and not negative")
-    matrix = jnp.asarray(compatibility, jnp.float32)
+    matrix = jnp.asarray(compatibility, dtype)
     rows = jnp.sum(jnp.abs(matrix), axis=1, keepdims=True)
     return matrix / jnp.where(rows > 0, rows, 1.0) * (classes - 1)

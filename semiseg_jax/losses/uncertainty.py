@@ -79,7 +79,8 @@ def uncertainty_cross_entropy(
         check_shape(name, "where", where, mean.shape[:3])
         counts &= where.astype(bool)
     # Masked before the exponentials: the gradient of an infinite value would be NaN even under a zero weight.
-    safe_mean = jnp.where(counts[..., None], mean, 0.0)
+    # A class may be ruled out by -inf, which times the scale's zero gradient would be NaN as well.
+    safe_mean = jnp.where(counts[..., None], jnp.maximum(mean, -1e30), 0.0)
     safe_variance = jnp.where(counts, variance.astype(mean.dtype), 0.0)
     scale = 1.0 / jnp.sqrt(1.0 + (jnp.pi / 8.0) * safe_variance)
     scores = scale[..., None] * safe_mean

@@ -47,7 +47,7 @@ def area_average(image: jax.Array, size: tuple[int, int]) -> jax.Array:
 def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     """[B,h,w] bool or float -> [B,H,W] bool: pixels of `size` whose whole area is 1 in the mask. NaN counts as 0."""
     height, width = mask.shape[1:3]
-    filled = jnp.nan_to_num(mask.astype(jnp.float32), nan=0.0)
+    filled = jnp.minimum(jnp.nan_to_num(mask.astype(jnp.float32), nan=0.0), 1.0)
     if (height, width) == tuple(size):
         return filled >= 1.0
     return _area_sum(filled[..., None], size)[..., 0] >= height * width

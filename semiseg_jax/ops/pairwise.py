@@ -157,6 +157,8 @@ def kernel_terms(
     small: dict[str, jax.Array] = {}
     for kernel in kernels:
         bandwidths = {key: value for key, value in kernel.items() if key != "weight"}
+        if not bandwidths:
+            raise ValueError(f"{name}: kernels has {dict(kernel)}, which looks at nothing; give it xy or a modality")
         for key, value in bandwidths.items():
             if key != "xy" and key not in modalities:
                 raise ValueError(
@@ -194,8 +196,7 @@ def prepare(
     implementation: str | None,
 ) -> tuple[jax.Array, Window]:
     """Checks the description of a kernel and brings it into the form of the engine: planes [F,B,H,W] and a `Window`."""
-    if isinstance(radius, bool) or not isinstance(radius, numbers.Integral) or radius < 1:
-        raise ValueError(f"{name}: radius is {radius!r} but must be a positive int")
+    check_radius(name, radius)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{name}: implementation is {implementation!r} but must be one of {IMPLEMENTATIONS}")
     terms: list[Any] = list(features) if isinstance(features, (list, tuple)) else [features]
@@ -222,6 +223,11 @@ def prepare(
         gaussians.append(Gaussian(weight, falloff, start, len(planes)))
     stacked = jnp.stack(planes) if planes else jnp.zeros((0, *shape), jnp.float32)
     return lax.stop_gradient(stacked), Window(int(radius), tuple(gaussians), implementation)
+
+
+def check_radius(name: str, radius: int) -> None:
+    if isinstance(radius, bool) or not isinstance(radius, numbers.Integral) or radius < 1:
+        raise ValueError(f"{name}: radius is {radius!r} but must be a positive int")
 
 
 def filtered(p: jax.Array, planes: jax.Array, window: Window) -> jax.Array:

@@ -25,11 +25,11 @@ DEEP = ({"weight": 0.9, "xy": 4.0, "depth": 0.5}, {"xy": 6.0, "rgb": 0.2, "depth
 COSTS = [[0.0, 1.0, 3.0], [0.5, 0.0, 0.5], [2.0, 0.1, 0.0]]
 BORDERS = ("reference", "exclude")
 SHAPE = (2, 6, 7, 3)
-# What differs from one [2,6,7,3] prediction with an image of its size, the default kernel and radius 2.
+# What differs from one [2,6,7,3] prediction with an image of its size, the default kernel and radius 1.
 CASES = {
     "position alone": {"kernels": ({"weight": 0.5, "xy": 3.0},)},
     "colour alone, weight 1": {"kernels": ({"rgb": 0.2},)},
-    "two kernels": {"kernels": TWO},
+    "two kernels": {"kernels": TWO, "radius": 3},
     "image of twice the size": {"image": (12, 14)},
     "image at an odd ratio": {"image": (13, 9), "kernels": TWO},
     "target mask": {"target_mask": (6, 7)},
@@ -41,6 +41,7 @@ CASES = {
     "costs with a source mask": {"compatibility": COSTS, "source_mask": (6, 7)},
     "costs with a target mask": {"compatibility": COSTS, "target_mask": (6, 7), "kernels": TWO},
     "everything": {
+        "radius": 2,
         "kernels": (*DEEP, {"weight": 0.2, "xy": 1.0}),
         "image": (13, 14),
         "depth": (9, 14),
@@ -71,14 +72,14 @@ def loss_and_grad(probs, image, **options):
     return jax.jit(jax.value_and_grad(lambda p: gated_crf(p, image, **options)))(jnp.asarray(probs))
 
 
-crf = functools.partial(gated_crf, radius=2)
+crf = functools.partial(gated_crf, radius=1)
 
 
 def make_case(name):
     """-> probs, image, the options of `gated_crf`"""
     changes = CASES[name]
     probs, image = make_inputs(changes.get("image", (6, 7)))
-    options = {"kernels": changes.get("kernels", DEFAULT), "radius": 2}
+    options = {"kernels": changes.get("kernels", DEFAULT), "radius": changes.get("radius", 1)}
     options |= {
         key: make_mask(changes[key], seed)
         for seed, key in enumerate(["source_mask", "target_mask"], 1)
@@ -152,8 +153,8 @@ def test_the_border_changes_the_loss_by_a_constant_and_the_gradient_not_at_all(k
 
 def test_a_source_mask_of_ones_removes_the_border_of_the_reference():
     probs, image = make_inputs()
-    masked = loss_and_grad(probs, image, radius=2, border="reference", source_mask=np.ones(SHAPE[:3], bool))
-    plain = loss_and_grad(probs, image, radius=2)
+    masked = loss_and_grad(probs, image, radius=1, border="reference", source_mask=np.ones(SHAPE[:3], bool))
+    plain = loss_and_grad(probs, image, radius=1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), masked, plain)
 
 
@@ -184,7 +185,7 @@ def test_equal_costs_are_the_potts_loss():
 def test_a_class_without_any_cost_keeps_loss_and_gradient_finite():
     probs, image = make_inputs()
     free = [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
-    loss, grad = loss_and_grad(probs, image, radius=2, compatibility=free)
+    loss, grad = loss_and_grad(probs, image, radius=1, compatibility=free)
     assert np.isfinite(loss)
     assert np.isfinite(grad).all()
 
@@ -272,3 +273,23 @@ def test_wrong_arguments_raise_an_error_that_names_the_argument(changes, error, 
     arguments = {"probs": PROBS, "image": IMAGE} | changes
     with pytest.raises(error, match=message):
         gated_crf(arguments.pop("probs"), arguments.pop("image"), **arguments)
+
+
+def test_a_mask_of_0_and_255_counts_as_0_and_1():
+    mask = np.random.default_rng(0).integers(0, 2, (1, 12, 16))
+    probs, image = jnp.full((1, 6, 8, 2), 0.5), jnp.zeros((1, 6, 8, 3))
+    losses = [gated_crf(probs, image, radius=1, source_mask=jnp.asarray(mask * top, jnp.uint8)) for top in (1, 255)]
+    np.testing.assert_array_equal(losses[0], losses[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": {"xy": np.zeros((1, 6, 8))}}, "features may not be called xy"),
+        ({"kernels": ({"weight": 1.0},)}, "kernels has .* looks at nothing"),
+        ({"radius": -1}, "gated_crf: radius is -1"),
+    ],
+)
+def test_names_that_mean_something_else_and_empty_kernels_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        gated_crf(jnp.full((1, 6, 8, 2), 0.5), jnp.zeros((1, 6, 8, 3)), **options)

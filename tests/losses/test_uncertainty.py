@@ -278,3 +278,12 @@ def test_candidates_of_the_binary_form_have_two_classes():
     mean, variance, labels, _ = make_batch((2, 5, 7))
     with pytest.raises(ValueError, match=r"candidates is \[2,5,7,1\] but must be \[2,5,7,2\]"):
         uncertainty_cross_entropy(mean, variance, labels, candidates=np.ones((2, 5, 7, 1), bool))
+
+
+def test_a_class_ruled_out_by_minus_infinity_leaves_loss_and_gradients_finite():
+    mean = jnp.array([[[[1.0, -jnp.inf, 2.0]]]])
+    label = jnp.zeros((1, 1, 1), jnp.int32)
+    loss, grads = WITH_GRADS(mean, jnp.ones((1, 1, 1)), label)
+    two = jnp.array([[[[1.0, 2.0]]]])
+    np.testing.assert_allclose(loss, uncertainty_cross_entropy(two, jnp.ones((1, 1, 1)), label), rtol=1e-6)
+    assert all(np.isfinite(grad).all() for grad in grads)

@@ -263,12 +263,12 @@ def stripes(angle, ripple):
 
 
 @pytest.mark.parametrize("angle", [45, 90, 135])
-def test_ripples_along_stripes_cost_the_same_at_any_angle(angle):
+def test_ripples_along_stripes_cost_the_same_at_any_angle_and_no_more_on_diagonals(angle):
     turned, level = (
-        np.diff([float(JITTED["curvilinear"](two_classes(stripes(turn, ripple)))) for ripple in (0, 0.05)])
+        np.subtract(*(float(JITTED["curvilinear"](two_classes(stripes(turn, ripple)))) for ripple in (0.05, 0)))
         for turn in (angle, 0)
     )
-    np.testing.assert_allclose(turned, level, rtol=0.2)
+    assert 0.8 * level < turned < 1.05 * level
 
 
 @pytest.mark.parametrize("angle", [0, 90])

@@ -12,7 +12,7 @@ from two_devices import MAPPERS, loss_and_grad_on_two_devices
 from semiseg_jax.ops import local_filter, potts_energy
 
 SHAPE = (2, 5, 6, 3)
-OPTIONS = {"radius": 2, "xy_sigma": 2.0}
+OPTIONS = {"radius": 1, "xy_sigma": 1.0}
 
 
 def make_inputs(shape=SHAPE, seed=0):
