@@ -96,7 +96,7 @@ def variation_cases(quick: bool) -> Iterator[Case]:
     shapes = dict.fromkeys((wide, photo))
     for norm in ("l1", "l2"):
         functions = (losses.total_variation, rivals.plain_variation, rivals.torch_variation)
-        trio = [partial(function, norm=norm) for function in functions]
+        trio: list[Callable] = [partial(function, norm=norm) for function in functions]
         for shape in shapes:
             yield from _both_ways("total_variation", norm, shape, ("probs",), 1, trio, (6, 8, 0))
     trio = [losses.curvilinear_total_variation, rivals.plain_curvilinear, rivals.torch_curvilinear]
@@ -106,7 +106,7 @@ def variation_cases(quick: bool) -> Iterator[Case]:
 
 def pixel_cases(quick: bool) -> Iterator[Case]:
     shape = (1, 128, 128, 21) if quick else (2, 321, 321, 21)
-    trio = [losses.partial_cross_entropy, rivals.plain_cross_entropy, rivals.torch_cross_entropy]
+    trio: list[Callable] = [losses.partial_cross_entropy, rivals.plain_cross_entropy, rivals.torch_cross_entropy]
     yield from _both_ways("partial_cross_entropy", "", shape, ("logits", "labels"), 1, trio, (4, 2, 1))
     trio = [losses.uncertainty_cross_entropy, rivals.plain_uncertainty, rivals.torch_uncertainty]
     for detail, inputs, work in (

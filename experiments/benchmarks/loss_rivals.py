@@ -83,7 +83,8 @@ def plain_blur(values: jax.Array, sigma: float) -> jax.Array:
         size = total.shape[axis]
         padded = jnp.pad(total, [(radius, radius) if axis == other else (0, 0) for other in range(4)])
         cuts = [jax.lax.slice_in_dim(padded, start, start + size, axis=axis) for start in range(2 * radius + 1)]
-        total = sum(math.exp(-0.5 * ((start - radius) / sigma) ** 2) * cut for start, cut in enumerate(cuts))
+        taps = [math.exp(-0.5 * ((start - radius) / sigma) ** 2) for start in range(2 * radius + 1)]
+        total = jnp.sum(jnp.stack([tap * cut for tap, cut in zip(taps, cuts, strict=True)]), axis=0)
     return total[..., :-1] / total[..., -1:]
 
 

@@ -31,7 +31,7 @@ def jax_call(function: Callable, arrays: Sequence[np.ndarray], wrt: int) -> tupl
         function = jax.value_and_grad(function, argnums=tuple(range(wrt)))
     placed = jax.device_put(list(arrays))
     compiled = jax.jit(function).lower(*placed).compile()
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     mib = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / MIB
     return lambda: jax.block_until_ready(compiled(*placed)), mib
 
@@ -76,7 +76,7 @@ def to_numpy(result: Any) -> list[np.ndarray]:
 
 
 def take_turns(calls: Mapping[str, Call], rounds: int, limit: float) -> dict[str, list[float]]:
-    """Milliseconds of a call, one entry a round, the mean of a block. Two rounds; more until `limit` seconds are over."""
+    """Milliseconds of a call, one entry a round, the mean of a block. At least two rounds, within `limit` seconds."""
     blocks = {}
     for name, call in calls.items():
         call()
