@@ -1,6 +1,6 @@
 """The rows of `losses.py`: which loss on which arrays, its rivals, and the work that cannot be avoided."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from semiseg_jax import losses
 from semiseg_jax.ops import local_filter
 
 Shape = tuple[int, ...]
+PLAIN_BYTES = 1.1e9  # of windows of probabilities; beyond, plain JAX takes too long
 ONE_KERNEL = ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},)
 TWO_KERNELS = ({"weight": 0.9, "xy": 6.0, "rgb": 0.1}, {"weight": 0.1, "xy": 6.0})
 
@@ -25,7 +26,7 @@ class Case(NamedTuple):
     inputs: tuple[str, ...]  # kinds of `make_inputs`
     wrt: int  # so many of the first inputs get gradients; 0 = forward only
     ours: Callable
-    plain: Callable
+    plain: Callable | None
     torch: Callable
     operations: float  # counted by hand, for the whole row
     exponentials: float
@@ -38,7 +39,8 @@ class Case(NamedTuple):
 
 
 def all_cases(gpu: bool, quick: bool) -> list[Case]:
-    return [*crf_cases(gpu, quick), *filter_cases(gpu, quick), *variation_cases(quick), *pixel_cases(quick)]
+    cases = [*crf_cases(gpu, quick), *filter_cases(gpu, quick), *variation_cases(quick), *pixel_cases(quick)]
+    return [case for case in cases if case.wrt or not quick or case.loss == "local_filter"]
 
 
 def crf_cases(gpu: bool, quick: bool) -> Iterator[Case]:
@@ -66,8 +68,9 @@ def crf_case(
     matrix: bool = False,
 ) -> Case:
     options = {"radius": radius, "kernels": kernels, "gate": gate, "matrix": matrix}
-    functions = (ours_gated_crf, rivals.plain_gated_crf, rivals.torch_gated_crf)
-    ours, plain, torch = (partial(function, **options) for function in functions)
+    ours, torch = partial(ours_gated_crf, **options), partial(rivals.torch_gated_crf, **options)
+    fits = 4.0 * np.prod(shape) * (2 * radius + 1) ** 2 < PLAIN_BYTES
+    plain = partial(rivals.plain_gated_crf, **options) if fits else None
     inputs = ("probs", "image", *(["mask"] if gate else []), *(["matrix"] if matrix else []))
     work, reference = _window_work(shape, radius), partial(ours, border="reference")
     return Case(
@@ -174,7 +177,7 @@ def _both_ways(
     shape: Shape,
     inputs: tuple[str, ...],
     wrt: int,
-    functions: list[Callable],
+    functions: Sequence[Callable],
     work: tuple[float, float, float],
 ) -> Iterator[Case]:
     """`work` for each entry of the first input: operations forward, more backward, exponentials."""

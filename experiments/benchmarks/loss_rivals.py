@@ -78,7 +78,7 @@ def plain_variation(probs: jax.Array, *, norm: str) -> jax.Array:
 
 def plain_blur(values: jax.Array, sigma: float) -> jax.Array:
     radius = math.ceil(2.5 * sigma)
-    total = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
+    total: Any = jnp.concatenate([values, jnp.ones_like(values[..., :1])], axis=-1)
     for axis in (1, 2):
         size = total.shape[axis]
         padded = jnp.pad(total, [(radius, radius) if axis == other else (0, 0) for other in range(4)])
@@ -96,8 +96,8 @@ def plain_curvilinear(probs: jax.Array) -> jax.Array:
     yy, xx, yx = jnp.moveaxis(plain_blur(tensor, 2.0), -1, 0)
     coherence = ((xx - yy) ** 2 + 4.0 * yx**2) / (xx + yy + 1e-6) ** 2
     tangent = 0.5 * jnp.arctan2(2.0 * yx, xx - yy) + 0.5 * math.pi
-    total: Any = 0.0
     height, width = probs.shape[1:3]
+    total: Any = 0.0
     for number, (down, right) in enumerate(DIRECTIONS):
         turned = jnp.mod(tangent - number * math.pi / 4 + 0.5 * math.pi, math.pi) - 0.5 * math.pi
         weight = coherence * jnp.maximum(0.0, 1.0 - jnp.abs(turned) / (math.pi / 4))

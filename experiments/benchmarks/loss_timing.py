@@ -76,23 +76,23 @@ def to_numpy(result: Any) -> list[np.ndarray]:
 
 
 def take_turns(calls: Mapping[str, Call], rounds: int, limit: float) -> dict[str, list[float]]:
-    """Milliseconds of a call, one entry a round, the mean of a block. At least two rounds, within `limit` seconds."""
-    blocks = {}
-    for name, call in calls.items():
-        call()
+    """Milliseconds of a call, one entry a round: the mean of a block of calls. Calls must be warm.
+
+    There are two rounds at least, and no further one once `limit` seconds are over.
+    """
+
+    def seconds(call: Call, count: int) -> float:
         start = time.perf_counter()
-        call()
-        blocks[name] = max(1, int(BLOCK_SECONDS / (time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(count):
+            call()
+        return (time.perf_counter() - start) / count
+
     begin = time.perf_counter()
-    for number in range(rounds):
-        if number >= 2 and time.perf_counter() - begin > limit:
-            break
+    counts = {name: max(1, int(BLOCK_SECONDS / seconds(call, 1))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    while len(times["ours"]) < 2 or (len(times["ours"]) < rounds and time.perf_counter() - begin < limit):
         for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(blocks[name]):
-                call()
-            times[name].append(1e3 * (time.perf_counter() - start) / blocks[name])
+            times[name].append(1e3 * seconds(call, counts[name]))
     return times
 
 

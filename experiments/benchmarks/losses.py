@@ -67,10 +67,10 @@ def main(argv: list[str]) -> None:
         print(line)
 
 
-def contestants() -> list[str]:
+def contestants(case: Case) -> list[str]:
     """Torch takes part where it uses the same device."""
-    same_device = torch is not None and torch.cuda.is_available() == (jax.default_backend() == "gpu")
-    return [name for name in CONTESTANTS if name != "torch" or same_device]
+    usable = torch is not None and torch.cuda.is_available() == (jax.default_backend() == "gpu")
+    return [name for name in CONTESTANTS if getattr(case, name) and (name != "torch" or usable)]
 
 
 def make_call(case: Case, contestant: str, arrays: list[np.ndarray]) -> tuple[timing.Call, float]:
@@ -81,13 +81,13 @@ def make_call(case: Case, contestant: str, arrays: list[np.ndarray]) -> tuple[ti
 def run_case(case: Case, rates: timing.Rates, resident: dict[tuple[str, str], float]) -> tuple[str, dict[str, float]]:
     """The row of the table, and the fastest time of each contestant."""
     arrays = make_inputs(case)
-    prepared = {name: make_call(case, name, arrays) for name in contestants()}
+    prepared = {name: make_call(case, name, arrays) for name in contestants(case)}
     calls = {name: call for name, (call, _) in prepared.items()}
     result = check_agreement(case, arrays, calls)
-    times = timing.take_turns(calls, FLAGS.rounds, limit=1.0 if FLAGS.quick else 8.0)
+    times = timing.take_turns(calls, FLAGS.rounds, limit=1.0 if FLAGS.quick else 5.0)
     best = {name: min(values) for name, values in times.items()}
     floor, bound = floor_ms(case, [*arrays, *result], rates)
-    ratios = [best.get("torch", NAN) / best["ours"], best["plain"] / best["ours"], best["ours"] / floor]
+    ratios = [best.get("torch", NAN) / best["ours"], best.get("plain", NAN) / best["ours"], best["ours"] / floor]
     cells = [f"{number(ratio):>6}" for ratio in ratios] + [f" {case.name}"]
     cells += [f"{number(best.get(name, NAN)):>7} {number(np.median(times.get(name, NAN))):>6}" for name in CONTESTANTS]
     cells.append(f"{number(floor):>6} {bound}")
@@ -118,6 +118,8 @@ def floor_ms(case: Case, arrays: list[np.ndarray], rates: timing.Rates) -> tuple
 
 def print_resident(cases: list[Case], contestant: str) -> None:
     for case in cases:
+        if contestant not in contestants(case):
+            continue
         call, _ = make_call(case, contestant, make_inputs(case))
         print(json.dumps([case.name, timing.resident_mib(call)]), flush=True)
 
@@ -129,8 +131,9 @@ def resident_memory(cases: list[Case]) -> dict[tuple[str, str], float]:
         return resident
     # One arena and a fixed threshold: larger blocks come from the system and go back to it.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
-    with tqdm(total=len(cases) * len(contestants()), desc="memory", file=sys.stderr) as progress:
-        for contestant in contestants():
+    rows = [(case.name, name) for case in cases for name in contestants(case)]
+    with tqdm(total=len(rows), desc="memory", file=sys.stderr) as progress:
+        for contestant in sorted({name for _, name in rows}):
             options = [f"--resident={contestant}", f"--only={FLAGS.only}", f"--quick={FLAGS.quick}"]
             command = [sys.executable, __file__, *options]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -145,7 +148,7 @@ def resident_memory(cases: list[Case]) -> dict[tuple[str, str], float]:
 
 def header(rates: timing.Rates) -> str:
     versions = f"jax {jax.__version__}"
-    if "torch" in contestants():
+    if torch:
         versions += f", torch {torch.__version__} (OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')})"
     device = f"{jax.devices()[0].device_kind} ({platform.machine()}, {os.cpu_count()} cores)"
     speed = f"{rates.bytes / 1e9:.0f} GB/s, {rates.flops / 1e9:.0f} Gflop/s, {rates.exps / 1e9:.1f} Gexp/s"
