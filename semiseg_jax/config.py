@@ -32,7 +32,7 @@ def default_config() -> ConfigDict:
                 "name": "shapes",
                 "path": "",  # of a folder dataset
                 "data_dir": "",  # where built datasets are kept; "" = TFDS_DATA_DIR or ~/tensorflow_datasets
-                "train_split": "train",
+                "train_split": "train",  # or several: "train+extra"
                 "eval_split": "",  # "" = val, validation or test, whichever exists first
                 "quota": {"dense": 8},  # rows of each kind in a micro-batch of one device
                 "assign": {},  # kind -> share (float), number (int) or split (str) of images; {} = whatever they have
@@ -55,6 +55,10 @@ def default_config() -> ConfigDict:
                 "blur_sigma": (0.1, 2.0),
             },
             "model": {"name": "unet", "widths": (24, 48, 96, 128), "norm": "group"},
+            "pretrained": {
+                "path": "",  # .safetensors, .pth or .npz; see semiseg_jax.models.pretrained
+                "new_classifier": False,  # leave the file's classifier out and start with a fresh one
+            },
             "optimizer": {
                 "name": "adamw",  # or "sgd"
                 "learning_rate": 2e-3,

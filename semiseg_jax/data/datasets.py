@@ -1,6 +1,8 @@
 """Datasets by name: builds on first use, then opens."""
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,8 @@ class Dataset:
     def records(self, split: str) -> Sequence[Record]:
         if split not in self.info.splits:
             raise ValueError(f"{self.info.name} has no split {split!r}; it has: {', '.join(self.info.splits)}")
-        return self.builder.as_data_source(split)
+        sources = [self.builder.as_data_source(part) for part in split.split("+")]
+        return sources[0] if len(sources) == 1 else Joined(sources)
 
     def masked_indices(self, split: str) -> list[int]:
         """Records of a split that have a mask to be compared with."""
@@ -34,6 +37,21 @@ class Dataset:
         if not self.masked_indices(asked):
             raise ValueError(f"split {asked!r} of {self.info.name} has no image with a mask to be compared with")
         return asked
+
+
+class Joined(Sequence[Record]):
+    """Records of several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Sequence[Record]]):
+        self.sources = sources
+        self.ends = list(itertools.accumulate(map(len, sources)))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        source = bisect.bisect_right(self.ends, index)
+        return self.sources[source][index - (self.ends[source - 1] if source else 0)]
 
 
 def _shapes(data: Any) -> RecordBuilder:
@@ -70,4 +88,10 @@ def open_dataset(data: Any) -> Dataset:
     """Builds the dataset of `config.data` if need be, and opens it."""
     builder = make_builder(data)
     builder.build()
-    return Dataset(builder, builder.dataset_info())
+    info = builder.dataset_info()
+    splits = dict(info.splits)
+    for split in (data.train_split, data.eval_split):
+        parts = split.split("+")
+        if len(parts) > 1 and all(part in splits for part in parts):
+            splits[split] = [row for part in parts for row in splits[part]]
+    return Dataset(builder, dataclasses.replace(info, splits=splits))

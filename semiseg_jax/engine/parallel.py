@@ -5,6 +5,7 @@ global arrays; `pmap` on host-local ones, which `to_global` makes global before 
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import signal
 import threading
@@ -18,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "data"
+# Options of glibc's mallopt: one heap, which also serves large requests, and is never trimmed.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -32,6 +35,20 @@ def initialize(distributed: Any) -> None:
         num_processes=distributed.processes or None,
         process_id=distributed.process if distributed.process >= 0 else None,
     )
+
+
+def keep_memory() -> None:
+    """On CPU, lets the process keep the memory that it frees, where the C library is glibc.
+
+    XLA asks for the buffers of a step anew at each step; where the system has to map gigabytes again and again, that
+    takes a good part of the step.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(option, value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import Batch
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.models import pretrained
 
 Variables = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -61,6 +63,7 @@ class Stage:
     steps: int
     init: Callable[[jax.Array, Batch], State]
     train_step: Callable[[State, Batch], tuple[State, Metrics]]  # per device, inside the mapped axis "data"
+    start: Callable[[State], State] = lambda state: state  # on the host, before the first step: pretrained weights
     finish: Callable[[State, Path], None] = lambda state, workdir: None
 
 
@@ -86,6 +89,18 @@ def init_network(variables: Mapping[str, Any], optimizer: optax.GradientTransfor
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.array, params) if ema else None,
     )
+
+
+def with_pretrained(network: Network, model: nn.Module, config: ConfigDict) -> Network:
+    """The network with the weights that `config.pretrained` names, if it does."""
+    if not config.path:
+        return network
+    variables = pretrained.load(
+        model, config.path, new_classifier=config.new_classifier, variables=jax.device_get(network.variables)
+    )
+    params = variables["params"]
+    ema = None if network.ema is None else jax.tree.map(jnp.array, params)
+    return dataclasses.replace(network, params=params, batch_stats=variables.get("batch_stats", {}), ema=ema)
 
 
 def gradients(

@@ -5,6 +5,7 @@
 Rows without labelled pixels (boxes, tags, unlabelled) add nothing.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,12 +41,16 @@ class Supervised:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
-        return [base.Stage("supervised", config.data, config.steps, self.init, self.train_step)]
+        return [base.Stage("supervised", config.data, config.steps, self.init, self.train_step, self.start)]
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         variables = self.model.init(rng, standardize(batch["image"][:1]))
         network = base.init_network(variables, self.optimizer, ema=self.config.ema > 0)
         return base.State(step=jnp.zeros((), jnp.int32), rng=rng, networks={"segmenter": network})
+
+    def start(self, state: base.State) -> base.State:
+        network = base.with_pretrained(state.networks["segmenter"], self.model, self.config.pretrained)
+        return dataclasses.replace(state, networks={"segmenter": network})
 
     def loss(self, params, batch_stats, batch: Batch, rng):
         del rng

@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
     """
     config_lib.validate(config)
     parallel.initialize(config.distributed)
+    parallel.keep_memory()
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
     workdirs.check(config, workdir)
@@ -96,6 +97,8 @@ class _Run:
         self.eval_split = dataset.eval_split(config.data.eval_split)
         batch = workdirs.dummy_batch(config, dataset.info.num_classes)
         self.state = jax.jit(stage.init)(jax.random.PRNGKey(config.seed), batch)
+        if not workdirs.has_checkpoint(workdir, stage):
+            self.state = stage.start(self.state)
         self.canvas = self.inputs.loader.layout.canvas
         self.predictor: Predictor | None = None
         self.writer: MetricWriter | None = None

@@ -128,6 +128,10 @@ def checkpoint_dir(workdir: Path, stage: Stage) -> Path:
     return workdir / "checkpoints" / stage.name
 
 
+def has_checkpoint(workdir: Path, stage: Stage) -> bool:
+    return any(checkpoint_dir(workdir, stage).glob("[0-9]*"))
+
+
 def dummy_batch(config: ConfigDict, num_classes: int) -> Batch:
     """One row of the right shapes, to initialise networks with."""
     height, width = config.augment.crop

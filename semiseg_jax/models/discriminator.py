@@ -1,0 +1,52 @@
+"""The discriminator of label maps (Hung et al., arXiv 1802.07934)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from semiseg_jax.models.layers import Conv, resize
+from semiseg_jax.ops._checks import check_shape
+
+
+class Discriminator(nn.Module):
+    """Class probabilities [B,H,W,K] -> logits [B,H,W] float32: positive where the map looks like a true label map.
+
+    Five 4x4 convolutions with stride 2 and LeakyReLU between them, no norm; the map at stride 32 is upsampled with
+    aligned corners. With 21 classes it has 2,783,169 parameters.
+
+    Attributes:
+      features: channels of the first convolution; each of the next three has twice as many.
+      class_agnostic: see only background against everything else, beside the standardised image. For true maps that
+        never show some of the classes, which would otherwise look false wherever they are predicted.
+      dtype: dtype of the computation; parameters and outputs are float32.
+    """
+
+    features: int = 64
+    class_agnostic: bool = False
+    dtype: Any = jnp.float32
+
+    def __call__(self, probs: jax.Array, image: jax.Array | None = None) -> jax.Array:
+        """`probs` are softmax outputs or one-hot labels; `image` [B,H,W,3] is needed where `class_agnostic`."""
+        low = self.low_logits(probs, image)
+        return resize(low[..., None], probs.shape[1:3], align_corners=True)[..., 0]
+
+    @nn.compact
+    def low_logits(self, probs: jax.Array, image: jax.Array | None = None) -> jax.Array:
+        """-> [B,h,w] float32 before upsampling."""
+        check_shape("Discriminator", "probs", probs, ("B", "H", "W", "K"))
+        if min(probs.shape[1:3]) < 32:
+            raise ValueError(f"Discriminator: probs is {probs.shape[1]}x{probs.shape[2]} but must be at least 32x32")
+        x = probs.astype(self.dtype)
+        if self.class_agnostic:
+            if image is None:
+                raise ValueError("Discriminator: image is missing; class_agnostic looks at it beside the probabilities")
+            check_shape("Discriminator", "image", image, (*probs.shape[:3], 3))
+            things = jnp.sum(x[..., 1:], axis=-1, keepdims=True)
+            x = jnp.concatenate([x[..., :1], things, image.astype(self.dtype)], axis=-1)
+        for index in range(4):
+            x = Conv(self.features * 2**index, 4, 2, use_bias=True, dtype=self.dtype, name=f"conv{index + 1}")(x)
+            x = nn.leaky_relu(x, 0.2)
+        x = Conv(1, 4, 2, use_bias=True, dtype=self.dtype, name="classifier")(x)
+        return x[..., 0].astype(jnp.float32)
