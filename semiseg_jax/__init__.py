@@ -15,27 +15,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semiseg_jax.config import default_config
     from semiseg_jax.data.types import Batch, Supervision
+    from semiseg_jax.verbs.convert_weights import convert_weights
     from semiseg_jax.verbs.evaluate import evaluate
     from semiseg_jax.verbs.inspect import inspect
     from semiseg_jax.verbs.predict import predict
     from semiseg_jax.verbs.prepare import prepare
+    from semiseg_jax.verbs.summary import summary
     from semiseg_jax.verbs.train import train
     from semiseg_jax.verbs.workdir import load
 
 __version__ = "0.1.0"
 __all__ = [
-    "Batch", "Supervision", "default_config", "evaluate", "inspect", "load", "predict", "prepare", "train",
+    "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "inspect", "load", "predict", "prepare",
+    "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "Batch": "semiseg_jax.data.types",
     "Supervision": "semiseg_jax.data.types",
+    "convert_weights": "semiseg_jax.verbs.convert_weights",
     "default_config": "semiseg_jax.config",
     "evaluate": "semiseg_jax.verbs.evaluate",
     "inspect": "semiseg_jax.verbs.inspect",
     "load": "semiseg_jax.verbs.workdir",
     "predict": "semiseg_jax.verbs.predict",
     "prepare": "semiseg_jax.verbs.prepare",
+    "summary": "semiseg_jax.verbs.summary",
     "train": "semiseg_jax.verbs.train",
 }
 

@@ -19,6 +19,8 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg predict   label maps, colour pictures and overlays for files, folders and globs
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
+  semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
+  semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
 `semiseg <command> --help` explains a command. A first run:
 
@@ -49,6 +51,15 @@ Without any file, the evaluation split of the training data is predicted.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=configs/quickstart.py --output=batch.png""",
+    "summary": """Parameters, multiply-adds, sizes and memory of a config's network, stage by stage.
+
+  semiseg summary --config=configs/supervised.py:path=DIR
+  semiseg summary --config=configs/supervised.py --config.model='{"name": "deeplab_v2"}' --classes=21""",
+    "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
+
+  semiseg convert-weights resnet50.safetensors resnet50.npz
+  semiseg convert-weights deeplab_v2.pth deeplab_v2.npz        # needs torch, once
+  semiseg convert-weights runs/mine mine.npz                   # the best checkpoint of a run""",
 }
 
 
@@ -138,11 +149,13 @@ class Flags:
             for flag in sorted({self.values[name].name for name in self.values}):
                 if flag not in ("help", "config") and "." not in flag:
                     print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
-            if self.command in ("train", "inspect", "prepare"):
+            if self.command in ("train", "inspect", "prepare", "summary"):
                 print("  --config: a config file, FILE.py or FILE.py:name=value,... (see the text at its top)")
-            print(
-                "  --config.FIELD: overrides any field, e.g. --config.data.threads=2; semiseg_jax/config.py lists them"
-            )
+            if self.command != "convert-weights":
+                print(
+                    "  --config.FIELD: overrides any field, e.g. --config.data.threads=2; "
+                    "semiseg_jax/config.py lists them"
+                )
             return None
         try:
             rest = self.values(["semiseg", *args])[1:]
@@ -271,6 +284,34 @@ def _inspect(command: str, args: list[str]) -> int:
     return 0
 
 
+def _summary(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.integer("classes", 0, "number of classes; 0 = those of the dataset")
+    positional = _with_config_file(parsed, args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    config = parsed.config()
+    from semiseg_jax.verbs.summary import summary
+
+    summary(config, classes=parsed.values.classes)
+    return 0
+
+
+def _convert_weights(command: str, args: list[str]) -> int:
+    parsed = Flags(command)
+    parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
+    positional = parsed.parse(args)
+    if positional is None:
+        return 0
+    if len(positional) != 2:
+        raise UsageError(f"two files, please: the weights and the .npz to write\n\n{_HELP[command]}")
+    from semiseg_jax.verbs.convert_weights import convert_weights
+
+    convert_weights(*positional, layout=parsed.values.layout)
+    return 0
+
+
 def _with_config_file(parsed: Flags, args: list[str]) -> list[str] | None:
     """Flags of a command that takes --config=FILE."""
     file = _peek(args, "config").split(":", 1)[0]
@@ -333,6 +374,8 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "predict": _predict,
     "prepare": _prepare,
     "inspect": _inspect,
+    "summary": _summary,
+    "convert-weights": _convert_weights,
 }
 
 

@@ -18,7 +18,7 @@ from semiseg_jax.models.backbones import BACKBONES, make_backbone
 from semiseg_jax.models.classifier import Classifier, class_activation_maps
 from semiseg_jax.models.deeplab import DeepLabV2, DeepLabV3Plus
 from semiseg_jax.models.discriminator import Discriminator
-from semiseg_jax.models.summary import summary
+from semiseg_jax.models.summary import Summary, summary
 from semiseg_jax.models.unet import UNet
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DeepLabV2",
     "DeepLabV3Plus",
     "Discriminator",
+    "Summary",
     "UNet",
     "class_activation_maps",
     "make_backbone",
@@ -37,7 +38,9 @@ __all__ = [
 ]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
-    "deeplab_mobile": functools.partial(DeepLabV3Plus, backbone="mobilenet_v2", separable=True, channels=128),
+    "deeplab_mobile": functools.partial(
+        DeepLabV3Plus, backbone="mobilenet_v2", separable=True, channels=128, rates=(2, 4, 6)
+    ),
     "deeplab_v2": DeepLabV2,
     "deeplab_v3plus": DeepLabV3Plus,
     "unet": UNet,

@@ -1,5 +1,6 @@
 """DeepLab-v2 and DeepLab-v3+ on any backbone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -61,6 +62,8 @@ class DeepLabV3Plus(Segmenter):
     Attributes:
       num_classes: K.
       backbone, output_stride, layout, norm, remat: see `make_backbone`.
+      rates: dilations of the pyramid at output stride 16. Rates beyond the features of a crop (a sixteenth of its size)
+        learn nothing there, and disturb larger images.
       head_norm: norm of pyramid and decoder.
       channels: of pyramid and decoder.
       skip_channels: to which the features at stride 4 are reduced.
@@ -75,6 +78,7 @@ class DeepLabV3Plus(Segmenter):
     output_stride: int = 16
     layout: str = "torchvision"
     norm: str = "batch"
+    rates: Sequence[int] = RATES[:3]
     head_norm: str = "batch"
     remat: bool = False
     channels: int = 256
@@ -86,9 +90,9 @@ class DeepLabV3Plus(Segmenter):
 
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
-        stages = _backbone(self)(image, train)
-        x, skip = stages["layer4"], stages["layer1"]
-        rates = [rate * max(1, 16 // self.output_stride) for rate in RATES[:3]]
+        stages = _backbone(self, head=self.backbone == "mobilenet_v2")(image, train)
+        x, skip = stages.get("head", stages["layer4"]), stages["layer1"]
+        rates = [rate * max(1, 16 // self.output_stride) for rate in self.rates]
         branches = [self._unit(x, train, "aspp_0", 1)]
         branches += [self._unit(x, train, f"aspp_{i}", 3, rate) for i, rate in enumerate(rates, start=1)]
         pooled = self._unit(jnp.mean(x, axis=(1, 2), keepdims=True), train, "aspp_pool", 1)
@@ -115,7 +119,7 @@ class DeepLabV3Plus(Segmenter):
         return nn.relu(Norm(self.head_norm, self.axis_name, self.dtype, name=f"{name}_norm")(x, train))
 
 
-def _backbone(network: DeepLabV2 | DeepLabV3Plus) -> nn.Module:
+def _backbone(network: DeepLabV2 | DeepLabV3Plus, *, head: bool = False) -> nn.Module:
     return make_backbone(
         network.backbone,
         output_stride=network.output_stride,
@@ -125,4 +129,5 @@ def _backbone(network: DeepLabV2 | DeepLabV3Plus) -> nn.Module:
         axis_name=network.axis_name,
         dtype=network.dtype,
         name="backbone",
+        **({"head": True} if head else {}),
     )

@@ -105,9 +105,12 @@ def read(path: str | Path) -> Weights:
     if not path.is_file():
         raise FileNotFoundError(f"weights {path}: no such file")
     named = _read_file(path)
-    about = json.loads(str(named.pop(_ABOUT))) if _ABOUT in named else None
-    if about is not None:
-        return Weights(named, about["dialect"], tuple(about["layouts"]), path.name)
+    if _ABOUT in named:
+        about = json.loads(str(named.pop(_ABOUT)))
+        weights = Weights(named, about["dialect"], tuple(about["layouts"]), path.name)
+        if weights.checksum != about["sha256"]:
+            raise WeightsError(f"{path}: its tensors are not those that were saved; their checksum differs")
+        return weights
     for prefix in _PREFIXES:
         if named and all(name.startswith(prefix) for name in named):
             named = {name.removeprefix(prefix): value for name, value in named.items()}
@@ -128,30 +131,25 @@ def read(path: str | Path) -> Weights:
     return Weights(tensors, dialect.name, dialect.layouts, path.name)
 
 
-def convert(path: str | Path, output: str | Path, *, layout: str = "") -> Weights:
-    """Writes the weights of a file as .npz under the paths of our networks, which `load` reads without torch.
-
-    Args:
-      path: what `load` reads.
-      output: the .npz to write; it must not exist yet.
-      layout: that the weights fit, where the names do not tell: a ResNet of Caffe under torchvision's names.
-    """
-    output = Path(output)
-    if output.suffix != ".npz":
-        raise ValueError(f"output {output} must end in .npz")
-    if output.exists():
-        raise ValueError(f"output {output} exists already")
-    weights = read(path)
-    if layout:
-        weights = dataclasses.replace(weights, layouts=(layout,))
-    about = {"dialect": weights.dialect, "layouts": weights.layouts, "source": weights.source}
-    about["sha256"] = weights.checksum
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial.npz")
+def save(path: str | Path, weights: Weights) -> None:
+    """Writes weights as .npz under the paths of our networks, which `load` reads without torch or safetensors."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"output {path} must end in .npz")
+    if path.exists():
+        raise ValueError(f"output {path} exists already")
+    about = {"dialect": weights.dialect, "layouts": weights.layouts, "sha256": weights.checksum}
     content: dict[str, Any] = {_ABOUT: np.array(json.dumps(about)), **weights.tensors}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.stem + ".partial.npz")
     np.savez(partial, **content)
-    partial.rename(output)
-    return weights
+    partial.rename(path)
+
+
+def of_variables(variables: Mapping[str, Any], *, layout: str = "", source: str = "variables") -> Weights:
+    """The weights of a network of ours, e.g. to `save` them."""
+    tensors = {name: np.asarray(value) for name, value in _flat(variables).items()}
+    return Weights(tensors, "semiseg_jax", (layout,) if layout else (), source)
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,29 @@
+"""`semiseg summary`: what the network of a config costs, before it is trained."""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax import config as config_lib
+from semiseg_jax import models
+from semiseg_jax.data.datasets import open_dataset
+
+
+def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
+    """Prints parameters, multiply-adds and memory of the config's segmentation network at its crop and batch.
+
+    Args:
+      config: from `configs/*.py` or `semiseg_jax.default_config()`.
+      classes: how many; 0 = those of the dataset, which is built if need be.
+    """
+    config_lib.validate(config)
+    classes = classes or open_dataset(config.data).info.num_classes
+    options = config.model.to_dict()
+    model = models.make_model(options.pop("name"), classes, dtype=config.dtype, **options)
+    rows = sum(config.data.quota.values())
+    found = models.summary(model, (rows, *config.augment.crop, 3))
+    needed = found.training_bytes(config.optimizer.name, ema=config.ema > 0)
+    print(found)
+    print(
+        f"a step of {rows} images of {config.augment.crop[0]}x{config.augment.crop[1]} takes about "
+        f"{needed / 2**30:.2f} GiB on each device"
+    )
+    return found

@@ -1,0 +1,261 @@
+"""Segmentation networks and backbones: shapes, dtypes, strides, norms over devices, parameter counts, options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from semiseg_jax.engine.parallel import AXIS, Devices
+from semiseg_jax.models import MODELS, Classifier, class_activation_maps, make_backbone, make_model, summary
+
+SMALL = {
+    "deeplab_mobile": {"channels": 16, "skip_channels": 8},
+    "deeplab_v2": {"backbone": "resnet18"},
+    "deeplab_v3plus": {"backbone": "resnet18", "channels": 16},
+    "unet": {"widths": (8, 16)},
+}
+CLASSES = 3
+
+
+def images(batch: int = 1, height: int = 33, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype(np.float32)
+
+
+def outputs(model, image, **options):
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return jax.eval_shape(lambda v, x: model.apply(v, x, method="outputs", **options), variables, image)
+
+
+def init(model):
+    return model.init(jax.random.key(0), images())
+
+
+def count(model):
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: init(model))["params"]))
+
+
+def test_every_network_is_tested():
+    assert SMALL.keys() == MODELS.keys()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (17, 31), (1, 1)])
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_have_the_size_of_the_image(name, size, batch):
+    found = outputs(make_model(name, CLASSES, **SMALL[name]), images(batch, *size))
+    assert found["logits"].shape == (batch, *size, CLASSES)
+    assert found["logits"].dtype == found["low_logits"].dtype == jnp.float32
+    assert "variance" not in found
+
+
+@pytest.mark.parametrize(("stride", "low"), [(8, 9), (16, 5), (32, 3)])
+def test_output_stride_sets_the_size_of_the_low_logits(stride, low):
+    found = outputs(make_model("deeplab_v2", CLASSES, backbone="resnet18", output_stride=stride), images(1, 65, 65))
+    assert found["low_logits"].shape == (1, low, low, CLASSES)
+    found = outputs(make_model("deeplab_v3plus", CLASSES, backbone="resnet18", output_stride=stride), images(1, 65, 65))
+    assert found["low_logits"].shape == (1, 17, 17, CLASSES)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_backbones_name_their_stages(backbone, stride):
+    model = make_backbone(backbone, output_stride=stride)
+    image = images(1, 64, 96)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    stages = jax.eval_shape(model.apply, variables, image)
+    sizes = {name: stage.shape[1:3] for name, stage in stages.items()}
+    nominal = {"stem": 2, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+    assert sizes == {name: (64 // min(s, stride), 96 // min(s, stride)) for name, s in nominal.items()}
+
+
+def test_dilated_mobilenet_sees_what_the_strided_one_sees():
+    """Every other pixel of the dilated features is what stride gives."""
+    image = images(1, 97, 65)
+    strided, dilated = (make_backbone("mobilenet_v2", output_stride=stride, norm="none") for stride in (32, 16))
+    variables = strided.init(jax.random.key(0), image)
+    np.testing.assert_allclose(
+        dilated.apply(variables, image)["layer4"][:, ::2, ::2], strided.apply(variables, image)["layer4"], atol=1e-4
+    )
+
+
+def test_parameter_counts_are_the_published_ones():
+    assert count(make_model("deeplab_v2", 21)) == 44_048_532
+    assert count(Classifier(1000)) == 25_557_032
+    assert count(Classifier(1000, backbone="resnet18")) == 11_689_512
+    assert count(Classifier(1000, backbone="mobilenet_v2")) == 3_504_872
+    assert count(Classifier(1001, backbone="mobilenet_v2", layout="tensorflow", norm="none")) == 3_489_097
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_variance_is_positive_and_bounded(name):
+    model = make_model(name, CLASSES, variance=True, **SMALL[name])
+    image = images(2)
+    found, variables = model.init_with_output(jax.random.key(0), image, method="outputs")
+    assert found["variance"].shape == image.shape[:3]
+    # The bias starts at 0, softplus of which is log 2.
+    assert float(found["variance"].min()) > 0
+    extreme = jax.tree.map(lambda x: x, variables)
+    extreme["params"]["variance"]["bias"] += 1e9
+    assert float(model.apply(extreme, image, method="outputs")["variance"].max()) <= 1e4
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_and_outputs_are_float32_and_train(name, dtype):
+    model = make_model(name, CLASSES, dtype=dtype, **SMALL[name])
+    image = images(2)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def loss(params):
+        logits, updated = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        assert logits.dtype == jnp.float32
+        return jnp.mean(jnp.square(logits - 1)), updated
+
+    gradients, updated = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, updated)))
+    assert any(np.any(x) for x in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_remat_changes_memory_only(name):
+    image = images(1, 32, 32)
+    plain, saving = (make_model(name, CLASSES, remat=remat, **SMALL[name]) for remat in (False, True))
+    variables = plain.init(jax.random.key(0), image)
+    assert jax.tree.structure(jax.eval_shape(saving.init, jax.random.key(0), image)) == jax.tree.structure(variables)
+
+    def gradients(model):
+        return jax.jit(jax.grad(lambda params: jnp.sum(model.apply({**variables, "params": params}, image) ** 2)))
+
+    for one, other in zip(
+        *(jax.tree.leaves(gradients(model)(variables["params"])) for model in (plain, saving)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-4 * max(np.abs(one).max(), 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("norm", "moves", "learns"),
+    [
+        ("batch", True, True),
+        ("affine_frozen", True, False),
+        ("frozen", False, False),
+        ("group", None, True),
+        ("none", None, None),
+    ],
+)
+def test_norms_learn_and_move_what_they_should(norm, moves, learns):
+    model = make_backbone("resnet18", norm=norm)
+    image = images(2) + 1
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+
+    def loss(params):
+        stages, updated = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return jnp.sum(stages["layer1"] ** 2), updated
+
+    gradients, updated = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    if moves is not None:
+        changed = np.any(updated["batch_stats"]["norm1"]["mean"] != variables["batch_stats"]["norm1"]["mean"])
+        assert changed == moves
+    else:
+        assert "batch_stats" not in variables
+    if learns is not None:
+        assert np.any(gradients["norm1"]["scale"]) == learns
+    else:
+        assert "norm1" not in gradients
+        assert np.any(gradients["conv1"]["bias"])
+
+
+@pytest.mark.parametrize("name", ["deeplab_mobile", "deeplab_v2"])
+def test_batch_norm_over_two_devices_equals_one_device_with_the_global_batch(name):
+    alone = make_model(name, CLASSES, **SMALL[name])
+    synchronised = make_model(name, CLASSES, axis_name=AXIS, **SMALL[name])
+    batch = images(4, 32, 32) * np.array([1, 1, 3, 3], np.float32)[:, None, None, None] + 1
+    variables = jax.jit(alone.init)(jax.random.key(0), batch)
+
+    def forward(model):
+        return lambda variables, x: model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    expected_logits, expected_stats = jax.jit(forward(alone))(variables, batch)
+    devices = Devices.create()
+    mapped = jax.shard_map(forward(synchronised), mesh=devices.mesh, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
+    logits, stats = jax.jit(mapped)(variables, batch)
+    np.testing.assert_allclose(logits, expected_logits, atol=2e-3 * np.abs(expected_logits).max())
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3), stats, expected_stats)
+
+
+def test_frozen_norms_do_not_see_the_batch():
+    model = make_model("deeplab_v2", CLASSES, backbone="resnet18", norm="frozen")
+    variables = model.init(jax.random.key(0), images())
+    training = model.apply(variables, images(2), train=True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(training[:1], model.apply(variables, images(2)[:1]), atol=1e-4)
+
+
+def test_class_activation_maps_add_up_to_the_logits():
+    model = Classifier(CLASSES, backbone="resnet18")
+    image = images(2, 64, 48)
+    found, variables = model.init_with_output(jax.random.key(0), image, method="outputs")
+    bias = variables["params"]["classifier"]["bias"]
+    np.testing.assert_allclose(found["cam"].mean((1, 2)) + bias, found["logits"], rtol=1e-4, atol=1e-6)
+
+
+def test_class_activation_maps_are_mirrored_back_and_scaled_to_one():
+    def cam(view):  # sees colour
+        return view[:, ::4, ::4]
+
+    image = np.zeros((1, 32, 64, 3), np.float32)
+    image[:, :, :20, 0] = 1
+    image[:, :, 40:, 1] = 2
+    tags = np.array([[1, 0, 1]])
+    maps = class_activation_maps(cam, image, tags, scales=(1.0, 1.5), flip=True)
+    assert maps.shape == (1, 32, 64, 3)
+    assert float(maps[..., 0].max()) == pytest.approx(1)
+    assert float(maps[0, :, :12, 0].min()) > 0.8
+    assert float(maps[0, :, 30:, 0].max()) == 0
+    assert not maps[..., 1].any()  # not present
+    assert not maps[..., 2].any()  # present, but seen nowhere
+
+
+def test_summary_counts_work_and_parameters():
+    model = Classifier(1000)
+    found = summary(model, (1, 224, 224, 3))
+    assert found.parameters == 25_557_032
+    assert found.multiply_adds == pytest.approx(4.09e9, rel=1e-2)  # as published for ResNet-50
+    rows = {row.name: row for row in found.rows}
+    assert list(rows) == ["backbone/conv1", *(f"backbone/layer{i}" for i in range(1, 5)), "classifier"]
+    assert rows["backbone/layer3"].output == (1, 14, 14, 1024)
+    assert "25,557,032" in str(found)
+
+
+def test_training_memory_is_estimated_within_a_factor_of_two():
+    model = make_model("deeplab_v3plus", CLASSES, backbone="resnet18", norm="batch")
+    image = images(2, 128, 128)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def loss(params, stats):
+        logits, _ = model.apply({"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"])
+        return jnp.mean(logits**2)
+
+    compiled = jax.jit(jax.grad(loss)).lower(variables["params"], variables["batch_stats"]).compile()
+    memory = compiled.memory_analysis()
+    # Without an optimiser: parameters, gradients and what the gradient needs.
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    found = summary(model, image)
+    estimate = found.training_bytes("sgd") - 4 * found.parameters
+    assert 0.5 < estimate / needed < 2
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: make_backbone("vgg16"), "unknown backbone 'vgg16'; known: resnet18, .*, mobilenet_v2"),
+        (lambda: init(make_backbone("resnet18", output_stride=4)), "output_stride is 4; known: 32, 16, 8"),
+        (lambda: init(make_backbone("resnet18", layout="tensorflow")), "layout is 'tensorflow'; known: torchvision"),
+        (lambda: init(make_backbone("resnet18", norm="layer")), r"unknown model\.norm 'layer'; known: batch"),
+        (lambda: init(make_model("deeplab_v2", 3, aspp_branches=5)), "aspp_branches is 5; known: 1, 2, 3, 4"),
+        (lambda: make_model("deeplab_v2", 3, rates=3), "has no option rates; its options: .*aspp_branches"),
+    ],
+)
+def test_unknown_options_fail_with_the_known_ones(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
