@@ -8,7 +8,7 @@ import pytest
 from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
 
-COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect"]
+COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "convert-weights"]
 
 
 @pytest.fixture
@@ -95,6 +95,8 @@ def test_unknown_command_fails_and_lists_the_known_ones(capsys):
         (["evaluate", "--config.eval.flip=True"], "--workdir is missing"),
         (["predict", "photo.png"], "--workdir is missing"),
         (["prepare"], "a folder or --config is missing"),
+        (["summary"], "--config is missing"),
+        (["convert-weights", "one.pth"], "two files, please"),
     ],
 )
 def test_missing_flag_fails_with_an_example(args, missing, capsys):
@@ -111,7 +113,7 @@ def test_train_without_workdir_fails_with_an_example(config_file, capsys):
 
 
 @pytest.mark.parametrize("spelling", [["--config=no/such.py"], ["--config", "no/such.py"], ["--config=no/such.py:a=1"]])
-@pytest.mark.parametrize("command", ["train", "prepare", "inspect"])
+@pytest.mark.parametrize("command", ["train", "prepare", "inspect", "summary"])
 def test_missing_config_file_fails_naming_it(command, spelling, capsys):
     assert cli.main([command, *spelling]) == 1
     assert "config file 'no/such.py' does not exist" in capsys.readouterr().err
@@ -132,7 +134,7 @@ UNKNOWN_FIELDS = [
 
 
 @pytest.mark.parametrize(("override", "field", "known"), UNKNOWN_FIELDS)
-@pytest.mark.parametrize("command", ["train", "prepare", "inspect"])
+@pytest.mark.parametrize("command", ["train", "prepare", "inspect", "summary"])
 def test_override_of_an_unknown_field_fails_with_the_known_ones(command, override, field, known, config_file, capsys):
     assert cli.main([command, f"--config={config_file}", override]) == 1
     message = capsys.readouterr().err

@@ -19,7 +19,7 @@ if torch is not None:
             self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
             self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
             self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(width), nn.BatchNorm2d(width), nn.BatchNorm2d(4 * width)
-            self.shortcut = nn.Identity()
+            self.shortcut: Any = nn.Identity()
             if inputs != 4 * width or stride > 1:
                 conv = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False)
                 self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(4 * width))

@@ -6,7 +6,7 @@ A dialect recognises the names of a file and gives each tensor its path in our n
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from semiseg_jax.models.mobilenet import GROUPS
 
@@ -27,21 +27,21 @@ class Dialect:
     Attributes:
       name: for messages.
       layouts: layouts of the backbone that the weights fit.
-      marker: a tensor that only this dialect has.
       path: name -> our path, None for bookkeeping that networks do not use, "" for an unknown name.
       channels_first: kernels are OIHW.
     """
 
     name: str
     layouts: tuple[str, ...]
-    marker: str
     path: Callable[[str], str | None]
     channels_first: bool = True
 
 
-def recognize(names: Iterable[str]) -> Dialect | None:
-    present = set(names)
-    return next((dialect for dialect in DIALECTS if dialect.marker in present), None)
+def recognize(names: Collection[str]) -> Dialect | None:
+    """The dialect that knows most of the names, if it knows half of them."""
+    known = {dialect.name: sum(dialect.path(name) != "" for name in names) for dialect in DIALECTS}
+    best = max(DIALECTS, key=lambda dialect: known[dialect.name])
+    return best if 2 * known[best.name] > len(names) else None
 
 
 def _translated(rules: Callable[[str], str | None]) -> Callable[[str], str | None]:
@@ -122,16 +122,11 @@ def _mobilenet_folded(name: str) -> str | None:
     return f"params/{name}" if re.fullmatch(r"classifier/(kernel|bias)", name) else ""
 
 
-# A later dialect is tried where the markers of the earlier ones are missing.
+# Where two know equally many names, the first is meant.
 DIALECTS = (
-    Dialect("DeepLab-v2 in PyTorch", ("caffe",), "layer5.conv2d_list.0.weight", _translated(_deeplab_v2)),
-    Dialect("ResNet of torchvision or timm", ("torchvision",), "layer1.0.conv1.weight", _translated(_resnet)),
-    Dialect(
-        "MobileNetV2 of torchvision",
-        ("torchvision",),
-        "features.1.conv.0.0.weight",
-        _translated(_mobilenet_torchvision),
-    ),
-    Dialect("MobileNetV2 of timm", ("torchvision",), "blocks.0.0.conv_dw.weight", _translated(_mobilenet_timm)),
-    Dialect("folded MobileNetV2", ("tensorflow",), "block_01/depthwise/kernel", _mobilenet_folded, False),
+    Dialect("ResNet of torchvision or timm", ("torchvision",), _translated(_resnet)),
+    Dialect("DeepLab-v2 in PyTorch", ("caffe",), _translated(_deeplab_v2)),
+    Dialect("MobileNetV2 of torchvision", ("torchvision",), _translated(_mobilenet_torchvision)),
+    Dialect("MobileNetV2 of timm", ("torchvision",), _translated(_mobilenet_timm)),
+    Dialect("folded MobileNetV2", ("tensorflow",), _mobilenet_folded, channels_first=False),
 )

@@ -211,12 +211,35 @@ def _depthwise_backward(stride, dilation, pads, saved, cotangent):
         corner = pads[0][0] - reach[0], pads[1][0] - reach[1]
         moved = _place(cotangent, corner, [size + far for size, far in zip(x.shape[1:3], reach, strict=True)])
         input_gradient = _shifted_sum(moved, kernel[::-1, ::-1], 1, dilation, *x.shape[1:3])
+    elif dilation == 1:
+        input_gradient = _strided_depthwise_gradient(x, kernel, stride, pads, cotangent)
     else:
         (input_gradient,) = jax.linear_transpose(
             lambda x: _shifted_sum(jnp.pad(x, [(0, 0), *pads, (0, 0)]), kernel, stride, dilation, height, width), x
         )(cotangent)
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     return input_gradient, _depthwise_kernel_gradient(x, cotangent, kernel, stride, dilation)
+
+
+def _strided_depthwise_gradient(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, cotangent: jax.Array
+) -> jax.Array:
+    """Each pixel of a cell of stride x stride meets its own taps; then the cells are put together."""
+    cells = [-(-side // stride) - 1 for side in kernel.shape[:2]]
+    size = cotangent.shape[1] + cells[0], cotangent.shape[2] + cells[1]
+    padded = jnp.pad(cotangent, [(0, 0), (cells[0],) * 2, (cells[1],) * 2, (0, 0)])
+
+    def pixel(a: int, b: int) -> jax.Array:
+        total = jnp.zeros((cotangent.shape[0], *size, cotangent.shape[3]), cotangent.dtype)
+        for i in range(a, kernel.shape[0], stride):
+            for j in range(b, kernel.shape[1], stride):
+                view = _view(padded, cells[0] - i // stride, cells[1] - j // stride, 1, *size)
+                total = total + view * kernel[i, j, 0]
+        return total
+
+    grid = jnp.stack([jnp.stack([pixel(a, b) for b in range(stride)], axis=3) for a in range(stride)], axis=2)
+    grid = grid.reshape(x.shape[0], size[0] * stride, size[1] * stride, x.shape[3])
+    return _place(grid, (pads[0][0], pads[1][0]), x.shape[1:3])
 
 
 def _depthwise_kernel_gradient(

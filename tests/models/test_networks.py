@@ -73,9 +73,11 @@ def test_dilated_mobilenet_sees_what_the_strided_one_sees():
     """Every other pixel of the dilated features is what stride gives."""
     image = images(1, 97, 65)
     strided, dilated = (make_backbone("mobilenet_v2", output_stride=stride, norm="none") for stride in (32, 16))
-    variables = strided.init(jax.random.key(0), image)
+    variables = jax.jit(strided.init)(jax.random.key(0), image)
     np.testing.assert_allclose(
-        dilated.apply(variables, image)["layer4"][:, ::2, ::2], strided.apply(variables, image)["layer4"], atol=1e-4
+        jax.jit(dilated.apply)(variables, image)["layer4"][:, ::2, ::2],
+        jax.jit(strided.apply)(variables, image)["layer4"],
+        atol=1e-4,
     )
 
 
@@ -91,13 +93,15 @@ def test_parameter_counts_are_the_published_ones():
 def test_variance_is_positive_and_bounded(name):
     model = make_model(name, CLASSES, variance=True, **SMALL[name])
     image = images(2)
-    found, variables = model.init_with_output(jax.random.key(0), image, method="outputs")
+    found, variables = jax.jit(lambda key, x: model.init_with_output(key, x, method="outputs"))(
+        jax.random.key(0), image
+    )
     assert found["variance"].shape == image.shape[:3]
     # The bias starts at 0, softplus of which is log 2.
     assert float(found["variance"].min()) > 0
     extreme = jax.tree.map(lambda x: x, variables)
     extreme["params"]["variance"]["bias"] += 1e9
-    assert float(model.apply(extreme, image, method="outputs")["variance"].max()) <= 1e4
+    assert float(jax.jit(lambda v: model.apply(v, image, method="outputs"))(extreme)["variance"].max()) <= 1e4
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -122,7 +126,7 @@ def test_parameters_and_outputs_are_float32_and_train(name, dtype):
 def test_remat_changes_memory_only(name):
     image = images(1, 32, 32)
     plain, saving = (make_model(name, CLASSES, remat=remat, **SMALL[name]) for remat in (False, True))
-    variables = plain.init(jax.random.key(0), image)
+    variables = jax.jit(plain.init)(jax.random.key(0), image)
     assert jax.tree.structure(jax.eval_shape(saving.init, jax.random.key(0), image)) == jax.tree.structure(variables)
 
     def gradients(model):
@@ -186,15 +190,17 @@ def test_batch_norm_over_two_devices_equals_one_device_with_the_global_batch(nam
 
 def test_frozen_norms_do_not_see_the_batch():
     model = make_model("deeplab_v2", CLASSES, backbone="resnet18", norm="frozen")
-    variables = model.init(jax.random.key(0), images())
-    training = model.apply(variables, images(2), train=True, mutable=["batch_stats"])[0]
-    np.testing.assert_allclose(training[:1], model.apply(variables, images(2)[:1]), atol=1e-4)
+    variables = jax.jit(model.init)(jax.random.key(0), images())
+    apply = jax.jit(lambda x, train: model.apply(variables, x, train, mutable=["batch_stats"])[0], static_argnums=1)
+    np.testing.assert_allclose(apply(images(2), True)[:1], apply(images(2)[:1], False), atol=1e-4)
 
 
 def test_class_activation_maps_add_up_to_the_logits():
     model = Classifier(CLASSES, backbone="resnet18")
     image = images(2, 64, 48)
-    found, variables = model.init_with_output(jax.random.key(0), image, method="outputs")
+    found, variables = jax.jit(lambda key, x: model.init_with_output(key, x, method="outputs"))(
+        jax.random.key(0), image
+    )
     bias = variables["params"]["classifier"]["bias"]
     np.testing.assert_allclose(found["cam"].mean((1, 2)) + bias, found["logits"], rtol=1e-4, atol=1e-6)
 

@@ -94,7 +94,9 @@ def test_batch_norm_uses_stored_statistics_outside_training():
 
 def test_unknown_norm_fails_with_the_known_ones():
     model = make_model("unet", CLASSES, norm="instance", widths=WIDTHS)
-    with pytest.raises(ValueError, match=r"unknown model\.norm 'instance'; known: group, batch, none"):
+    with pytest.raises(
+        ValueError, match=r"unknown model\.norm 'instance'; known: batch, affine_frozen, frozen, group, none"
+    ):
         model.init(jax.random.key(0), images())
 
 
@@ -104,7 +106,9 @@ def test_unknown_model_fails_with_the_known_ones():
 
 
 def test_unknown_option_fails_with_the_known_ones():
-    with pytest.raises(ValueError, match="model 'unet' has no option depth; its options: norm, widths"):
+    with pytest.raises(
+        ValueError, match="model 'unet' has no option depth; its options: norm, remat, variance, widths"
+    ):
         make_model("unet", CLASSES, depth=3)
 
 
