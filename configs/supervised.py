@@ -42,6 +42,8 @@ def fine_tune(config: ConfigDict, weights: str, layout: str) -> None:
     config.pretrained.path = weights
     config.pretrained.new_classifier = True
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.multipliers = (("backbone", 0.2),)
-    config.optimizer.warmup_steps = 50
+    config.optimizer.multipliers = (("backbone", 0.1),)
+    config.optimizer.warmup_steps = 100
+    config.augment.scale = (0.5, 1.5)
+    config.augment.jitter = 0.5
     config.ema = 0.995

@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import dataclasses
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,17 +40,19 @@ def initialize(distributed: Any) -> None:
 
 
 def keep_memory() -> None:
-    """On CPU, lets the process keep the memory that it frees, where the C library is glibc.
+    """Lets the process keep the memory that it frees, on machines without an accelerator whose C library is glibc.
 
-    XLA asks for the buffers of a step anew at each step; where the system has to map gigabytes again and again, that
-    takes a good part of the step.
+    XLA asks for the buffers of a step anew at each step; where the system has to map them again each time, that takes a
+    good part of the step. It helps threads that start later: call it before JAX is used.
     """
-    if jax.default_backend() != "cpu":
+    accelerators = ("nvidia0", "kfd", "accel0", "vfio/0")
+    if sys.platform != "linux" or any(Path("/dev", name).exists() for name in accelerators):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
-            mallopt(option, value)
+    if mallopt is None:
+        return
+    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+        mallopt(option, value)
 
 
 @dataclasses.dataclass(frozen=True)

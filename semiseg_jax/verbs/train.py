@@ -56,9 +56,9 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
       workdir: checkpoints, metrics, pictures and the resolved config go here.
       on_step: called with the number of steps done after each step.
     """
+    parallel.keep_memory()
     config_lib.validate(config)
     parallel.initialize(config.distributed)
-    parallel.keep_memory()
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
     workdirs.check(config, workdir)
