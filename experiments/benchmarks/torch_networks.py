@@ -1,16 +1,15 @@
 """DeepLab-v2, the discriminator and the adversarial method's step in PyTorch: what `train_step.py` compares with."""
 
+import importlib
+import importlib.util
 import itertools
 from typing import Any
 
-try:
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-except ImportError:
-    torch = None  # type: ignore[assignment]
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 if torch is not None:
+    F: Any = torch.nn.functional
+    nn: Any = torch.nn
 
     class Block(nn.Module):
         def __init__(self, inputs: int, width: int, stride: int, dilation: int):
