@@ -30,3 +30,10 @@ def make_backbone(backbone: str, /, **attributes: Any) -> nn.Module:
     if backbone.startswith("resnet"):
         return ResNet(depth=int(backbone.removeprefix("resnet")), **attributes)
     return MobileNetV2(**attributes)
+
+
+def backbone_of(network: Any, *, head: bool = False) -> nn.Module:
+    """The submodule `backbone` of a network that has the attributes of one; `head` adds MobileNetV2's last layer."""
+    shared = ("output_stride", "layout", "norm", "remat", "axis_name", "dtype")
+    attributes = {name: getattr(network, name) for name in shared}
+    return make_backbone(network.backbone, **attributes, **({"head": True} if head else {}), name="backbone")

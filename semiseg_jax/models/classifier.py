@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.models.backbones import make_backbone
+from semiseg_jax.models.backbones import backbone_of
 from semiseg_jax.models.layers import resize
 
 
@@ -36,19 +36,9 @@ class Classifier(nn.Module):
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """`logits` [B,K], and `cam` [B,h,w,K]: what each place adds to them; its mean plus the bias is the logits."""
-        last = {"head": True} if self.backbone == "mobilenet_v2" else {}
-        stages = make_backbone(
-            self.backbone,
-            output_stride=self.output_stride,
-            layout=self.layout,
-            norm=self.norm,
-            remat=self.remat,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            name="backbone",
-            **last,
-        )(image, train)
-        features = stages["head" if last else "layer4"].astype(jnp.float32)
+        mobile = self.backbone == "mobilenet_v2"
+        stages = backbone_of(self, head=mobile)(image, train)
+        features = stages["head" if mobile else "layer4"].astype(jnp.float32)
         dense = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier")
         logits = dense(jnp.mean(features, axis=(1, 2)))
         kernel = dense.variables["params"]["kernel"]

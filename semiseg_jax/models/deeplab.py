@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.models.backbones import make_backbone
+from semiseg_jax.models.backbones import backbone_of
 from semiseg_jax.models.layers import Conv, Norm, check_option, resize
 from semiseg_jax.models.segmenter import Outputs, Segmenter, head_conv, upsampled
 
@@ -44,7 +44,7 @@ class DeepLabV2(Segmenter):
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
         check_option("DeepLabV2", "aspp_branches", self.aspp_branches, range(1, 5))
-        x = _backbone(self)(image, train)["layer4"]
+        x = backbone_of(self)(image, train)["layer4"]
         logits, raw_variance = jnp.zeros(()), None
         for branch, rate in enumerate(RATES[: self.aspp_branches]):
             conv = head_conv(self.num_classes, self.dtype, f"aspp_{branch}", size=3, dilation=rate)
@@ -90,7 +90,7 @@ class DeepLabV3Plus(Segmenter):
 
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
-        stages = _backbone(self, head=self.backbone == "mobilenet_v2")(image, train)
+        stages = backbone_of(self, head=self.backbone == "mobilenet_v2")(image, train)
         x, skip = stages.get("head", stages["layer4"]), stages["layer1"]
         rates = [rate * max(1, 16 // self.output_stride) for rate in self.rates]
         branches = [self._unit(x, train, "aspp_0", 1)]
@@ -117,17 +117,3 @@ class DeepLabV3Plus(Segmenter):
         bias = self.head_norm == "none"
         x = Conv(features or self.channels, size, use_bias=bias, name=name, **options)(x)
         return nn.relu(Norm(self.head_norm, self.axis_name, self.dtype, name=f"{name}_norm")(x, train))
-
-
-def _backbone(network: DeepLabV2 | DeepLabV3Plus, *, head: bool = False) -> nn.Module:
-    return make_backbone(
-        network.backbone,
-        output_stride=network.output_stride,
-        layout=network.layout,
-        norm=network.norm,
-        remat=network.remat,
-        axis_name=network.axis_name,
-        dtype=network.dtype,
-        name="backbone",
-        **({"head": True} if head else {}),
-    )
