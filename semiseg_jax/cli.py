@@ -38,7 +38,8 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
 
   semiseg evaluate --workdir=runs/mine
   semiseg evaluate --workdir=runs/mine --split=test --config.eval.flip=True --config.eval.scales='(0.75,1.0,1.25)'
-  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='(256,256)'""",
+  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='(256,256)'
+  semiseg evaluate --workdir=runs/mine --post=mrf --config.eval.post.beta=2""",
     "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
 
   semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
@@ -219,7 +220,7 @@ def _evaluate(command: str, args: list[str]) -> int:
         values.workdir,
         checkpoint=values.checkpoint,
         split=values.split,
-        config=values.config,
+        config=_with_post(values),
         output=values.output,
     )
     return 0
@@ -240,7 +241,7 @@ def _predict(command: str, args: list[str]) -> int:
         positional,
         output=values.output,
         checkpoint=values.checkpoint,
-        config=values.config,
+        config=_with_post(values),
         limit=values.limit,
     )
     return 0 if summary["images"] or not summary["failed"] else 1
@@ -326,6 +327,9 @@ def _with_workdir(parsed: Flags, args: list[str]) -> list[str] | None:
     """Flags of a command that reads a trained model; its stored config is the base of --config.* overrides."""
     parsed.string("workdir", "", "folder of the training run")
     parsed.string("checkpoint", "best", "best, last or a step")
+    parsed.string(
+        "post", "", "post-processing of each prediction: mrf or mean_field; --config.eval.post has its options"
+    )
     wants_help = any(arg in ("--help", "-h", "-help") for arg in args)
     if not wants_help:
         from semiseg_jax.verbs.workdir import read_config
@@ -335,6 +339,13 @@ def _with_workdir(parsed: Flags, args: list[str]) -> list[str] | None:
             raise UsageError(parsed.missing("workdir"))
         parsed.config_dict(read_config(Path(workdir)), args)
     return parsed.parse(args)
+
+
+def _with_post(values: Any) -> ConfigDict:
+    config = values.config
+    if values.post:
+        config.eval.post.name = values.post
+    return config
 
 
 def _peek(args: Sequence[str], name: str) -> str:

@@ -27,7 +27,44 @@ def default_config() -> ConfigDict:
             "devices": 0,  # use only the first n devices of a single process; 0 = all
             "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
             "ema": 0.0,  # decay of the averaged parameters that evaluation then uses; 0 = off
-            "class_weights": (),  # one a class, or () for none
+            "class_weights": (),  # of the cross-entropy: one a class, or () for none
+            # What the loss is the sum of, for any method; weight 0 = off. `start` and `ramp` are shares of the steps,
+            # or steps where they are above 1; `kinds` limits a term to rows of these kinds, () = all.
+            "terms": {
+                "cross_entropy": {"weight": 1.0, "average": "pixels", "kinds": ()},  # or each image alike: "images"
+                "total_variation": {
+                    "weight": 0.0,
+                    "start": 0.05,
+                    "ramp": 0.1,
+                    "norm": "l1",  # "l2" or "curvilinear"
+                    "sigma": 1.0,  # of curvilinear: half the width of a line
+                    "kinds": (),
+                },
+                "gated_crf": {
+                    "weight": 0.0,
+                    "start": 0.1,
+                    "ramp": 0.0,
+                    "stride": 4,  # of the grid that it runs on
+                    "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
+                    "radius": 5,
+                    "kinds": (),
+                },
+                "boxes": {
+                    "weight": 0.0,
+                    "inside": "uncertainty",  # "foreground": boxes as masks; "ignore": learn outside only
+                    "inside_weight": 1.0,
+                    "inside_start": 0.1,
+                    "scope": "weak_in_box",  # "all": the variance tempers exact masks too
+                    "bootstrap_start": 0.3,
+                    "bootstrap_variance": 7.64,  # 24 / pi: halves the logits
+                    "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
+                    "tolerance": 0.1,  # of the box's size within which the object reaches each side
+                    "regularizer": 0.0,  # of log(1 + v)
+                },
+                # like cross_entropy, of labels that a program made
+                "made_labels": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "average": "pixels", "kinds": ()},
+                "absent_tags": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "kinds": ()},
+            },
             "data": {
                 "name": "shapes",
                 "path": "",  # of a folder dataset
@@ -38,6 +75,8 @@ def default_config() -> ConfigDict:
                 "assign": {},  # kind -> share (float), number (int) or split (str) of images; {} = whatever they have
                 "simulate": {},  # kind -> options: weak labels to draw from masks, e.g. {"scribble": {}}
                 "seed": 0,  # of simulated labels and of `assign`
+                "strong_classes": (),  # names; images with any other class but background then serve as tags only
+                "made_labels": "",  # folder of label maps ID.png for rows of kind unlabeled, tags and box
                 "canvas": (0, 0),  # images are shrunk to fit; (0, 0) = the largest image, at most 512
                 "threads": 4,
                 "skip_bad": False,  # leave unreadable or inconsistent images out instead of stopping
@@ -51,6 +90,7 @@ def default_config() -> ConfigDict:
                 "contrast": 0.25,
                 "saturation": 0.25,
                 "hue": 0.0,
+                "grayscale": 0.0,
                 "blur": 0.0,
                 "blur_sigma": (0.1, 2.0),
             },
@@ -59,18 +99,48 @@ def default_config() -> ConfigDict:
                 "path": "",  # .safetensors, .pth or .npz; see semiseg_jax.models.pretrained
                 "new_classifier": False,  # leave the file's classifier out and start with a fresh one
             },
-            "optimizer": {
-                "name": "adamw",  # or "sgd"
-                "learning_rate": 2e-3,
-                "schedule": "cosine",  # "poly" or "constant"
-                "warmup_steps": 0,
-                "power": 0.9,  # of poly
-                "momentum": 0.9,  # of sgd
-                "nesterov": False,
-                "weight_decay": 1e-4,
-                "decay_vectors": False,  # decay biases and norm parameters too
-                "clip_norm": 1.0,  # 0 = off
-                "multipliers": (),  # (pattern over paths such as "down0/Conv_0/kernel", learning-rate factor), ...
+            "optimizer": _optimizer(),
+            "adversarial": {  # of the method of this name
+                "adversarial_labelled_weight": 0.01,
+                "adversarial_labelled_start": 0.0,  # shares of the steps, or steps where above 1
+                "adversarial_unlabelled_weight": 0.001,
+                "adversarial_unlabelled_start": 0.0,
+                "semi_weight": 0.1,
+                "semi_start": 0.25,
+                "threshold": 0.2,  # confidence above which a pixel's own prediction becomes its label
+                "label_smoothing": 0.0,  # of real maps
+                "real_rows": 0,  # dense rows of a device that only show D their labels; 0 = all dense rows do
+                "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
+                "features": 64,  # of the discriminator's first layer
+                "class_agnostic": False,  # it sees background against everything else, beside the image
+                "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),
+            },
+            "transfer": {  # of the method of this name
+                "labels_from": "l_net",  # or "cam": the activation maps alone
+                "rounds": 1,  # 2: labels anew from the first P-Net, and once more
+                "classifier_backbone": "mobilenet_v2",
+                "classifier_steps": 0,  # 0 = as many as P-Net
+                "classifier_crop": (224, 224),
+                "classifier_scale": (0.6, 1.0),
+                "l_net_steps": 0,
+                "cam_scales": (0.75, 1.0, 1.25),
+                "class_seed": 0.4,  # activation above which a pixel is of its class
+                "object_seed": 0.5,  # and the object map must be above this
+                "background_seed": 0.2,  # both below this: background
+                "color_sigma": 0.3,  # of the affinity between neighbours, in standardised colours
+                "object_sigma": 0.2,
+                "radius": 5,  # of the affinity, in cells of 4 pixels
+                "alpha": 0.95,  # how much a cell takes from its neighbours
+                "margin": 0.1,  # two classes nearer than this share leave a pixel without label
+                "sure": 0.5,  # probability from which the first P-Net labels a pixel for the second
+                "pictures": 24,  # images of each stage whose maps are drawn
+            },
+            "consistency": {  # of mean_teacher and unimatch, for rows without a mask
+                "weight": 1.0,
+                "start": 0.0,
+                "ramp": 0.0,
+                "threshold": 0.95,  # of unimatch: probability from which a prediction teaches
+                "cutmix": 0.5,  # probability
             },
             "eval": {
                 "every": 500,  # steps
@@ -81,6 +151,15 @@ def default_config() -> ConfigDict:
                 "window": (0, 0),  # of slide; (0, 0) = the crop
                 "overlap": 0.5,
                 "max_images": 0,  # of evaluations in training; 0 = all
+                "post": {
+                    "name": "",  # "mrf" or "mean_field": post-processing of each prediction
+                    "beta": 1.0,  # of mrf: what a boundary between two pixels costs
+                    "connectivity": 8,  # of mrf: 4 or 8 neighbours
+                    "contrast": 0.2,  # of mrf: colour difference (standardised) that makes a boundary cheap; 0 = never
+                    "kernels": ({"weight": 3.0, "xy": 3.0}, {"weight": 5.0, "xy": 6.0, "rgb": 0.2}),  # of mean_field
+                    "radius": 5,
+                    "iterations": 5,
+                },
                 "weights": "auto",  # "auto" = what the method says (the average, where there is one), or "raw"
             },
             "checkpoint": {"every": 0, "metric": "miou"},  # steps; 0 = at each evaluation
@@ -88,6 +167,23 @@ def default_config() -> ConfigDict:
             "distributed": {"enabled": False, "coordinator": "", "processes": 0, "process": -1},
         }
     )
+
+
+def _optimizer(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "adamw",  # or "sgd"
+        "learning_rate": 2e-3,
+        "schedule": "cosine",  # "poly" or "constant"
+        "warmup_steps": 0,
+        "power": 0.9,  # of poly
+        "momentum": 0.9,  # of sgd
+        "betas": (0.9, 0.999),  # of adamw
+        "nesterov": False,
+        "weight_decay": 1e-4,
+        "decay_vectors": False,  # decay biases and norm parameters too
+        "clip_norm": 1.0,  # 0 = off
+        "multipliers": (),  # (pattern over paths such as "down0/Conv_0/kernel", learning-rate factor), ...
+    } | changes
 
 
 def parse_arg(arg: str, **defaults: str | int | float | bool) -> ConfigDict:
@@ -114,20 +210,23 @@ def validate(config: ConfigDict) -> None:
     _check_fields(config.to_dict(), default.to_dict(), "")
     _check_choice("parallel", config.parallel, ("shard_map", "pmap"))
     _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
-    _check_choice("optimizer.name", config.optimizer.name, ("adamw", "sgd"))
-    _check_choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "poly", "constant"))
+    for name in ("optimizer", "adversarial.optimizer"):
+        _check_optimizer(name, _get(config, name))
     _check_choice("eval.mode", config.eval.mode, ("whole", "slide"))
     _check_choice("eval.weights", config.eval.weights, ("auto", "raw"))
+    _check_choice("eval.post.name", config.eval.post.name, ("", "mrf", "mean_field"))
+    _check_choice("eval.post.connectivity", config.eval.post.connectivity, (4, 8))
+    _check_terms(config.terms)
+    _check_choice("transfer.labels_from", config.transfer.labels_from, ("l_net", "cam"))
+    _check_choice("transfer.rounds", config.transfer.rounds, (1, 2))
     for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):
         if _get(config, name) < 1:
             raise ValueError(f"config.{name} is {_get(config, name)} but must be at least 1")
-    for name in ("flip", "jitter", "blur", "brightness", "contrast", "saturation", "hue"):
+    for name in ("flip", "jitter", "blur", "brightness", "contrast", "saturation", "hue", "grayscale"):
         _check_range(f"augment.{name}", config.augment[name], 0, 1)
     for name in ("eval.overlap", "ema"):
         if not 0 <= _get(config, name) < 1:
             raise ValueError(f"config.{name} is {_get(config, name)} but must be in [0, 1)")
-    for name in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "momentum"):
-        _check_range(f"optimizer.{name}", config.optimizer[name], 0, float("inf"))
     _check_pair("augment.crop", config.augment.crop, 1)
     for name in ("data.canvas", "eval.window"):
         _check_pair(name, _get(config, name), 0)
@@ -143,12 +242,35 @@ def validate(config: ConfigDict) -> None:
     _check_choice("checkpoint.metric", config.checkpoint.metric, METRICS)
     if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
         raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
+    for name in ("beta", "contrast", "radius", "iterations"):
+        _check_range(f"eval.post.{name}", config.eval.post[name], 0, float("inf"))
     for kind, rows in config.data.quota.items():
         if not isinstance(rows, int) or isinstance(rows, bool):
             raise ValueError(f"config.data.quota.{kind} is {rows!r} but must be a whole number of rows")
     for kind, amount in config.data.assign.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float | str):
             raise ValueError(f"config.data.assign.{kind} is {amount!r} but must be a share, a number or a split's name")
+
+
+def _check_optimizer(name: str, options: ConfigDict) -> None:
+    _check_choice(f"{name}.name", options.name, ("adamw", "sgd"))
+    _check_choice(f"{name}.schedule", options.schedule, ("cosine", "poly", "constant"))
+    for field in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "momentum"):
+        _check_range(f"{name}.{field}", options[field], 0, float("inf"))
+
+
+def _check_terms(terms: ConfigDict) -> None:
+    for name, options in terms.items():
+        for field in ("weight", "start", "ramp", "inside_weight", "inside_start", "bootstrap_start", "regularizer"):
+            if field in options:
+                _check_range(f"terms.{name}.{field}", options[field], 0, float("inf"))
+    for name in ("cross_entropy", "made_labels"):
+        _check_choice(f"terms.{name}.average", terms[name].average, ("pixels", "images"))
+    _check_choice("terms.total_variation.norm", terms.total_variation.norm, ("l1", "l2", "curvilinear"))
+    _check_choice("terms.boxes.inside", terms.boxes.inside, ("uncertainty", "foreground", "ignore"))
+    _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
+    for field in ("stride", "radius"):
+        _check_range(f"terms.gated_crf.{field}", terms.gated_crf[field], 1, float("inf"))
 
 
 def to_json(config: ConfigDict) -> str:
@@ -225,9 +347,9 @@ def _check_pair(name: str, value: Any, least: float) -> None:
         raise ValueError(f"config.{name} is {tuple(value)} but must be two numbers of at least {least}")
 
 
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
     if value not in known:
-        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(known)}")
+        raise ValueError(f"config.{name} is {value!r}; known: {', '.join(map(str, known))}")
 
 
 def _plain(value: Any) -> Any:

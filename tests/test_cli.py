@@ -126,7 +126,7 @@ def test_folder_without_a_run_fails_saying_so(command, tmp_path, capsys):
 
 
 UNKNOWN_FIELDS = [
-    ("--config.nope=1", "'nope'", "accumulate, augment, batch_size"),
+    ("--config.nope=1", "'nope'", "accumulate, adversarial, augment"),
     ("--config.optimizer.nope=1", "'optimizer.nope'", "learning_rate, momentum"),
     ("--config.data.quoto={}", "'data.quoto'", "quota"),
     ("--config.steps.nope=1", "'nope'", "config.steps is a value"),

@@ -52,7 +52,7 @@ def test_each_call_gives_an_independent_config():
         ("data.quotas", ["'data.quotas'", "did you mean data.quota?"]),
         ("optimizer.lerning_rate", ["'optimizer.lerning_rate'", "did you mean optimizer.learning_rate?"]),
         ("distributed.zzz", ["'distributed.zzz'", "coordinator, enabled, process, processes"]),
-        ("zzz", ["'zzz'", "known here: accumulate, augment, batch_size"]),
+        ("zzz", ["'zzz'", "known here: accumulate, adversarial, augment"]),
     ],
 )
 def test_unknown_field_fails_naming_it_and_the_known_ones(path, said):

@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
     devices = parallel.Devices.create(config.parallel)
     inputs = make_input(config, config.data, dataset, devices.count, devices.local_count)
     stage = make_method(config, dataset.info.num_classes).stages(config)[0]
-    state = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(config, dataset.info.num_classes))
+    state = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(config.augment.crop, dataset.info.num_classes))
     state = devices.replicate(parallel.fetch(state))
-    step = devices.map(guard(stage, make_augment(config)))
+    step = devices.map(guard(stage, make_augment(config.augment)))
     cached, _ = inputs.next(devices)
     state, _ = jax.block_until_ready(step(state, cached))
 

@@ -29,6 +29,7 @@ class Augment:
     contrast: float = 0.25
     saturation: float = 0.25
     hue: float = 0.05
+    grayscale: float = 0.0  # probability of losing all colour
     blur: float = 0.0  # probability of the blur
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     random_crop: bool = True
@@ -64,7 +65,7 @@ class Augment:
         visible = jnp.all(boxes[:, 2:] - boxes[:, :2] >= 1, axis=-1)
 
         image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))
-        image = self._photometric(jnp.clip(image, 0, 1), valid, keys[3:])
+        image = self.recolor(jnp.clip(image, 0, 1), valid, keys[3:])
         return {
             "image": images.fill_padding(image, valid),
             "label": label,
@@ -74,6 +75,7 @@ class Augment:
             "tags": example["tags"],
             "kind": example["kind"],
             "id": example["id"],
+            "seed": example["seed"],
         }
 
     def _resample(self, canvas: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -95,7 +97,8 @@ class Augment:
             "linear",
         )
 
-    def _photometric(self, image: jax.Array, valid: jax.Array, keys: jax.Array) -> jax.Array:
+    def recolor(self, image: jax.Array, valid: jax.Array, keys: jax.Array) -> jax.Array:
+        """Colour jitter, loss of colour and blur of one image [H,W,3]; `keys` [3] of random numbers."""
         if self.jitter:
             parts = jax.random.split(keys[0], 4)
             jittered = dm_pix.random_brightness(parts[0], image, self.brightness)
@@ -104,6 +107,9 @@ class Augment:
             if self.hue:
                 jittered = dm_pix.random_hue(parts[3], jnp.clip(jittered, 0, 1), self.hue)
             image = jnp.where(jax.random.bernoulli(keys[1], self.jitter), jnp.clip(jittered, 0, 1), image)
+        if self.grayscale:
+            grey = jnp.broadcast_to(image @ jnp.array([0.299, 0.587, 0.114]), image.shape[::-1]).T
+            image = jnp.where(jax.random.bernoulli(jax.random.fold_in(keys[1], 1), self.grayscale), grey, image)
         if self.blur:
             chance, strength = jax.random.split(keys[2])
             low, high = self.blur_sigma

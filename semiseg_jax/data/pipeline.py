@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
@@ -20,6 +21,8 @@ Quota = Mapping[Supervision, int]
 
 logger = logging.getLogger("semiseg_jax")
 _ATTEMPTS = 10
+# Kinds without labels of single pixels, which labels that a program made may stand in for.
+MADE_FOR = (Supervision.UNLABELED, Supervision.TAGS, Supervision.BOX)
 _EPOCHS = 2**31  # endless; grain's lengths stay exact as floats
 
 
@@ -52,16 +55,27 @@ def parse_quota(quota: Mapping[str, int]) -> dict[Supervision, int]:
 
 
 def make_pools(
-    info: DatasetInfo, split: str, quota: Quota, assign: Mapping[str, float | int | str], seed: int
+    info: DatasetInfo,
+    split: str,
+    quota: Quota,
+    assign: Mapping[str, float | int | str],
+    seed: int,
+    strong_classes: Sequence[str] = (),
 ) -> dict[Supervision, np.ndarray]:
     """Which records each kind draws from -> record indices by kind.
 
     Without `assign`, an image serves every kind of the quota that it has labels for; unlabelled rows come from the
     images that have none of these. With `assign`, each image gets one kind: a float is a share of the split, an int a
     number of images (both drawn at random with `seed`), a string the name of another split that lists them.
+
+    With `strong_classes`, images that show any other class but background serve as tags only, whatever they have.
     """
     rows = _split(info, split)
     kinds = [set(row["kinds"]) for row in rows]
+    if strong_classes:
+        if assign:
+            raise ValueError("data.strong_classes and data.assign exclude each other")
+        kinds = _by_strong_classes(info, rows, kinds, strong_classes, Supervision.DENSE in quota)
     pools: dict[Supervision, np.ndarray] = {}
     if assign:
         wanted = {Supervision.parse(name): amount for name, amount in assign.items()}
@@ -81,6 +95,33 @@ def make_pools(
         if not len(pools[kind]):
             raise ValueError(_no_images(info, split, kind, bool(assign)))
     return {kind: pools[kind] for kind in quota}
+
+
+def _by_strong_classes(
+    info: DatasetInfo,
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Sequence[set[int]],
+    strong_classes: Sequence[str],
+    uses_masks: bool,
+) -> list[set[int]]:
+    """Kinds that each image may serve. Where masks are used, one of strong classes alone is not drawn for its tags."""
+    unknown = [name for name in strong_classes if name not in info.classes]
+    if unknown:
+        raise ValueError(
+            f"data.strong_classes: {info.name} has no class {unknown[0]!r}; it has {', '.join(info.classes)}"
+        )
+    untagged = [row["id"] for row, has in zip(rows, kinds, strict=True) if Supervision.TAGS not in has]
+    if untagged:
+        raise ValueError(f"data.strong_classes needs tags of every image, but {untagged[0]!r} has none")
+    strong = {info.classes.index(name) for name in strong_classes} | {info.background}
+    only_tags = {int(Supervision.TAGS), int(Supervision.UNLABELED)}
+    served = []
+    for row, has in zip(rows, kinds, strict=True):
+        if set(row["tags"]) <= strong:
+            served.append(has - {Supervision.TAGS} if uses_masks else has)
+        else:
+            served.append(has & only_tags)
+    return served
 
 
 def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
@@ -195,8 +236,10 @@ class ExampleLoader:
         layout: Layout,
         *,
         strict: bool,
+        made_labels: str | Path = "",
     ):
         self.records, self.info, self.pools, self.layout, self.strict = records, info, pools, layout, strict
+        self.made_labels = made_labels
         self.replaced = 0
         self._lock = threading.Lock()
 
@@ -225,6 +268,9 @@ class ExampleLoader:
         size = (image.shape[0], image.shape[1])
         if kind == Supervision.DENSE:
             mask = box.place_mask(decode_mask(record["mask"], size))
+        elif kind in MADE_FOR and self.made_labels:
+            made = Path(self.made_labels, f"{record['id'].decode()}.png")
+            mask = box.place_mask(decode_mask(made.read_bytes(), size))
         else:
             mask = np.full(box.canvas, IGNORE, np.uint8)
         points = record["partial"] if kind == Supervision.PARTIAL else record["points"]

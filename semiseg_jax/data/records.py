@@ -33,7 +33,7 @@ class DatasetInfo:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     background: int | None
-    splits: Mapping[str, Sequence[Mapping[str, Any]]]  # per record: id, size [h,w], kinds, points, strokes, boxes
+    splits: Mapping[str, Sequence[Mapping[str, Any]]]  # per record, see describe_record
 
     @property
     def num_classes(self) -> int:
@@ -114,13 +114,14 @@ def describe_record(record: Record, size: tuple[int, int], kinds: Iterable[Super
         "strokes": len(record["strokes"]),
         "partial": len(record["partial"]),
         "boxes": len(record["boxes"]),
+        "tags": np.flatnonzero(record["tags"] == 1).tolist(),
     }
 
 
 class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders. Subclasses fill `meta` and yield `(record, size, kinds)` per split."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     meta: Mapping[str, Any]
 
     def __init__(self, *, data_dir: str | None, config_name: str):

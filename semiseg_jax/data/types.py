@@ -58,6 +58,7 @@ class Batch(TypedDict):
     tags: jax.Array  # [B,K] int8; 1 present, 0 absent, -1 unknown (of the whole image, also after a crop)
     kind: jax.Array  # [B] int32, `Supervision`
     id: jax.Array  # [B,2] int32 source and index
+    seed: jax.Array  # [B] uint32, of further randomness in this row: the same on any number of devices
 
 
 Metrics = Mapping[str, Any]

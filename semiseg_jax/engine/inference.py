@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from semiseg_jax.data.letterbox import Letterbox, resize, round_up
+from semiseg_jax.engine.postprocess import Post
 from semiseg_jax.ops import images
 
 Predict = Callable[[Any, jax.Array], jax.Array]
@@ -32,6 +33,7 @@ class Options:
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     overlap: float = 0.5
+    post: Post | None = None  # of each image, after everything else
 
 
 @dataclasses.dataclass
@@ -78,7 +80,7 @@ class Predictor:
             if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
                 raise TypeError(f"a predictor takes a stream of uint8 arrays [H,W,3] in RGB, not {found}")
-            job = _Job(image.shape[:2])
+            job = _Job(image, self.options.post)
             jobs.append(job)
             for tile in self._tiles(image, job):
                 group = waiting.setdefault(tile.pixels.shape, [])
@@ -150,8 +152,8 @@ class Predictor:
 class _Job:
     """One image on its way: how many tiles are still out, and the sum of what came back."""
 
-    def __init__(self, size: tuple[int, ...]):
-        self.size = size
+    def __init__(self, image: np.ndarray, post: Post | None):
+        self.size, self.image, self.post = image.shape[:2], image, post
         self.left = 0
         self.sum: np.ndarray | None = None
         self.parts = 0
@@ -164,7 +166,8 @@ class _Job:
 
     def result(self) -> np.ndarray:
         assert self.sum is not None
-        return self.sum if self.parts == 1 else self.sum / self.parts
+        probs = self.sum if self.parts == 1 else self.sum / self.parts
+        return probs if self.post is None else self.post(self.image, probs)
 
 
 def _land(tiles: Sequence[_Tile], probs: jax.Array) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +21,8 @@ logger = logging.getLogger("semiseg_jax")
 
 
 def make_augment(config: ConfigDict) -> Augment:
-    options: dict[str, Any] = config.augment.to_dict()
+    """`config` is like `config.augment`."""
+    options: dict[str, Any] = config.to_dict()
     return Augment(**options)
 
 
@@ -71,15 +73,19 @@ class Input:
 def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: int, local_devices: int) -> Input:
     """Pools, layout and iterator of `data` (a `config.data`) for this process."""
     quota = pipeline.parse_quota(data.quota.to_dict())
-    pools = pipeline.make_pools(dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed)
+    pools = pipeline.make_pools(
+        dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes
+    )
     strict = bool(data.assign)
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
     records = dataset.records(data.train_split)
-    loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=strict)
+    loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=strict, made_labels=data.made_labels)
     rows = rows_per_device(config.batch_size, sum(quota.values()), devices, config.accumulate)
     shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())
     index = dataset.info.splits[data.train_split]
     ids = {kind.name: [index[i]["id"] for i in pool] for kind, pool in pools.items()}
+    if data.made_labels:
+        _check_made_labels(data.made_labels, ids)
     mixture = {
         "images": hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()[:16],
         "rows": shard.rows,
@@ -88,3 +94,13 @@ def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: 
     }
     total = rows * devices * config.accumulate
     return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
+
+
+def _check_made_labels(folder: str, ids: Mapping[str, list[str]]) -> None:
+    for kind in pipeline.MADE_FOR:
+        missing = [id for id in ids.get(kind.name, []) if not Path(folder, f"{id}.png").is_file()]
+        if missing:
+            raise ValueError(
+                f"data.made_labels: {folder} lacks {len(missing)} of the {len(ids[kind.name])} images of kind "
+                f"{kind.name.lower()}, the first is {missing[0]}.png"
+            )

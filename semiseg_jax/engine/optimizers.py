@@ -32,7 +32,7 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "adamw":
-        parts += [optax.scale_by_adam(), *decay]
+        parts += [optax.scale_by_adam(*config.betas), *decay]
     elif config.name == "sgd":
         parts += [*decay, optax.trace(config.momentum, config.nesterov)]
     else:

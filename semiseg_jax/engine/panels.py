@@ -1,8 +1,8 @@
-"""The panel drawn at each evaluation: image, label given, prediction, truth."""
+"""The panel drawn at each evaluation: image, label given, what the method makes of it, prediction, truth."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -11,9 +11,11 @@ from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.pipeline import ExampleLoader
 from semiseg_jax.data.records import decode_image, decode_mask
-from semiseg_jax.data.types import Example, Supervision
+from semiseg_jax.data.types import Batch, Example, Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inference import Predictor
+
+Pictures = Callable[[Any, Batch], Mapping[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class PanelRow:
     image: np.ndarray
     given: np.ndarray | None  # picture of the labels that training sees
     truth: np.ndarray | None  # [H,W] class indices
+    batch: Batch | None = None  # of training images: one row, on the canvas
+    place: tuple[slice, slice] = (slice(None), slice(None))  # of the image on that canvas
 
 
 def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[PanelRow]:
@@ -35,13 +39,14 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
         image = example["image"][:height, :width]
         # A small image sits in the middle of the canvas after a plain crop.
         top, left = np.argwhere(batch["valid"][0])[0]
-        label = batch["label"][0, top : top + height, left : left + width]
+        place = (slice(top, top + height), slice(left, left + width))
+        label = batch["label"][0][place]
         given = pictures.draw_labels(image, label, dataset.info.colors)
         if kind == Supervision.BOX:
             boxes = batch["boxes"][0] - np.array([top, left, top, left])
             given = pictures.draw_boxes(given, boxes, batch["box_class"][0], dataset.info.colors)
         truth = label if kind == Supervision.DENSE else None
-        rows.append(PanelRow(f"training\n{kind.name.lower()}", image, given, truth))
+        rows.append(PanelRow(f"training\n{kind.name.lower()}", image, given, truth, batch, place))
     return rows
 
 
@@ -58,12 +63,33 @@ def evaluation_rows(dataset: Dataset, split: str, limit: int) -> list[PanelRow]:
     return rows
 
 
-def draw(rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset) -> np.ndarray:
+def draw(
+    rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset, state: Any = None, maps: Pictures | None = None
+) -> np.ndarray:
+    """`maps` gives the method's own columns, of `state` and the training rows."""
     info = dataset.info
+    made = [_method_columns(row, state, maps, info.colors) for row in rows]
+    titles = list(dict.fromkeys(title for columns in made for title in columns))
     cells = []
-    for row, probs in zip(rows, predictor(row.image for row in rows), strict=True):
+    for row, columns, probs in zip(rows, made, predictor(row.image for row in rows), strict=True):
         prediction = pictures.colorize(probs.argmax(-1), info.colors)
         truth = None if row.truth is None else pictures.colorize(row.truth, info.colors)
-        cells.append([row.image, row.given, prediction, truth])
-    titles = ["image", "label given", "prediction", "truth"]
-    return pictures.grid(cells, titles, [row.caption for row in rows], legend=(info.classes, info.colors))
+        cells.append([row.image, row.given, *map(columns.get, titles), prediction, truth])
+    return pictures.grid(
+        cells,
+        ["image", "label given", *titles, "prediction", "truth"],
+        [row.caption for row in rows],
+        legend=(info.classes, info.colors),
+    )
+
+
+def _method_columns(row: PanelRow, state: Any, maps: Pictures | None, colors: pictures.Colors) -> dict[str, np.ndarray]:
+    if row.batch is None or maps is None:
+        return {}
+    found = jax.device_get(maps(state, row.batch))
+    return {
+        title: pictures.colorize(array[0][row.place], colors)
+        if np.issubdtype(array.dtype, np.integer)
+        else pictures.heat(array[0][row.place])
+        for title, array in found.items()
+    }

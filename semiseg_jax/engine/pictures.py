@@ -32,6 +32,11 @@ def overlay(image: np.ndarray, labels: np.ndarray, colors: Colors, *, background
     return np.where((clear & ~edges)[..., None], image, mixed).astype(np.uint8)
 
 
+def heat(values: np.ndarray) -> np.ndarray:
+    """[H,W] in [0,1], from black through red to white."""
+    return cv2.cvtColor(cv2.applyColorMap(to_uint8(values.astype(np.float32)), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
 def draw_labels(image: np.ndarray, labels: np.ndarray, colors: Colors) -> np.ndarray:
     """Labelled pixels in colour over a dimmed grey image; sparse ones are made thicker, so that they can be seen."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 40

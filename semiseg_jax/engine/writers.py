@@ -15,7 +15,7 @@ from semiseg_jax.engine.parallel import is_main
 
 
 class MetricWriter:
-    """Scalars to `metrics.jsonl` and TensorBoard, pictures to TensorBoard. Only the first process writes."""
+    """Numbers to `metrics.jsonl` and TensorBoard, pictures to TensorBoard. Only the first process writes."""
 
     def __init__(self, workdir: Path, stage: str = "", start: int = 0, *, tensorboard: bool):
         """Goes on after step `start` of `stage`; what a killed run wrote of later steps is removed."""
@@ -34,14 +34,15 @@ class MetricWriter:
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
+        """Writes numbers; vectors go to the file alone, matrices nowhere."""
         if self._file is None:
             return
-        plain = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
-        finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
-        self._file.write(json.dumps({"stage": self._stage, "step": step, "kind": prefix, **finite}) + "\n")
+        row = {name: _finite(np.asarray(value).tolist()) for name, value in values.items() if np.ndim(value) <= 1}
+        self._file.write(json.dumps({"stage": self._stage, "step": step, "kind": prefix, **row}) + "\n")
         if self._board is not None:
-            for name, value in plain.items():
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+            for name, value in values.items():
+                if np.ndim(value) == 0:
+                    self._board.add_scalar(f"{prefix}/{name}", float(value), step)
 
     def _is_later(self, line: str, start: int) -> bool:
         try:
@@ -97,6 +98,13 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if math.isfinite(value) else None
 
 
 def say(text: str) -> None:

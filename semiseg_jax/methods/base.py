@@ -1,7 +1,7 @@
 """What a method is: networks with their optimisers (`State`), and stages that train them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,15 +11,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from tqdm.auto import tqdm
 
+from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Batch
+from semiseg_jax.engine.inference import Options
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.models import pretrained
 
 Variables = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
+Networks = dict[str, "Network"]
+Trees = dict[str, Any]  # parameters, batch statistics or gradients by network
 # (params, batch_stats, rows, rng) -> (loss, (new batch_stats, metrics)); loss and metrics are means over all devices.
-Loss = Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
+Loss = Callable[[Trees, Trees, Batch, jax.Array], tuple[jax.Array, tuple[Trees, Metrics]]]
 
 
 @flax.struct.dataclass
@@ -55,6 +60,18 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
+class Site:
+    """Where a stage does its last work."""
+
+    workdir: Path
+    dataset: Dataset
+    inference: Options
+
+    def progress(self, rows: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+        return tqdm(rows, desc=what, total=total, leave=False, disable=None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One training run of a method. Most methods have one stage; `finish` is host work between two of them."""
 
@@ -64,7 +81,12 @@ class Stage:
     init: Callable[[jax.Array, Batch], State]
     train_step: Callable[[State, Batch], tuple[State, Metrics]]  # per device, inside the mapped axis "data"
     start: Callable[[State], State] = lambda state: state  # on the host, before the first step: pretrained weights
-    finish: Callable[[State, Path], None] = lambda state, workdir: None
+    finish: Callable[[State, Site], None] | None = None  # on the host of the first process, after the last step
+    labels: str = ""  # folder below the workdir with labels that an earlier stage made; see data.made_labels
+    augment: ConfigDict | None = None  # like config.augment, where it is not that
+    scored: bool = True  # the prediction of this stage is the method's: compare it with masks
+    pictures: Callable[[State, Batch], Mapping[str, jax.Array]] | None = None  # further columns of the panel
+    watch: Callable[[int, Mapping[str, float]], str] = lambda step, means: ""  # a warning, of a report's mean metrics
 
 
 class Method(Protocol):
@@ -104,27 +126,29 @@ def with_pretrained(network: Network, model: nn.Module, config: ConfigDict) -> N
 
 
 def gradients(
-    loss: Loss, network: Network, batch: Batch, rng: jax.Array, micro_batches: int = 1
-) -> tuple[Any, Any, Metrics]:
-    """Gradients over all devices, averaged over micro-batches -> (gradients, batch_stats, metrics).
+    loss: Loss, networks: Networks, batch: Batch, rng: jax.Array, micro_batches: int = 1
+) -> tuple[Trees, Trees, Metrics]:
+    """Gradients of all `networks` over all devices, averaged over micro-batches -> (gradients, batch_stats, metrics).
 
     The differentiated function returns the mean over the axis and the gradients are averaged again: right under every
     mapper, whether or not it has summed them already.
     """
+    params = {name: network.params for name, network in networks.items()}
+    batch_stats = {name: network.batch_stats for name, network in networks.items()}
 
-    def global_loss(params: Any, batch_stats: Any, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        value, (batch_stats, metrics) = loss(params, batch_stats, rows, key)
-        return jax.lax.pmean(value, AXIS), (batch_stats, {**metrics, "loss": value})
+    def global_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        value, (updated, metrics) = loss(params, batch_stats, rows, key)
+        return jax.lax.pmean(value, AXIS), ({**batch_stats, **updated}, {**metrics, "loss": value})
 
-    def one(batch_stats: Any, rows: Batch, key: jax.Array) -> tuple[Any, Any, Metrics]:
-        grads, (batch_stats, metrics) = jax.grad(global_loss, has_aux=True)(network.params, batch_stats, rows, key)
+    def one(batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[Trees, Trees, Metrics]:
+        grads, (batch_stats, metrics) = jax.grad(global_loss, has_aux=True)(params, batch_stats, rows, key)
         grads, metrics, batch_stats = jax.lax.pmean((grads, metrics, batch_stats), AXIS)
         return grads, batch_stats, metrics
 
     if micro_batches == 1:
-        return one(network.batch_stats, batch, rng)
+        return one(batch_stats, batch, rng)
 
-    def body(batch_stats: Any, row: Any) -> tuple[Any, Any]:
+    def body(batch_stats: Trees, row: Any) -> tuple[Trees, Any]:
         rows, key = row
         grads, batch_stats, metrics = one(batch_stats, rows, key)
         return batch_stats, (grads, metrics)
@@ -134,7 +158,7 @@ def gradients(
     # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
     first = jax.tree.map(lambda x: x[0], (rows, keys))
     others = jax.tree.map(lambda x: x[1:], (rows, keys))
-    batch_stats, total = body(network.batch_stats, first)
+    batch_stats, total = body(batch_stats, first)
 
     def add(carry: Any, row: Any) -> tuple[Any, None]:
         stats, so_far = carry
@@ -146,20 +170,36 @@ def gradients(
     return grads, batch_stats, metrics
 
 
-def apply_gradients(
-    network: Network,
-    grads: Any,
-    batch_stats: Any,
-    optimizer: optax.GradientTransformation,
+def update(
+    state: State,
+    grads: Trees,
+    batch_stats: Trees,
+    optimizers: Mapping[str, optax.GradientTransformation],
     *,
-    ema_decay: float,
-    step: jax.Array,
-) -> tuple[Network, jax.Array]:
-    """One optimiser update -> (network, gradient norm). The average warms up: decay min(d, (1+t)/(10+t))."""
-    updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
-    params = optax.apply_updates(network.params, updates)
-    ema = network.ema
-    if ema is not None:
-        decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-        ema = optax.incremental_update(params, ema, 1 - decay)
-    return Network(params, batch_stats, opt_state, ema), optax.global_norm(grads)
+    ema_decay: float = 0.0,
+) -> tuple[State, Metrics]:
+    """One optimiser update of every network that has gradients -> (the state after the step, gradient norms).
+
+    Averages warm up: decay min(d, (1+t)/(10+t)).
+    """
+    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    networks, norms = {}, {}
+    for name, optimizer in optimizers.items():
+        network = state.networks[name]
+        updates, opt_state = optimizer.update(grads[name], network.opt_state, network.params)
+        params = optax.apply_updates(network.params, updates)
+        ema = None if network.ema is None else optax.incremental_update(params, network.ema, 1 - decay)
+        networks[name] = Network(params, batch_stats[name], opt_state, ema)
+        norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = optax.global_norm(grads[name])
+    return state.advance(**networks), norms
+
+
+def reached(at: float, steps: int) -> float:
+    """A point of the schedule as a step: numbers up to 1 are shares of the `steps`, larger ones are steps."""
+    return at * steps if at <= 1 else at
+
+
+def scheduled(weight: float, start: float, ramp: float, step: jax.Array, steps: int) -> jax.Array:
+    """`weight`, but 0 for the first `start` steps, and growing linearly over the `ramp` after them."""
+    into = step + 1 - reached(start, steps)
+    return weight * jnp.clip(into / max(1.0, reached(ramp, steps)), 0.0, 1.0)

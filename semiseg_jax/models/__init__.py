@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from semiseg_jax.models import pretrained
 from semiseg_jax.models.backbones import BACKBONES, make_backbone
-from semiseg_jax.models.classifier import Classifier, class_activation_maps
+from semiseg_jax.models.classifier import Classifier
 from semiseg_jax.models.deeplab import DeepLabV2, DeepLabV3Plus
 from semiseg_jax.models.discriminator import Discriminator
 from semiseg_jax.models.summary import Summary, summary
@@ -30,7 +30,6 @@ __all__ = [
     "Discriminator",
     "Summary",
     "UNet",
-    "class_activation_maps",
     "make_backbone",
     "make_model",
     "pretrained",

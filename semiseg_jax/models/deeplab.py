@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from semiseg_jax.models.backbones import backbone_of
 from semiseg_jax.models.layers import Conv, Norm, check_option, resize
-from semiseg_jax.models.segmenter import Outputs, Segmenter, head_conv, upsampled
+from semiseg_jax.models.segmenter import Outputs, Perturb, Segmenter, head_conv, perturbed, upsampled
 
 RATES = (6, 12, 18, 24)
 
@@ -42,9 +42,9 @@ class DeepLabV2(Segmenter):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
+    def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
         check_option("DeepLabV2", "aspp_branches", self.aspp_branches, range(1, 5))
-        x = backbone_of(self)(image, train)["layer4"]
+        (x,) = perturbed([backbone_of(self)(image, train)["layer4"]], perturb)
         logits, raw_variance = jnp.zeros(()), None
         for branch, rate in enumerate(RATES[: self.aspp_branches]):
             conv = head_conv(self.num_classes, self.dtype, f"aspp_{branch}", size=3, dilation=rate)
@@ -89,9 +89,9 @@ class DeepLabV3Plus(Segmenter):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
+    def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
         stages = backbone_of(self, head=self.backbone == "mobilenet_v2")(image, train)
-        x, skip = stages.get("head", stages["layer4"]), stages["layer1"]
+        x, skip = perturbed([stages.get("head", stages["layer4"]), stages["layer1"]], perturb)
         rates = [rate * max(1, 16 // self.output_stride) for rate in self.rates]
         branches = [self._unit(x, train, "aspp_0", 1)]
         branches += [self._unit(x, train, f"aspp_{i}", 3, rate) for i, rate in enumerate(rates, start=1)]

@@ -1,5 +1,6 @@
 """What every segmentation network returns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from semiseg_jax.models.layers import Conv, resize
 
 Outputs = dict[str, jax.Array]
+Perturb = tuple[int, jax.Array]  # the first of the rows to perturb, and a seed for each of them
 # Keeps the label-uncertainty loss finite, which divides by functions of the variance.
 MAX_VARIANCE, MIN_VARIANCE = 1e4, 1e-6
 
@@ -17,14 +19,31 @@ class Segmenter(nn.Module):
     """Base: standardised images [B,H,W,3] -> logits [B,H,W,K] float32.
 
     Networks define `outputs(image, train)`, a compact method that returns a dict: `logits` [B,H,W,K], `low_logits`
-    [B,h,w,K] before upsampling and, where the network has a variance head, `variance` [B,H,W]; all float32.
+    [B,h,w,K] before upsampling and, where the network has a variance head, `variance` [B,H,W]; all float32. With
+    `perturb`, rows are added in which half of the channels of the encoder's features were dropped.
     """
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         return self.outputs(image, train)["logits"]
 
-    def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
+    def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
         raise NotImplementedError
+
+
+def perturbed(features: Sequence[jax.Array], perturb: Perturb | None) -> list[jax.Array]:
+    """Adds the perturbed rows to each of the encoder's features [B,h,w,C]."""
+    if perturb is None:
+        return list(features)
+    first, seeds = perturb
+
+    def keep(seed: jax.Array, level: int, channels: int) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(jax.random.key(seed), level), 0.5, (channels,))
+
+    more = []
+    for level, x in enumerate(features):
+        kept = jax.vmap(lambda seed, i=level, c=x.shape[-1]: keep(seed, i, c))(seeds)
+        more.append(jnp.concatenate([x, 2 * x[first : first + len(seeds)] * kept[:, None, None].astype(x.dtype)]))
+    return more
 
 
 def upsampled(low_logits: jax.Array, low_variance: jax.Array | None, image: jax.Array, align_corners: bool) -> Outputs:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from semiseg_jax.models.layers import Conv, Norm
-from semiseg_jax.models.segmenter import Outputs, Segmenter, head_conv, upsampled
+from semiseg_jax.models.segmenter import Outputs, Perturb, Segmenter, head_conv, perturbed, upsampled
 
 
 class Block(nn.Module):
@@ -49,7 +49,7 @@ class UNet(Segmenter):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def outputs(self, image: jax.Array, train: bool = False) -> Outputs:
+    def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
         height, width = image.shape[1:3]
         multiple = 2 ** len(self.widths)
         padded = jnp.pad(image, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)])
@@ -66,6 +66,7 @@ class UNet(Segmenter):
                 x = nn.max_pool(x, (2, 2), (2, 2))
             x = block(x, features, f"down{level}")
             skips.append(x)
+        *skips, x = perturbed(skips, perturb)
         for level in reversed(range(len(self.widths) - 1)):
             skip = skips[level]
             x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")

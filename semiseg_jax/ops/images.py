@@ -2,16 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def to_unit(image: jax.Array) -> jax.Array:
+def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
     """uint8 [0,255] -> float32 [0,1]; floating input passes through as float32."""
     if image.dtype == jnp.uint8:
-        return image.astype(jnp.float32) / 255.0
-    return image.astype(jnp.float32)
+        return jnp.asarray(image, jnp.float32) / 255.0
+    return jnp.asarray(image, jnp.float32)
 
 
 def fill_padding(image: jax.Array, valid: jax.Array) -> jax.Array:
@@ -19,7 +20,7 @@ def fill_padding(image: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(valid[..., None], image, jnp.asarray(MEAN, image.dtype))
 
 
-def standardize(image: jax.Array) -> jax.Array:
+def standardize(image: jax.Array | np.ndarray) -> jax.Array:
     """[...,3] uint8 or RGB in [0,1] -> zero mean, unit variance over ImageNet."""
     return (to_unit(image) - jnp.asarray(MEAN)) / jnp.asarray(STD)
 

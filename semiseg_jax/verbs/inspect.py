@@ -17,7 +17,7 @@ def inspect(config: ConfigDict, output: str | Path = "batch.png", *, max_rows: i
     config_lib.validate(config)
     dataset = open_dataset(config.data)
     inputs = make_input(config, config.data, dataset, 1, 1)
-    batch = jax.jit(make_augment(config))(next(inputs.batches))
+    batch = jax.jit(make_augment(config.augment))(next(inputs.batches))
     rows = {key: np.asarray(value)[:max_rows] for key, value in batch.items()}
     pictures.save(Path(output), pictures.batch_picture(rows, dataset.info))
     print(f"one batch of {dataset.info.name} drawn in {output}")

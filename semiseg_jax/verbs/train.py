@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import make_augment, make_input
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
-from semiseg_jax.methods import Method, Stage, State, make_method
+from semiseg_jax.methods import Method, Site, Stage, State, make_method
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evaluate_split
 
@@ -93,9 +92,13 @@ class _Run:
     ):
         self.config, self.workdir, self.devices = config, workdir, devices
         self.dataset, self.method, self.stage = dataset, method, stage
-        self.inputs = make_input(config, stage.data, dataset, devices.count, devices.local_count)
-        self.eval_split = dataset.eval_split(config.data.eval_split)
-        batch = workdirs.dummy_batch(config, dataset.info.num_classes)
+        data = ConfigDict(stage.data.to_dict())
+        if stage.labels:
+            data.made_labels = str(workdir / stage.labels)
+        self.inputs = make_input(config, data, dataset, devices.count, devices.local_count)
+        self.augment = stage.augment or config.augment
+        self.eval_split = dataset.eval_split(config.data.eval_split) if stage.scored else ""
+        batch = workdirs.dummy_batch(self.augment.crop, dataset.info.num_classes)
         self.state = jax.jit(stage.init)(jax.random.PRNGKey(config.seed), batch)
         if not workdirs.has_checkpoint(workdir, stage):
             self.state = stage.start(self.state)
@@ -103,6 +106,8 @@ class _Run:
         self.predictor: Predictor | None = None
         self.writer: MetricWriter | None = None
         self.panel: list[panels.PanelRow] = []
+        self.warned = ""
+        self.pictures = jax.jit(stage.pictures) if stage.pictures else None
 
     def train(self, stop_signal: Callable[[int], int], on_step: Callable[[int], None] | None) -> Result:
         config, stage, inputs, devices = self.config, self.stage, self.inputs, self.devices
@@ -114,13 +119,14 @@ class _Run:
             workdirs.write_dataset(self.workdir, self.dataset.info, self.canvas)
             self._introduce(step)
             if step == stage.steps:
+                self._finish()
                 return Result(step, self._evaluate(step))
             writer = self.writer = MetricWriter(self.workdir, stage.name, step, tensorboard=config.log.tensorboard)
             stack.callback(writer.close)
             progress = Progress(stage.steps, step, inputs.rows, stage.name)
             stack.callback(progress.close)
             self.panel = self._panel_rows()
-            step_fn = devices.map(guard(stage, make_augment(config)))
+            step_fn = devices.map(guard(stage, make_augment(self.augment)))
 
             pending: list[tuple[int, Any]] = []
             results: dict[str, Any] = {}
@@ -140,7 +146,7 @@ class _Run:
                 due = step % config.eval.every == 0 or step == stage.steps
                 saves = due or stopped_by or (config.checkpoint.every and step % config.checkpoint.every == 0)
                 if saves or step % config.log.every == 0:
-                    _report(pending, writer, progress, checkpoints, inputs.loader.replaced)
+                    self._report(pending, writer, progress, checkpoints)
                 evaluated = self._evaluate(step) if due and self.eval_split else None
                 results = evaluated or results
                 if saves:
@@ -155,10 +161,39 @@ class _Run:
                 say(f"stopped by {name}, {where}; the same command goes on from there")
                 return Result(step, results, signal=stopped_by)
             say(f"done: the best checkpoint is step {checkpoints.choose('best')} in {self.workdir}")
-        if parallel.is_main():
-            stage.finish(self.state, self.workdir)
-        parallel.barrier(f"{stage.name} finished")
+        self._finish()
         return Result(step, results)
+
+    def _report(
+        self, pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints
+    ) -> None:
+        """Writes the means since the last report, and stops at the first step whose metrics are not finite."""
+        if not pending:
+            return
+        host = [(step, parallel.fetch(metrics)) for step, metrics in pending]
+        pending.clear()
+        for step, values in host:
+            _check_finite(step, values, checkpoints)
+        last = host[-1][0]
+        means = {name: np.mean([values[name] for _, values in host], axis=0) for name in host[0][1]}
+        scalars = {name: float(value) for name, value in means.items() if not value.ndim}
+        speed = {"images_per_second": progress.report(last, scalars)}
+        replaced = {"replaced_records": count} if (count := self.inputs.loader.replaced) else {}
+        writer.scalars(last, means | speed | replaced, "train")
+        warning = self.stage.watch(last, scalars)
+        if warning and warning != self.warned:
+            say(f"warning at step {last}: {warning}")
+        self.warned = warning
+
+    def _finish(self) -> None:
+        """The stage's host work, once: a run that was stopped in it does it again."""
+        done = self.workdir / f"{self.stage.name}.done"
+        if self.stage.finish and parallel.is_main() and not done.exists():
+            state = parallel.fetch(self.state)
+            options = workdirs.inference_options(self.config, self.canvas)
+            self.stage.finish(state, Site(self.workdir, self.dataset, options))
+            done.touch()
+        parallel.barrier(f"{self.stage.name} finished")
 
     def _restore(self, checkpoints: Checkpoints) -> int:
         """Puts the last checkpoint, if there is one, into state and input -> its step."""
@@ -186,7 +221,7 @@ class _Run:
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         if step == self.stage.steps:
             say(f"this run is finished already at step {step}; a longer one needs another --workdir")
-        elif not self.eval_split:
+        elif not self.eval_split and self.stage.scored:
             say("no split has masks to compare with: trains without evaluation")
         tables = [
             f"{name}\n{parameter_overview.get_parameter_overview(network.params, include_stats=False)}"
@@ -210,7 +245,8 @@ class _Run:
             return results
         self.writer.scalars(step, results, "eval")
         if self.panel:
-            picture = panels.draw(self.panel, self.predictor, self.dataset)
+            state = parallel.fetch(self.state)
+            picture = panels.draw(self.panel, self.predictor, self.dataset, state, self.pictures)
             pictures.save(self.workdir / "panels" / f"{self.stage.name}_{step:06d}.png", picture)
             self.writer.picture(step, "panel", picture)
         return results
@@ -228,39 +264,21 @@ def guard(stage: Stage, augment: Augment) -> parallel.Step:
 
     def step(state: State, examples: Example) -> tuple[State, Any]:
         after, metrics = stage.train_step(state, augment(examples))
-        finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(value, jnp.float32) for value in metrics.values()])))
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(value)) for value in metrics.values()]))
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state), metrics
 
     return step
 
 
-def _report(
-    pending: list[tuple[int, Any]], writer: MetricWriter, progress: Progress, checkpoints: Checkpoints, replaced: int
-) -> None:
-    """Writes the means since the last report, and stops at the first step whose metrics are not finite.
-
-    `replaced` is the number of unreadable records so far; it is written when there are any.
-    """
-    if not pending:
+def _check_finite(step: int, values: Mapping[str, Any], checkpoints: Checkpoints) -> None:
+    broken = [name for name, value in values.items() if not np.all(np.isfinite(value))]
+    if not broken:
         return
-    host = [(step, {k: float(v) for k, v in parallel.fetch(metrics).items()}) for step, metrics in pending]
-    pending.clear()
-    for step, values in host:
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            checkpoints.wait()
-            terms = [name for name in broken if name not in ("loss", "grad_norm")] or broken
-            last = checkpoints.latest()
-            kept = (
-                f"the last good checkpoint is step {last} in {checkpoints.directory}" if last else "none was saved yet"
-            )
-            raise NonFiniteLossError(
-                f"{', '.join(terms)} became {values[terms[0]]} at step {step}; {kept}. "
-                "A lower learning rate, optimizer.clip_norm or float32 may help."
-            )
-    means = {name: float(np.mean([values[name] for _, values in host])) for name in host[0][1]}
-    last = host[-1][0]
-    means["images_per_second"] = progress.report(last, means)
-    if replaced:
-        means["replaced_records"] = replaced
-    writer.scalars(last, means, "train")
+    checkpoints.wait()
+    terms = [name for name in broken if name not in ("loss", "grad_norm")] or broken
+    last = checkpoints.latest()
+    kept = f"the last good checkpoint is step {last} in {checkpoints.directory}" if last else "none was saved yet"
+    raise NonFiniteLossError(
+        f"{', '.join(terms)} became {values[terms[0]]} at step {step}; {kept}. "
+        "A lower learning rate, optimizer.clip_norm or float32 may help."
+    )

@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from semiseg_jax.data.types import IGNORE, Batch
 from semiseg_jax.engine import inference
 from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_json
 from semiseg_jax.engine.parallel import barrier, fetch, is_main
+from semiseg_jax.engine.postprocess import make_post
 from semiseg_jax.methods import Method, Stage, make_method
 
 logger = logging.getLogger("semiseg_jax")
@@ -132,9 +133,9 @@ def has_checkpoint(workdir: Path, stage: Stage) -> bool:
     return any(checkpoint_dir(workdir, stage).glob("[0-9]*"))
 
 
-def dummy_batch(config: ConfigDict, num_classes: int) -> Batch:
+def dummy_batch(crop: Sequence[int], num_classes: int) -> Batch:
     """One row of the right shapes, to initialise networks with."""
-    height, width = config.augment.crop
+    height, width = crop
     return {
         "image": jnp.zeros((1, height, width, 3), jnp.float32),
         "label": jnp.full((1, height, width), IGNORE, jnp.int32),
@@ -144,6 +145,7 @@ def dummy_batch(config: ConfigDict, num_classes: int) -> Batch:
         "tags": jnp.full((1, num_classes), -1, jnp.int8),
         "kind": jnp.zeros((1,), jnp.int32),
         "id": jnp.zeros((1, 2), jnp.int32),
+        "seed": jnp.zeros((1,), jnp.uint32),
     }
 
 
@@ -180,7 +182,7 @@ def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | 
     try:
         step = checkpoints.choose(checkpoint)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.eval_shape(stage.init, jax.random.PRNGKey(0), dummy_batch(config, info.num_classes))
+        like = jax.eval_shape(stage.init, jax.random.PRNGKey(0), dummy_batch(config.augment.crop, info.num_classes))
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
         state, _ = checkpoints.restore(step, like)
     finally:
@@ -201,6 +203,7 @@ def inference_options(config: ConfigDict, canvas: tuple[int, int]) -> inference.
         flip=config.eval.flip,
         scales=tuple(config.eval.scales),
         overlap=config.eval.overlap,
+        post=make_post(config.eval.post),
     )
 
 

@@ -110,6 +110,7 @@ def test_the_types_of_a_batch_are_those_of_the_contract():
         "tags": ((K,), "int8"),
         "kind": ((), "int32"),
         "id": ((2,), "int32"),
+        "seed": ((), "uint32"),
     }
 
 

@@ -25,7 +25,7 @@ def test_scalars_become_valid_json_lines_with_null_for_what_is_not_finite(tmp_pa
     writer.close()
     assert lines(tmp_path / "run") == [
         {"stage": "", "step": 2, "kind": "train", "loss": 0.5, "miou": None, "up": None, "count": 3.0},
-        {"stage": "", "step": 4, "kind": "eval", "loss": 0.25},
+        {"stage": "", "step": 4, "kind": "eval", "loss": 0.25, "iou": [0.1, None]},
     ]
 
 

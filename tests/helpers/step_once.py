@@ -58,7 +58,7 @@ def step_once(mapper: str, devices: int = 0, norm: str = "group") -> dict[str, n
     config = config_of(norm)
     method = make_method(config, CLASSES)
     stage = method.stages(config)[0]
-    before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config, CLASSES)))
+    before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config.augment.crop, CLASSES)))
     mapped = parallel.Devices.create(mapper, devices)
     share = ROWS // jax.process_count()
     start = share * jax.process_index()

@@ -73,10 +73,12 @@ def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "sh
     method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
 
     def step(state, rows):
-        return state, base.gradients(method.loss, state.networks["segmenter"], rows, state.rng, config.accumulate)
+        loss = functools.partial(method.loss, step=state.step)
+        return state, base.gradients(loss, state.networks, rows, state.rng, config.accumulate)
 
     _, result = devices.map(step)(devices.replicate(initial(config)), devices.split(batch))
-    return parallel.fetch(result)
+    grads, batch_stats, metrics = parallel.fetch(result)
+    return grads["segmenter"], batch_stats["segmenter"], metrics
 
 
 def train(config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map") -> tuple:

@@ -31,7 +31,7 @@ def weights(tiny_config, tmp_path):
 def test_training_starts_from_the_weights_and_so_does_its_average(tiny_config, weights):
     tiny_config.pretrained.path, tiny_config.ema = str(weights), 0.9
     stage = make_method(tiny_config, 4).stages(tiny_config)[0]
-    fresh = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(tiny_config, 4))
+    fresh = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(tiny_config.augment.crop, 4))
     network = stage.start(fresh).networks["segmenter"]
     expected = dict(np.load(weights))
     for params in (network.params, network.ema):

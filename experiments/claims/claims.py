@@ -1,0 +1,77 @@
+"""What the claims share: named runs over seeds, each trained and scored once, and the table of their scores."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import semiseg_jax
+from semiseg_jax.engine.checkpoints import write_json
+from semiseg_jax.verbs.workdir import as_json
+
+RESULTS = Path(__file__).parents[1] / "results"
+Make = Callable[[int], ConfigDict]  # seed -> config
+
+
+class Claim:
+    """The runs of one claim; scores go to `experiments/results/NAME.json`, and are not measured twice."""
+
+    def __init__(self, name: str, runs: Path):
+        self.path, self.runs = RESULTS / f"{name}.json", runs / name
+        self.rows: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def run(self, name: str, make: Make, seed: int, split: str, *, evaluate: Mapping[str, ConfigDict | None]) -> None:
+        """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`."""
+        wanted = {way: f"{name}{way} seed {seed}" for way in evaluate}
+        if all(key in self.rows for key in wanted.values()):
+            return
+        workdir = self.runs / f"{name} seed {seed}".replace(" ", "_").replace("/", "-")
+        config = make(seed)
+        started = time.perf_counter()
+        semiseg_jax.train(config, workdir)
+        seconds = time.perf_counter() - started
+        for way, changes in evaluate.items():
+            altered = ConfigDict(config.to_dict())
+            if changes is not None:
+                altered.update(changes)
+            scores = semiseg_jax.evaluate(workdir, checkpoint="last", split=split, config=altered)
+            classes = json.loads((workdir / "dataset.json").read_text())["classes"]
+            plain = as_json(scores, tuple(classes))
+            row = {key: plain[key] for key in ("miou", "pixel_accuracy", "mean_accuracy", "boundary_f", "iou")}
+            self.rows[wanted[way]] = {
+                "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds), **row
+            }  # fmt: skip
+        write_json(self.path, self.rows)
+        shutil.rmtree(workdir / "checkpoints")
+
+    def table(self, prefix: str = "") -> str:
+        """mIoU by run: every seed, and their mean."""
+        by_run: dict[str, list[float]] = {}
+        for row in self.rows.values():
+            if row["run"].startswith(prefix):
+                by_run.setdefault(row["run"], []).append(row["miou"])
+        lines = ["| run | mIoU by seed | mean |", "| --- | --- | --- |"]
+        lines += [f"| {run} | {' '.join(f'{x:.4f}' for x in v)} | {np.mean(v):.4f} |" for run, v in by_run.items()]
+        return "\n".join(lines)
+
+
+def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str]]) -> Path:
+    """A dataset folder with the files of `source` and other splits."""
+    target.mkdir(parents=True, exist_ok=True)
+    for item in source.iterdir():
+        link = target / item.name
+        if item.name != "splits" and not link.exists():
+            link.symlink_to(item.resolve())
+    (target / "splits").mkdir(exist_ok=True)
+    for name, ids in splits.items():
+        (target / "splits" / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    return target
+
+
+def ids_of(folder: Path, split: str) -> list[str]:
+    return (folder / "splits" / f"{split}.txt").read_text().split()

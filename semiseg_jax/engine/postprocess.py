@@ -1,0 +1,63 @@
+"""What may follow the network: a Markov random field or mean-field inference, on the host image by image."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semiseg_jax.data.letterbox import round_up
+from semiseg_jax.ops import mean_field, potts_mrf
+from semiseg_jax.ops.images import standardize
+
+Post = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
+POSTS = ("", "mrf", "mean_field")
+
+
+def make_post(options: Any) -> Post | None:
+    """`options` is `config.eval.post`."""
+    if options.name == "mrf":
+        return functools.partial(_mrf, options)
+    if options.name == "mean_field":
+        return functools.partial(_mean_field, options)
+    return None
+
+
+def _mrf(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    colors = np.asarray(standardize(image)) if options.contrast else None
+    labels = potts_mrf(
+        -np.log(np.maximum(probs, 1e-6)),
+        beta=options.beta,
+        connectivity=options.connectivity,
+        image=colors,
+        contrast=options.contrast or None,
+    )
+    return np.eye(probs.shape[-1], dtype=np.float32)[labels]
+
+
+def _mean_field(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    height, width = probs.shape[:2]
+    # Few sizes, so that few programs are compiled.
+    padding = [(0, round_up(height, 64) - height), (0, round_up(width, 64) - width), (0, 0)]
+    where = np.pad(np.ones((height, width), bool), padding[:2])
+    kernels = tuple(tuple(sorted(dict(kernel).items())) for kernel in options.kernels)
+    refined = _refine(
+        np.pad(probs, padding), np.pad(image, padding), where, kernels, options.radius, options.iterations
+    )
+    return np.asarray(refined)[:height, :width]
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _refine(
+    probs: jax.Array, image: jax.Array, where: jax.Array, kernels: Any, radius: int, iterations: int
+) -> jax.Array:
+    return mean_field(
+        probs[None],
+        standardize(image)[None],
+        kernels=[dict(kernel) for kernel in kernels],
+        radius=radius,
+        iterations=iterations,
+        where=jnp.asarray(where)[None],
+    )[0]

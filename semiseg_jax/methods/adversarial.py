@@ -1,0 +1,163 @@
+"""`adversarial`: some masks, many unlabelled images, and a discriminator of label maps (Hung et al., 1802.07934).
+
+    P = softmax(S(x)),  D(.) = one confidence a pixel that a map is a true one
+
+    L_S = CE(P, y; labelled) + l_adv BCE(D(P), 1; labelled) + l_adv' BCE(D(P), 1; unlabelled)
+          + l_semi CE(P, argmax P; unlabelled pixels with D(P) > T)
+    L_D = 1/2 BCE(D(one-hot y), 1) + 1/2 BCE(D(P), 0; all images)
+
+Nothing of L_D reaches S, nothing of L_S reaches D; both are updated at once. Labelled images are those with a mask:
+others (with scribbles, boxes, tags or nothing) count as unlabelled here, and what labels they have goes through the
+terms of the config.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from ml_collections import ConfigDict
+
+from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
+from semiseg_jax.methods import base, terms
+from semiseg_jax.methods.segmentation import Segmentation
+from semiseg_jax.models import DTYPES, Discriminator
+from semiseg_jax.models.segmenter import Outputs
+from semiseg_jax.ops.images import standardize
+
+BINS = 10  # of the histogram of confidences
+
+
+class Adversarial(Segmentation):
+    def __init__(self, config: ConfigDict, num_classes: int):
+        super().__init__(config, num_classes)
+        self.options = config.adversarial
+        if self.quota.get(Supervision.DENSE, 0) <= self.options.real_rows:
+            raise ValueError(
+                f"method {config.method!r} needs rows with masks, more than adversarial.real_rows="
+                f"{self.options.real_rows}, but data.quota is {config.data.quota.to_dict()}"
+            )
+        self.discriminator = Discriminator(
+            self.options.features, class_agnostic=self.options.class_agnostic, dtype=DTYPES[config.dtype]
+        )
+        self.optimizers["discriminator"] = make_optimizer(self.options.optimizer, config.steps)
+
+    def init(self, rng: jax.Array, batch: Batch) -> base.State:
+        state = super().init(rng, batch)
+        maps = jnp.zeros((1, *batch["label"].shape[1:], self.num_classes))
+        variables = self.discriminator.init(jax.random.fold_in(rng, 1), maps, batch["image"][:1])
+        network = base.init_network(variables, self.optimizers["discriminator"], ema=False)
+        return dataclasses.replace(state, networks={**state.networks, "discriminator": network})
+
+    def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
+        dense_rows = self.dense_rows(batch) - self.options.real_rows
+        real, batch = self._real_stream(batch)
+        outputs, updated = self._look(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
+        loss_s, metrics = self.terms(terms.View(outputs, batch, step))
+        probs = jax.nn.softmax(outputs["logits"])
+
+        dense = (batch["kind"] == Supervision.DENSE)[:, None, None]
+        has_label = batch["label"] != IGNORE
+        labelled, unlabelled = batch["valid"] & dense & has_label, batch["valid"] & ~dense
+
+        # What S learns from D, whose parameters are constants here.
+        judged = self._judge(lax.stop_gradient(params["discriminator"]), probs, batch)
+        confidence = lax.stop_gradient(jax.nn.sigmoid(judged))
+        options = self.options
+        parts = {
+            "adversarial_labelled": adversarial_loss(judged, where=labelled, axis_name=AXIS),
+            "adversarial_unlabelled": adversarial_loss(judged, where=unlabelled, axis_name=AXIS),
+            "semi": confident_self_training(
+                outputs["logits"],
+                confidence,
+                threshold=options.threshold,
+                where=unlabelled & ~has_label,
+                axis_name=AXIS,
+            ),
+        }
+        for name, value in parts.items():
+            loss_s += self._weight(name, step) * value
+
+        # What D learns; predictions are constants here.
+        real_maps = jax.nn.one_hot(real["label"], self.num_classes)  # all zero where there is no label
+        is_real = real["valid"] & (real["label"] != IGNORE) & (real["kind"] == Supervision.DENSE)[:, None, None]
+        real_logits = self._judge(params["discriminator"], real_maps, real)
+        fake_logits = self._judge(params["discriminator"], lax.stop_gradient(probs), batch)
+        loss_d = discriminator_loss(
+            real_logits,
+            fake_logits,
+            real_where=is_real,
+            fake_where=labelled | unlabelled,
+            label_smoothing=options.label_smoothing,
+            axis_name=AXIS,
+        )
+        metrics |= parts | {
+            "discriminator": loss_d,
+            "accuracy_real": _mean(real_logits > 0, is_real),
+            "accuracy_fake": _mean(fake_logits <= 0, labelled | unlabelled),
+            "accepted": _mean(confidence > options.threshold, unlabelled),
+            "confidence_histogram": _histogram(confidence, unlabelled),
+        }
+        return loss_s + loss_d, ({"segmenter": updated}, metrics)
+
+    def _look(self, params: base.Trees, batch_stats: base.Trees, image: jax.Array, dense: int) -> tuple[Outputs, Any]:
+        """In one pass, or first unlabelled and then labelled images, each with batch statistics of their own."""
+        if not self.options.separate_passes:
+            return self.outputs(params, batch_stats, image)
+        unlabelled, batch_stats = self.outputs(params, batch_stats, image[dense:])
+        labelled, batch_stats = self.outputs(params, batch_stats, image[:dense])
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, unlabelled), batch_stats
+
+    def _real_stream(self, batch: Batch) -> tuple[Batch, Batch]:
+        """The rows whose labels D sees as real, and those that S sees: the same, or the first `real_rows` apart."""
+        rows = self.options.real_rows
+        if not rows:
+            return batch, batch
+        return jax.tree.map(lambda x: x[:rows], batch), jax.tree.map(lambda x: x[rows:], batch)
+
+    def _judge(self, params: Any, maps: jax.Array, batch: Batch) -> jax.Array:
+        judged: Any = self.discriminator.apply({"params": params}, maps, standardize(batch["image"]))
+        return judged
+
+    def _weight(self, name: str, step: jax.Array) -> jax.Array:
+        options = self.options
+        return base.scheduled(options[f"{name}_weight"], options[f"{name}_start"], 0.0, step, self.config.steps)
+
+    def watch(self, step: int, means: Mapping[str, float]) -> str:
+        options = self.options
+        if means["discriminator"] < 0.1:
+            return (
+                f"the discriminator wins (loss {means['discriminator']:.3f}; healthy is 0.2 to 0.5) and teaches "
+                "nothing: lower adversarial.optimizer.learning_rate, or set adversarial.label_smoothing=0.1"
+            )
+        if step > base.reached(options.semi_start, self.config.steps) and means["accepted"] == 0 < options.semi_weight:
+            return (
+                f"the discriminator accepts no pixel at threshold {options.threshold}, so there is no self-training: "
+                "lower adversarial.threshold"
+            )
+        return ""
+
+    def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
+        logits = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])["logits"]
+        judged = self._judge(state.networks["discriminator"].params, jax.nn.softmax(logits), batch)
+        confidence = jax.nn.sigmoid(judged)
+        label = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
+        return {**super().pictures(state, batch), "confidence": confidence, "label made": label}
+
+
+def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
+    total, count = lax.psum((jnp.sum(values & where), jnp.sum(where)), AXIS)
+    return total / jnp.maximum(count, 1)
+
+
+def _histogram(confidence: jax.Array, where: jax.Array) -> jax.Array:
+    """The share of the pixels in each of BINS equal parts of [0,1]."""
+    bins = jnp.clip((confidence * BINS).astype(jnp.int32), 0, BINS - 1)
+    counts = jnp.sum(jax.nn.one_hot(bins, BINS) * where[..., None], axis=(0, 1, 2))
+    counts = lax.psum(counts, AXIS)
+    return counts / jnp.maximum(jnp.sum(counts), 1)

@@ -1,0 +1,143 @@
+"""Labels of images that only have tags: from class activation maps and object maps, by diffusion (Xiao et al.).
+
+Maps are arrays [H,W,...] at the size of their image; files are read and written below the workdir of the run.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.letterbox import resize, round_up
+from semiseg_jax.data.records import decode_image, encode_png
+from semiseg_jax.data.types import IGNORE
+from semiseg_jax.engine import pictures
+from semiseg_jax.ops import grid_diffusion
+from semiseg_jax.ops.images import standardize
+
+BACKGROUND = 0
+STRIDE = 4  # of the grid on which labels diffuse
+_FAR = 1e3  # a feature that nothing is near to
+
+
+def activations(cam: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """A_c = ReLU(cam_c) / its maximum in the image, and 0 for classes that are not present. cam [H,W,K], tags [K]."""
+    maps = np.maximum(cam, 0)
+    maps /= np.maximum(maps.max(axis=(0, 1), keepdims=True), 1e-6)
+    present = tags == 1
+    present[BACKGROUND] = False
+    return np.where(present, maps, 0).astype(np.float32)
+
+
+def labels_from_activations(maps: np.ndarray, *, seed: float, background: float) -> np.ndarray:
+    """The baseline: the strongest class where it is above `seed`, background below `background`, else no label."""
+    strength = maps.max(axis=-1)
+    labels = np.where(strength > seed, maps.argmax(axis=-1), IGNORE)
+    return np.where(strength < background, BACKGROUND, labels).astype(np.uint8)
+
+
+def diffused_labels(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, options: Any) -> np.ndarray:
+    """L_w: activations `maps` [H,W,K] spread over the image along colours and the object map `objects` [H,W].
+
+    Pixels where two classes are nearly tied get no label; every present class keeps some.
+    """
+    height, width, classes = maps.shape
+    canvas = (round_up(height, 64), round_up(width, 64))
+    grid = (round(height / STRIDE), round(width / STRIDE))
+    room = (canvas[0] // STRIDE, canvas[1] // STRIDE)
+    colors = resize(image, grid).astype(np.float32)
+    small, things = resize(maps, grid), resize(objects, grid)
+    padding = ((0, room[0] - grid[0]), (0, room[1] - grid[1]), (0, 0))
+
+    seeds = np.zeros((*grid, classes), np.float32)
+    confident = (small > options.class_seed) & (things > options.object_seed)[..., None]
+    seeds[confident] = 1
+    seeds[..., BACKGROUND] = (things < options.background_seed) & (small.max(axis=-1) < options.background_seed)
+    features = np.concatenate(
+        [np.asarray(standardize(colors / 255)) / options.color_sigma, things[..., None] / options.object_sigma], axis=-1
+    )
+    spread = _diffuse(
+        np.pad(seeds, padding), np.pad(features, padding, constant_values=_FAR), options.radius, options.alpha
+    )
+    scores = np.asarray(spread)[: grid[0], : grid[1]]
+    scores = scores * np.where(np.arange(classes) == BACKGROUND, 1 - things[..., None], things[..., None])
+    scores = resize(scores, (height, width))
+
+    order = np.sort(scores, axis=-1)
+    best, second = order[..., -1], order[..., -2]
+    labels = np.where(best - second < options.margin * np.maximum(best, 1e-12), IGNORE, scores.argmax(axis=-1))
+    unsure = (np.abs(objects - 0.5) <= 0.15) & (best < 0.1 * best.max())
+    labels = np.where(unsure, IGNORE, labels)
+    for klass in np.flatnonzero(maps.max(axis=(0, 1)) > 0):
+        if not (labels == klass).any():
+            labels = np.where(maps[..., klass] >= np.quantile(maps[..., klass], 0.95), klass, labels)
+    return labels.astype(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _diffuse(seeds: jax.Array, features: jax.Array, radius: int, alpha: float) -> jax.Array:
+    return grid_diffusion(jnp.asarray(seeds)[None], jnp.asarray(features)[None], radius=radius, alpha=alpha)[0]
+
+
+def restricted_labels(probs: np.ndarray, tags: np.ndarray, *, sure: float) -> np.ndarray:
+    """A network's own labels among the classes that are present, where it is `sure`. probs [H,W,K], tags [K]."""
+    allowed = tags != 0
+    allowed[BACKGROUND] = True
+    probs = np.where(allowed, probs, 0)
+    probs /= np.maximum(probs.sum(axis=-1, keepdims=True), 1e-6)
+    return np.where(probs.max(axis=-1) >= sure, probs.argmax(axis=-1), IGNORE).astype(np.uint8)
+
+
+class Images:
+    """The images of a split that get labels: pixels, tags and names. Masks stay closed."""
+
+    def __init__(self, dataset: Dataset, split: str, indices: Sequence[int]):
+        self.records, self.info, self.indices = dataset.records(split), dataset.info, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pixels(self) -> Iterator[np.ndarray]:
+        for index in self.indices:
+            yield decode_image(self.records[int(index)]["image"])
+
+    def named(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """(name, image, tags)"""
+        for index in self.indices:
+            record = self.records[int(index)]
+            yield record["id"].decode(), decode_image(record["image"]), np.array(record["tags"])
+
+
+def write_map(folder: Path, name: str, maps: np.ndarray) -> None:
+    """[H,W,K] in [0,1], kept at a quarter of the resolution."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = (max(1, maps.shape[0] // STRIDE), max(1, maps.shape[1] // STRIDE))
+    np.savez_compressed(folder / f"{name}.npz", maps=np.rint(255 * resize(maps, size)).astype(np.uint8))
+
+
+def read_map(folder: Path, name: str, size: Sequence[int]) -> np.ndarray:
+    with np.load(folder / f"{name}.npz") as file:
+        return resize(file["maps"].astype(np.float32) / 255, (size[0], size[1]))
+
+
+def write_labels(folder: Path, name: str, labels: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.png").write_bytes(encode_png(labels))
+
+
+def write_picture(path: Path, columns: dict[str, np.ndarray], caption: str, info: Any) -> None:
+    """Pictures, heat maps [H,W] of floats and label maps [H,W] of integers side by side."""
+    cells = []
+    for array in columns.values():
+        if array.ndim == 3:
+            cells.append(array)
+        elif np.issubdtype(array.dtype, np.integer):
+            cells.append(pictures.colorize(array, info.colors))
+        else:
+            cells.append(pictures.heat(array))
+    pictures.save(path, pictures.grid([cells], list(columns), [caption], legend=(info.classes, info.colors)))

@@ -1,0 +1,138 @@
+"""A segmentation network trained with the terms that its config turns on: what most methods share."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from semiseg_jax.data.pipeline import parse_quota
+from semiseg_jax.data.types import Batch, Supervision
+from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.methods import base, terms
+from semiseg_jax.methods.boxes import BoxTerm
+from semiseg_jax.models import make_model
+from semiseg_jax.models.segmenter import Outputs, Perturb
+from semiseg_jax.ops.images import standardize
+
+TERMS = {
+    "cross_entropy": terms.CrossEntropy,
+    "made_labels": terms.CrossEntropy,
+    "total_variation": terms.TotalVariation,
+    "gated_crf": terms.GatedCRF,
+    "boxes": BoxTerm,
+    "absent_tags": terms.AbsentTags,
+}
+
+
+class Segmentation:
+    """Base of the methods. A method names the terms that it cannot do without, and adds what a sum of terms is not."""
+
+    needs: tuple[str, ...] = ("cross_entropy",)
+
+    def __init__(self, config: ConfigDict, num_classes: int):
+        self.config, self.num_classes = config, num_classes
+        self.quota = parse_quota(config.data.quota.to_dict())
+        self.terms = terms.Sum(TERMS, config, num_classes)
+        self._check(config)
+        options = config.model.to_dict()
+        if self.terms.needs_variance:
+            options["variance"] = True
+        self.model = make_model(options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options)
+        self.optimizers = {"segmenter": make_optimizer(config.optimizer, config.steps)}
+
+    def _check(self, config: ConfigDict) -> None:
+        off = [name for name in self.needs if name not in self.terms.terms]
+        if off:
+            raise ValueError(f"method {config.method!r} needs terms.{off[0]}.weight to be positive")
+        if not self.terms.learns_from & self.quota.keys():
+            names = ", ".join(kind.name.lower() for kind in sorted(self.terms.learns_from))
+            raise ValueError(
+                f"method {config.method!r} learns from {names} only, but data.quota is {config.data.quota.to_dict()}"
+            )
+
+    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
+        stage = base.Stage(
+            name=config.method,
+            data=config.data,
+            steps=config.steps,
+            init=self.init,
+            train_step=self.train_step,
+            start=self.start,
+            pictures=self.pictures,
+            watch=self.watch,
+        )
+        return [stage]
+
+    def watch(self, step: int, means: Mapping[str, float]) -> str:
+        """A warning that the mean metrics of a report give reason to."""
+        del step, means
+        return ""
+
+    def init(self, rng: jax.Array, batch: Batch) -> base.State:
+        variables = self.model.init(rng, standardize(batch["image"][:1]))
+        network = base.init_network(variables, self.optimizers["segmenter"], ema=self.config.ema > 0)
+        return base.State(step=jnp.zeros((), jnp.int32), rng=rng, networks={"segmenter": network})
+
+    def start(self, state: base.State) -> base.State:
+        network = base.with_pretrained(state.networks["segmenter"], self.model, self.config.pretrained)
+        return dataclasses.replace(state, networks={**state.networks, "segmenter": network})
+
+    def dense_rows(self, batch: Batch) -> int:
+        """How many rows of a device's micro-batch have a mask; they come first."""
+        return len(batch["image"]) * self.quota.get(Supervision.DENSE, 0) // sum(self.quota.values())
+
+    def require_rows_without_mask(self) -> None:
+        if set(self.quota) <= {Supervision.DENSE}:
+            raise ValueError(
+                f"method {self.config.method!r} learns from images without a mask, but data.quota is "
+                f"{self.config.data.quota.to_dict()}; add rows of another kind, such as unlabeled"
+            )
+
+    def outputs(
+        self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None = None
+    ) -> tuple[Outputs, Any]:
+        """-> (what the network says in training, its new batch statistics)"""
+        outputs, updated = self.model.apply(
+            {"params": params, "batch_stats": batch_stats}, standardize(image), train=True, perturb=perturb,
+            mutable=["batch_stats"], method="outputs",
+        )  # fmt: skip
+        return outputs, updated.get("batch_stats", {})
+
+    def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
+        """The sum of the terms -> (loss, (batch_stats, metrics))"""
+        del rng
+        outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"])
+        total, metrics = self.terms(terms.View(outputs, batch, step))
+        return total, ({"segmenter": updated}, metrics)
+
+    def loss_of(self, state: base.State) -> base.Loss:
+        return functools.partial(self.loss, step=state.step)
+
+    def train_step(self, state: base.State, batch: Batch) -> tuple[base.State, base.Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        networks = {name: state.networks[name] for name in self.optimizers}
+        grads, batch_stats, metrics = base.gradients(self.loss_of(state), networks, batch, rng, self.config.accumulate)
+        state, norms = base.update(state, grads, batch_stats, self.optimizers, ema_decay=self.config.ema)
+        return state, {**metrics, **norms}
+
+    def eval_variables(self, state: base.State, weights: str = "auto") -> base.Variables:
+        network = state.networks["segmenter"]
+        return network.variables if weights == "raw" else network.averaged
+
+    def predict(self, variables: base.Variables, images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(self.look(variables, images)["logits"])
+
+    def look(self, variables: base.Variables, images: jax.Array) -> Outputs:
+        """What the network says outside of training."""
+        outputs: Any = self.model.apply(variables, standardize(images), train=False, method="outputs")
+        return outputs
+
+    def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
+        """What a panel shows beside prediction and truth, of training images."""
+        outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
+        return self.terms.pictures(terms.View(outputs, batch, state.step))

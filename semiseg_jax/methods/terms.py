@@ -1,0 +1,213 @@
+"""The terms that a loss is the sum of, by config: any method can have any of them.
+
+Each takes what it needs from the batch by masks: rows that it has no use for change nothing in it. A term of weight 0
+is never traced.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from semiseg_jax import losses
+from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.methods.base import Metrics, scheduled
+from semiseg_jax.models.layers import resize
+from semiseg_jax.models.segmenter import Outputs
+from semiseg_jax.ops import local_filter
+from semiseg_jax.ops.images import area_average, standardize
+from semiseg_jax.ops.pairwise import kernel_terms
+
+LABELLED = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
+Kinds = frozenset[Supervision]
+# By name: class maps [B,H,W] of integers, heat maps [B,H,W] of floats in [0,1].
+Pictures = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A batch, and what the network says of it."""
+
+    outputs: Outputs
+    batch: Batch
+    step: jax.Array
+
+    @property
+    def probs(self) -> jax.Array:
+        return jax.nn.softmax(self.outputs["logits"])
+
+    def rows_of(self, kinds: Kinds) -> jax.Array:
+        """[B,H,W] bool: the valid pixels of rows of these kinds; of all rows where there are none."""
+        if not kinds:
+            return self.batch["valid"]
+        chosen = jnp.isin(self.batch["kind"], jnp.array(sorted(kinds)))
+        return self.batch["valid"] & chosen[:, None, None]
+
+
+class Term:
+    """Base of the terms. `options` is `config.terms.NAME`; the constructor checks it."""
+
+    learns_from: Kinds = frozenset()  # kinds that the term alone can train a network with
+    needs_variance = False
+
+    def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
+        self.options, self.steps = options, config.steps
+        self.kinds = frozenset(Supervision.parse(name) for name in options.get("kinds", ()))
+
+    def weight(self, step: jax.Array) -> jax.Array:
+        options = self.options
+        return scheduled(options.weight, options.get("start", 0.0), options.get("ramp", 0.0), step, self.steps)
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        """-> (value, before its weight, and further metrics)"""
+        raise NotImplementedError
+
+    def pictures(self, view: View) -> Pictures:
+        """What a panel shows of the term."""
+        del view
+        return {}
+
+
+class CrossEntropy(Term):
+    """Cross-entropy over the labelled pixels, from full masks, scribbles, clicks and random pixels alike.
+
+    It is two terms: `cross_entropy`, and `made_labels` for labels that a program made, with a weight of their own.
+    """
+
+    learns_from = LABELLED
+
+    def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
+        super().__init__(options, config, num_classes)
+        self.class_weights = tuple(config.class_weights) or None
+        if self.class_weights and len(self.class_weights) != num_classes:
+            raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
+        self.uncertain = config.terms.boxes.weight > 0 and config.terms.boxes.scope == "all"
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)
+        labelled = jax.lax.pmean(jnp.mean(label != IGNORE), AXIS)
+        if self.uncertain:
+            value = losses.uncertainty_cross_entropy(
+                logits, view.outputs["variance"], label, where=where, axis_name=AXIS
+            )
+        elif self.options.average == "pixels":
+            value = self._over(logits, label, where, AXIS)
+        else:
+            images = jax.vmap(lambda x, y, m: self._over(x[None], y[None], m[None], None))(logits, label, where)
+            has_labels = jnp.any((label != IGNORE) & where, axis=(1, 2))
+            total, count = jax.lax.psum((jnp.sum(images * has_labels), jnp.sum(has_labels)), AXIS)
+            value = total / jnp.maximum(count, 1)
+        return value, {"labelled_pixels": labelled}
+
+    def _over(self, logits: jax.Array, label: jax.Array, where: jax.Array, axis_name: str | None) -> jax.Array:
+        return losses.partial_cross_entropy(
+            logits, label, class_weights=self.class_weights, where=where, axis_name=axis_name
+        )
+
+
+class TotalVariation(Term):
+    """TV(P) at full resolution, of every valid pixel."""
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        probs, where = view.probs, view.rows_of(self.kinds)
+        if self.options.norm == "curvilinear":
+            sigma = self.options.sigma
+            return losses.curvilinear_total_variation(probs, where=where, sigma=sigma, axis_name=AXIS), {}
+        return losses.total_variation(probs, norm=self.options.norm, where=where, axis_name=AXIS), {}
+
+
+class GatedCRF(Term):
+    """Gated CRF loss of the probabilities on a coarse grid; pixels outside the image do not pull."""
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        probs, where = self._coarse(view), view.rows_of(self.kinds)
+        value = losses.gated_crf(
+            probs,
+            standardize(view.batch["image"]),
+            kernels=self._kernels(),
+            radius=self.options.radius,
+            source_mask=where,
+            # Padding is no centre either where the rows are chosen by kind; by default as in the paper.
+            target_mask=where if self.kinds else None,
+            axis_name=AXIS,
+        )
+        return value, {}
+
+    def pictures(self, view: View) -> Pictures:
+        """The kernel around one pixel of each image: its first labelled one, or the middle."""
+        batch, probs = view.batch, self._coarse(view)
+        height, width = batch["label"].shape[1:]
+        rows, columns = probs.shape[1:3]
+        labelled = (batch["label"] != IGNORE).reshape(len(probs), -1)
+        middle = (height // 2) * width + width // 2
+        chosen = jnp.where(jnp.any(labelled, axis=1), jnp.argmax(labelled, axis=1), middle)
+        y, x = chosen // width * rows // height, chosen % width * columns // width
+        spot = (jnp.arange(rows)[:, None] == y[:, None, None]) & (jnp.arange(columns) == x[:, None, None])
+        terms = kernel_terms("gated_crf", self._kernels(), {"rgb": standardize(batch["image"])}, probs.shape[:3])
+        kernel = local_filter(spot[..., None].astype(jnp.float32), **terms, radius=self.options.radius)
+        near = jnp.maximum(kernel[..., 0], spot)
+        return {"kernel": jnp.clip(jax.image.resize(near, (len(probs), height, width), "nearest"), 0, 1)}
+
+    def _kernels(self) -> Sequence[Mapping[str, float]]:
+        return tuple(dict(kernel) for kernel in self.options.kernels)
+
+    def _coarse(self, view: View) -> jax.Array:
+        """Probabilities at the term's stride: from the network's own low resolution where that is fine enough."""
+        height, width = view.batch["label"].shape[1:]
+        size = (-(-height // self.options.stride), -(-width // self.options.stride))
+        low = view.outputs["low_logits"]
+        if low.shape[1] < size[0] or low.shape[2] < size[1]:
+            return jax.nn.softmax(resize(low, size))
+        return area_average(jax.nn.softmax(low), size)
+
+
+class AbsentTags(Term):
+    """What the tags rule out: -log(1 - max_p P_c(p)), averaged over the classes that are not in the image."""
+
+    learns_from: Kinds = frozenset()
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        where = view.rows_of(self.kinds)
+        highest = jnp.max(jnp.where(where[..., None], view.probs, 0.0), axis=(1, 2))
+        absent = view.batch["tags"] == 0
+        paid = -jnp.log1p(-jnp.minimum(highest, 1 - 1e-6)) * absent
+        total, count = jax.lax.psum((jnp.sum(paid), jnp.sum(absent & jnp.any(where, axis=(1, 2))[:, None])), AXIS)
+        return total / jnp.maximum(count, 1), {}
+
+
+class Sum:
+    """The terms that a config turns on, and their weighted sum."""
+
+    def __init__(self, known: Mapping[str, Any], config: ConfigDict, num_classes: int):
+        self.terms: dict[str, Term] = {
+            name: known[name](options, config, num_classes)
+            for name, options in config.terms.items()
+            if options.weight > 0
+        }
+
+    @property
+    def learns_from(self) -> Kinds:
+        return frozenset[Supervision]().union(*(term.learns_from for term in self.terms.values()))
+
+    @property
+    def needs_variance(self) -> bool:
+        return any(term.needs_variance for term in self.terms.values())
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        total = jnp.zeros(())
+        metrics: Metrics = {}
+        for name, term in self.terms.items():
+            value, details = term(view)
+            total += term.weight(view.step) * value
+            metrics |= {name: value, **details}
+        return total, metrics
+
+    def pictures(self, view: View) -> Pictures:
+        found: Pictures = {}
+        for term in self.terms.values():
+            found |= term.pictures(view)
+        return found

@@ -1,0 +1,221 @@
+"""`transfer`: masks of some classes, tags of all (Xiao et al., 1711.06828).
+
+Images that show only strong classes (`data.strong_classes`) bring their masks, x_s, y_s; all others only their tags,
+x_w.
+
+    1. classifier   one sigmoid a class on the tags; activation maps A_c
+    2. l_net        object or background, on x_s; object maps M of x_w: things look alike whatever their class
+       labels       A_c spread over x_w along colours and M: L_w
+    3. p_net        CE(G(x_s), y_s) + l_w CE(G(x_w), L_w) + l_tag L_tag(x_w) + adversarial terms
+    4. p_net_2      optional: L_w anew, from G restricted to the tags
+
+The discriminator of p_net sees background against everything else, beside the image: true maps never show a weak
+class, which it would otherwise call false. Prediction is G alone and uses no tags.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from ml_collections import ConfigDict
+
+from semiseg_jax.data import pipeline
+from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.engine import inference
+from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.methods import base, label_transfer
+from semiseg_jax.methods.adversarial import Adversarial
+from semiseg_jax.methods.segmentation import Segmentation
+from semiseg_jax.models import DTYPES, Classifier
+from semiseg_jax.models.layers import resize
+from semiseg_jax.ops.images import standardize
+
+CAMS, LABELS, PICTURES = "cams", "labels", "maps"
+
+
+class Transfer(Adversarial):
+    needs = ("cross_entropy", "made_labels")
+
+    def __init__(self, config: ConfigDict, num_classes: int):
+        if not config.data.strong_classes:
+            raise ValueError("method 'transfer' needs data.strong_classes: the classes whose masks may be used")
+        super().__init__(config, num_classes)
+        if Supervision.TAGS not in self.quota:
+            raise ValueError(
+                f"method 'transfer' needs rows of kind tags, but data.quota is {config.data.quota.to_dict()}"
+            )
+        self.rows = sum(self.quota.values())
+        self.classifier = TagClassifier(config, num_classes)
+        self.l_net = LNet(_l_net_config(config, self.rows), 2)
+
+    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
+        transfer = config.transfer
+        (p_net,) = super().stages(config)
+        classifier = base.Stage(
+            name="classifier",
+            data=_with_quota(config.data, {"tags": self.rows}),
+            steps=self.classifier.steps,
+            init=self.classifier.init,
+            train_step=self.classifier.train_step,
+            start=self.classifier.start,
+            finish=self._finish_classifier,
+            augment=_with(config.augment, crop=transfer.classifier_crop, scale=transfer.classifier_scale),
+            scored=False,
+        )
+        (l_net,) = self.l_net.stages(self.l_net.config)
+        l_net = dataclasses.replace(l_net, name="l_net", finish=self._finish_l_net, scored=False)
+        first = dataclasses.replace(p_net, name="p_net", labels=LABELS)
+        if transfer.labels_from == "cam":
+            return [classifier, first]
+        if transfer.rounds == 1:
+            return [classifier, l_net, first]
+        second = dataclasses.replace(p_net, name="p_net_2", labels=f"{LABELS}_2")
+        return [classifier, l_net, dataclasses.replace(first, finish=self._finish_p_net), second]
+
+    def _finish_classifier(self, state: base.State, site: base.Site) -> None:
+        """Activation maps of every image of weak classes; labels of the baseline, which has no L-Net."""
+        options = self.config.transfer
+        images = self._weak_images(site)
+        variables = state.networks["classifier"].averaged
+        looks = dataclasses.replace(site.inference, flip=True, scales=tuple(options.cam_scales))
+        predictor = inference.Predictor(self.classifier.cam, variables, looks, self.num_classes)
+        rows = zip(images.named(), predictor(images.pixels()), strict=True)
+        for number, ((name, image, tags), cam) in enumerate(site.progress(rows, "activation maps", len(images))):
+            maps = label_transfer.activations(cam, tags)
+            columns = {"image": image} | self._columns(maps)
+            if options.labels_from == "cam":
+                labels = label_transfer.labels_from_activations(
+                    maps, seed=options.class_seed, background=options.background_seed
+                )
+                label_transfer.write_labels(site.workdir / LABELS, name, labels)
+                columns["label made"] = labels
+            else:
+                label_transfer.write_map(site.workdir / CAMS, name, maps)
+            self._picture(site, "classifier", number, name, columns)
+
+    def _finish_l_net(self, state: base.State, site: base.Site) -> None:
+        """Object maps of every image of weak classes, and L_w."""
+        images = self._weak_images(site)
+        variables = self.l_net.eval_variables(state)
+        looks = dataclasses.replace(site.inference, flip=True)
+        predictor = inference.Predictor(self.l_net.predict, variables, looks, 2)
+        rows = zip(images.named(), predictor(images.pixels()), strict=True)
+        for number, ((name, image, _), probs) in enumerate(site.progress(rows, "labels", len(images))):
+            maps, objects = label_transfer.read_map(site.workdir / CAMS, name, image.shape), probs[..., 1]
+            labels = label_transfer.diffused_labels(image, maps, objects, self.config.transfer)
+            label_transfer.write_labels(site.workdir / LABELS, name, labels)
+            columns = {"image": image} | self._columns(maps) | {"object": objects, "label made": labels}
+            self._picture(site, "l_net", number, name, columns)
+
+    def _finish_p_net(self, state: base.State, site: base.Site) -> None:
+        images = self._weak_images(site)
+        looks = dataclasses.replace(site.inference, flip=True)
+        predictor = inference.Predictor(self.predict, self.eval_variables(state), looks, self.num_classes)
+        rows = zip(images.named(), predictor(images.pixels()), strict=True)
+        for number, ((name, image, tags), probs) in enumerate(site.progress(rows, "labels", len(images))):
+            labels = label_transfer.restricted_labels(probs, tags, sure=self.config.transfer.sure)
+            label_transfer.write_labels(site.workdir / f"{LABELS}_2", name, labels)
+            self._picture(site, "p_net", number, name, {"image": image, "label made": labels})
+
+    def _weak_images(self, site: base.Site) -> label_transfer.Images:
+        data = self.config.data
+        pools = pipeline.make_pools(
+            site.dataset.info, data.train_split, self.quota, {}, data.seed, tuple(data.strong_classes)
+        )
+        return label_transfer.Images(site.dataset, data.train_split, pools[Supervision.TAGS].tolist())
+
+    def _columns(self, maps: np.ndarray) -> dict[str, np.ndarray]:
+        """The strongest activation at each pixel."""
+        return {"activation": maps.max(axis=-1)}
+
+    def _picture(self, site: base.Site, stage: str, number: int, name: str, columns: dict[str, np.ndarray]) -> None:
+        if number < self.config.transfer.pictures:
+            path = site.workdir / PICTURES / stage / f"{name}.png"
+            label_transfer.write_picture(path, columns, name[:16], site.dataset.info)
+
+
+class LNet(Segmentation):
+    """Object or background, of masks stripped of their classes."""
+
+    def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
+        label = batch["label"]
+        stripped: Any = {**batch, "label": jnp.where(label == IGNORE, IGNORE, (label > 0).astype(label.dtype))}
+        return super().loss(params, batch_stats, stripped, rng, step=step)
+
+
+class TagClassifier:
+    """Which classes are in the image: one sigmoid a class, binary cross-entropy over the known tags but background."""
+
+    def __init__(self, config: ConfigDict, num_classes: int):
+        self.config, transfer = config, config.transfer
+        self.steps = transfer.classifier_steps or config.steps
+        options = {name: config.model[name] for name in ("layout", "norm") if name in config.model}
+        self.model = Classifier(
+            num_classes,
+            backbone=transfer.classifier_backbone,
+            output_stride=16,
+            dtype=DTYPES[config.dtype],
+            axis_name=AXIS,
+            **options,
+        )
+        self.optimizers = {"classifier": make_optimizer(config.optimizer, self.steps)}
+
+    def init(self, rng: jax.Array, batch: Batch) -> base.State:
+        variables = self.model.init(rng, standardize(batch["image"][:1]))
+        network = base.init_network(variables, self.optimizers["classifier"], ema=self.config.ema > 0)
+        return base.State(step=jnp.zeros((), jnp.int32), rng=rng, networks={"classifier": network})
+
+    def start(self, state: base.State) -> base.State:
+        network = base.with_pretrained(state.networks["classifier"], self.model, self.config.pretrained)
+        return dataclasses.replace(state, networks={"classifier": network})
+
+    def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array):
+        del rng
+        variables = {"params": params["classifier"], "batch_stats": batch_stats["classifier"]}
+        logits, updated = self.model.apply(variables, standardize(batch["image"]), train=True, mutable=["batch_stats"])
+        known = (batch["tags"] >= 0) & (jnp.arange(logits.shape[-1]) > 0)
+        present = batch["tags"] == 1
+        paid = jnp.where(known, jax.nn.softplus(jnp.where(present, -logits, logits)), 0.0)
+        right = known & ((logits > 0) == present)
+        total, hits, count = lax.psum((jnp.sum(paid), jnp.sum(right), jnp.sum(known)), AXIS)
+        count = jnp.maximum(count, 1)
+        return total / count, ({"classifier": updated.get("batch_stats", {})}, {"tag_accuracy": hits / count})
+
+    def train_step(self, state: base.State, batch: Batch) -> tuple[base.State, base.Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        grads, stats, metrics = base.gradients(self.loss, state.networks, batch, rng, self.config.accumulate)
+        state, norms = base.update(state, grads, stats, self.optimizers, ema_decay=self.config.ema)
+        return state, {**metrics, **norms}
+
+    def cam(self, variables: base.Variables, images: jax.Array) -> jax.Array:
+        """What each pixel adds to each class -> [B,H,W,K]."""
+        outputs: Any = self.model.apply(variables, standardize(images), train=False, method="outputs")
+        return resize(outputs["cam"], images.shape[1:3])
+
+
+def _with(config: ConfigDict, **changes: Any) -> ConfigDict:
+    altered = ConfigDict(config.to_dict())
+    altered.update(changes)
+    return altered
+
+
+def _with_quota(data: ConfigDict, quota: dict[str, int]) -> ConfigDict:
+    altered = ConfigDict(data.to_dict())
+    altered.quota = ConfigDict(quota)
+    return altered
+
+
+def _l_net_config(config: ConfigDict, rows: int) -> ConfigDict:
+    """Masks of strong classes and nothing else, in its own number of steps."""
+    altered = ConfigDict(config.to_dict())
+    altered.data = _with_quota(config.data, {"dense": rows})
+    altered.steps = config.transfer.l_net_steps or config.steps
+    altered.class_weights = ()
+    for name, options in altered.terms.items():
+        options.weight = float(name == "cross_entropy")
+    return altered

@@ -1,0 +1,83 @@
+"""`unimatch`: what a network is sure of in an image must survive strong perturbations of it (Yang et al., 2208.09910).
+
+    p = softmax(S(u)),  y^ = argmax p,  kept = max p >= tau              of an image without a mask
+    L = L_terms + w [ 1/4 CE(S(A1(u)), y^; kept) + 1/4 CE(S(A2(u)), y^; kept) + 1/2 CE(S_dropped(u), y^; kept) ]
+
+A1 and A2 are colour changes followed by CutMix with another image of the batch, whose y^ comes along; S_dropped drops
+half of the channels between encoder and decoder. Each CE is a mean over all valid pixels, kept or not. tau = 0.95.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from ml_collections import ConfigDict
+
+from semiseg_jax.data.types import IGNORE, Batch
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.losses import partial_cross_entropy
+from semiseg_jax.methods import base, terms, views
+from semiseg_jax.methods.segmentation import Segmentation
+
+
+class UniMatch(Segmentation):
+    def __init__(self, config: ConfigDict, num_classes: int):
+        super().__init__(config, num_classes)
+        self.options = config.consistency
+        self.require_rows_without_mask()
+
+    def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
+        del rng
+        options, dense, rows = self.options, self.dense_rows(batch), len(batch["image"])
+        unlabelled: Batch = jax.tree.map(lambda x: x[dense:], batch)
+        boxes = [views.cutmix_boxes(unlabelled, salt, options.cutmix) for salt in (1, 2)]
+        strong = [views.cutmix(views.strong_view(unlabelled, salt), boxes[i]) for i, salt in enumerate((3, 4))]
+        outputs, updated = self.outputs(
+            params["segmenter"],
+            batch_stats["segmenter"],
+            jnp.concatenate([batch["image"], *strong]),
+            perturb=(dense, views.seeds_of(unlabelled, 5)),
+        )
+        weak = jax.tree.map(lambda x: x[:rows], outputs)
+        total, metrics = self.terms(terms.View(weak, batch, step))
+
+        logits_1, logits_2, logits_dropped = jnp.split(outputs["logits"][rows:], 3)
+        sure, pseudo = lax.stop_gradient(_pseudo_labels(weak["logits"][dense:]))
+        valid = unlabelled["valid"]
+        pseudo = jnp.where(valid & (sure >= options.threshold), pseudo, IGNORE)
+
+        parts = {
+            "consistency_1": _kept_mean(logits_1, views.cutmix(pseudo, boxes[0]), views.cutmix(valid, boxes[0])),
+            "consistency_2": _kept_mean(logits_2, views.cutmix(pseudo, boxes[1]), views.cutmix(valid, boxes[1])),
+            "consistency_features": _kept_mean(logits_dropped, pseudo, valid),
+        }
+        weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
+        first, second, features = parts.values()
+        total += weight * (0.25 * first + 0.25 * second + 0.5 * features)
+        kept, counted = lax.psum((jnp.sum(pseudo != IGNORE), jnp.sum(valid)), AXIS)
+        return total, ({"segmenter": updated}, metrics | parts | {"accepted": kept / jnp.maximum(counted, 1)})
+
+    def watch(self, step: int, means: Mapping[str, float]) -> str:
+        if step > 0.5 * self.config.steps and means["accepted"] < 0.01:
+            return (
+                f"only {100 * means['accepted']:.2f} % of the unlabelled pixels are sure enough to teach; "
+                f"lower consistency.threshold (now {self.options.threshold}) or train longer"
+            )
+        return ""
+
+    def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
+        outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
+        sure, pseudo = _pseudo_labels(outputs["logits"])
+        label = jnp.where(sure >= self.options.threshold, pseudo, IGNORE)
+        return {**super().pictures(state, batch), "confidence": sure, "label made": label}
+
+
+def _pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.max(jax.nn.softmax(logits), axis=-1), jnp.argmax(logits, axis=-1)
+
+
+def _kept_mean(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
+    """Cross-entropy summed over labelled pixels, divided by all valid ones."""
+    kept, counted = lax.psum((jnp.sum((labels != IGNORE) & valid), jnp.sum(valid)), AXIS)
+    return partial_cross_entropy(logits, labels, where=valid, axis_name=AXIS) * kept / jnp.maximum(counted, 1)

@@ -1,0 +1,56 @@
+"""Settings that several configs share: the small-data setting, and networks and optimisers of the papers."""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config
+
+# Arguments of every config in the small-data setting, with their defaults.
+SMALL: dict[str, str | int | float | bool] = {
+    "path": "",  # of a dataset folder
+    "dataset": "",  # or a dataset's name; "" = shapes
+    "crop": 160,
+    "batch": 8,
+    "steps": 2000,
+    "weights": "",  # a MobileNetV2 trained on ImageNet, from which a light DeepLab starts; "" = a U-Net from scratch
+    "layout": "tensorflow",  # of these weights, or torchvision
+}
+
+
+def small(given: ConfigDict) -> ConfigDict:
+    """A config that works on two cores: a U-Net from scratch, or a light DeepLab from ImageNet weights."""
+    config = default_config()
+    config.steps = given.steps
+    use_data(config, given)
+    config.augment.crop = (given.crop, given.crop)
+    config.augment.scale = (0.5, 2.0)
+    config.model.norm = "batch"
+    config.ema = 0.99
+    if given.weights:
+        fine_tune(config, given.weights, given.layout)
+    return config
+
+
+def use_data(config: ConfigDict, given: ConfigDict) -> None:
+    config.data.name = given.dataset or ("folder" if given.path else "shapes")
+    config.data.path = given.path
+
+
+def fine_tune(config: ConfigDict, weights: str, layout: str) -> None:
+    """A DeepLab-v3+ with a light decoder on MobileNetV2, whose weights learn slower than its new head."""
+    config.model = ConfigDict(
+        {"name": "deeplab_mobile", "layout": layout, "norm": "none" if layout == "tensorflow" else "batch"}
+    )
+    config.pretrained.path = weights
+    config.pretrained.new_classifier = True
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.multipliers = (("backbone", 0.1),)
+    config.optimizer.warmup_steps = 100
+    config.augment.scale = (0.5, 1.5)
+    config.augment.jitter = 0.5
+    config.ema = 0.995
+
+
+def simulate(config: ConfigDict, kind: str, **options: float) -> None:
+    """Draws labels of this kind from the masks of a folder."""
+    if config.data.name == "folder":
+        config.data.simulate = {**config.data.simulate.to_dict(), kind: options}
