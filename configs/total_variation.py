@@ -22,7 +22,7 @@ from semiseg_jax.presets import SMALL, simulate, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, setting="small", labels="partial", fraction=0.01, weight=0.3, **SMALL)
+    given = parse_arg(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, **SMALL)
     config = small(given)
     config.method = "total_variation"
     config.data.quota = {given.labels: given.batch}

@@ -186,21 +186,27 @@ def _optimizer(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def parse_arg(arg: str, **defaults: str | int | float | bool) -> ConfigDict:
-    """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail."""
+def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
+    """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail.
+
+    A tuple lists the words that are possible, the default first.
+    """
     given: dict[str, str] = {}
     for item in filter(None, arg.split(",")):
         name, _, text = item.partition("=")
         given[name] = text if "=" in item else "true"
-    values: dict[str, str | int | float | bool] = dict(defaults)
+    values: dict[str, Any] = {name: value[0] if isinstance(value, tuple) else value for name, value in defaults.items()}
     for name, text in given.items():
         if name not in defaults:
             raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}")
-        kind = type(defaults[name])
+        kind = type(values[name])
         try:
             values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
         except ValueError:
             raise ValueError(f"config argument {name}={text!r} must be of type {kind.__name__}") from None
+        choices = defaults[name]
+        if isinstance(choices, tuple) and text not in choices:
+            raise ValueError(f"config argument {name}={text!r} is unknown; known: {', '.join(choices)}")
     return ConfigDict(values)
 
 

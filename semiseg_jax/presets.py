@@ -54,3 +54,47 @@ def simulate(config: ConfigDict, kind: str, **options: float) -> None:
     """Draws labels of this kind from the masks of a folder."""
     if config.data.name == "folder":
         config.data.simulate = {**config.data.simulate.to_dict(), kind: options}
+
+
+def sgd(config: ConfigDict, learning_rate: float, weight_decay: float, *, nesterov: bool = False) -> None:
+    """Stochastic gradient descent as in the papers: momentum 0.9, poly 0.9, decay of all parameters, no clipping."""
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = learning_rate
+    config.optimizer.schedule = "poly"
+    config.optimizer.weight_decay = weight_decay
+    config.optimizer.decay_vectors = True
+    config.optimizer.nesterov = nesterov
+    config.optimizer.clip_norm = 0.0
+    config.optimizer.warmup_steps = 0
+
+
+def crops_and_flips(config: ConfigDict, crop: tuple[int, int], scale: tuple[float, float]) -> None:
+    """The augmentation of the papers: no change of colour."""
+    config.augment.crop = crop
+    config.augment.scale = scale
+    config.augment.jitter = 0.0
+    config.ema = 0.0
+
+
+def deeplab_v3plus(config: ConfigDict, backbone: str, weights: str) -> None:
+    """DeepLab-v3+ from ImageNet weights, at output stride 16."""
+    config.model = ConfigDict({"name": "deeplab_v3plus", "backbone": backbone})
+    config.pretrained.path = weights
+    config.pretrained.new_classifier = bool(weights)
+
+
+def deeplab_v2(config: ConfigDict, weights: str) -> None:
+    """DeepLab-v2 on ResNet-101 at output stride 8."""
+    config.model = ConfigDict({"name": "deeplab_v2"})
+    config.pretrained.path = weights
+    config.pretrained.new_classifier = bool(weights)
+
+
+def some_masks(config: ConfigDict, labelled: str, others: str) -> None:
+    """Gives a share ("0.125"), a number ("50") or a split of the images their masks, and the rest to another kind."""
+    try:
+        amount: float | int | str = int(labelled) if labelled.isdigit() else float(labelled)
+    except ValueError:
+        amount = labelled
+    rest = 1.0 - amount if isinstance(amount, float) else 1.0
+    config.data.assign = {"dense": amount, others: rest}

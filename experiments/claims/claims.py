@@ -33,7 +33,8 @@ class Claim:
         workdir = self.runs / f"{name} seed {seed}".replace(" ", "_").replace("/", "-")
         config = make(seed)
         started = time.perf_counter()
-        semiseg_jax.train(config, workdir)
+        if semiseg_jax.train(config, workdir).preempted:
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - started
         for way, changes in evaluate.items():
             altered = ConfigDict(config.to_dict())

@@ -68,18 +68,20 @@ class Adversarial(Segmentation):
         # What S learns from D, whose parameters are constants here.
         judged = self._judge(lax.stop_gradient(params["discriminator"]), probs, batch)
         confidence = lax.stop_gradient(jax.nn.sigmoid(judged))
-        options = self.options
-        parts = {
-            "adversarial_labelled": adversarial_loss(judged, where=labelled, axis_name=AXIS),
-            "adversarial_unlabelled": adversarial_loss(judged, where=unlabelled, axis_name=AXIS),
-            "semi": confident_self_training(
+        parts = {}
+        if self.options.adversarial_labelled_weight:
+            parts["adversarial_labelled"] = adversarial_loss(judged, where=labelled, axis_name=AXIS)
+        if self.options.adversarial_unlabelled_weight:
+            parts["adversarial_unlabelled"] = adversarial_loss(judged, where=unlabelled, axis_name=AXIS)
+        if self.options.semi_weight:
+            parts["semi"] = confident_self_training(
                 outputs["logits"],
                 confidence,
-                threshold=options.threshold,
+                threshold=self.options.threshold,
                 where=unlabelled & ~has_label,
                 axis_name=AXIS,
-            ),
-        }
+            )
+            metrics["accepted"] = _mean(confidence > self.options.threshold, unlabelled)
         for name, value in parts.items():
             loss_s += self._weight(name, step) * value
 
@@ -93,14 +95,13 @@ class Adversarial(Segmentation):
             fake_logits,
             real_where=is_real,
             fake_where=labelled | unlabelled,
-            label_smoothing=options.label_smoothing,
+            label_smoothing=self.options.label_smoothing,
             axis_name=AXIS,
         )
         metrics |= parts | {
             "discriminator": loss_d,
             "accuracy_real": _mean(real_logits > 0, is_real),
             "accuracy_fake": _mean(fake_logits <= 0, labelled | unlabelled),
-            "accepted": _mean(confidence > options.threshold, unlabelled),
             "confidence_histogram": _histogram(confidence, unlabelled),
         }
         return loss_s + loss_d, ({"segmenter": updated}, metrics)
@@ -135,7 +136,7 @@ class Adversarial(Segmentation):
                 f"the discriminator wins (loss {means['discriminator']:.3f}; healthy is 0.2 to 0.5) and teaches "
                 "nothing: lower adversarial.optimizer.learning_rate, or set adversarial.label_smoothing=0.1"
             )
-        if step > base.reached(options.semi_start, self.config.steps) and means["accepted"] == 0 < options.semi_weight:
+        if step > base.reached(options.semi_start, self.config.steps) and means.get("accepted") == 0:
             return (
                 f"the discriminator accepts no pixel at threshold {options.threshold}, so there is no self-training: "
                 "lower adversarial.threshold"
@@ -146,8 +147,10 @@ class Adversarial(Segmentation):
         logits = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])["logits"]
         judged = self._judge(state.networks["discriminator"].params, jax.nn.softmax(logits), batch)
         confidence = jax.nn.sigmoid(judged)
-        label = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
-        return {**super().pictures(state, batch), "confidence": confidence, "label made": label}
+        found = {**super().pictures(state, batch), "confidence": confidence}
+        if self.options.semi_weight:
+            found["label made"] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
+        return found
 
 
 def _mean(values: jax.Array, where: jax.Array) -> jax.Array:

@@ -217,7 +217,7 @@ class _Run:
         }
         networks = ", ".join(f"{name} with {size:,} parameters" for name, size in sizes.items())
         start = f"goes on from step {step} of" if step else "trains for"
-        say(f"{self.config.method} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
+        say(f"{self.stage.name} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         if step == self.stage.steps:
             say(f"this run is finished already at step {step}; a longer one needs another --workdir")

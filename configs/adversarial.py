@@ -1,0 +1,59 @@
+"""A fraction of the images with masks, the rest without labels, and a discriminator (Hung et al., arXiv 1802.07934).
+
+    semiseg train --config=configs/adversarial.py:path=DIR,labelled=0.125 --workdir=runs/adv
+    semiseg train --config=configs/adversarial.py:path=DIR,labelled=50,weights=mobilenet_v2.npz --workdir=runs/adv
+    semiseg train --config=configs/adversarial.py:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
+
+Arguments: `labelled`, the share (0.125), number (50) or split of the training images that bring their mask, and those
+of the small-data setting in semiseg_jax/presets.py. All others are unlabelled: an image without a mask file is fine.
+
+`setting=paper` is the protocol of the text for Pascal VOC 2012 with 10,582 training images: DeepLab-v2 on ResNet-101,
+crops of 321, 10 labelled and 10 unlabelled images an update, 20,000 updates, self-training from update 5,000 on.
+`setting=released` is what the published code does instead: two of the four ASPP branches, crops without scale or
+flip, block convolutions at 3 and shortcuts at 4 times the learning rate, batch statistics that move on unlabelled and
+labelled images in turn, and a third stream of masks for the discriminator.
+"""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import parse_arg
+from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v2, sgd, small, some_masks
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    given = parse_arg(arg, setting=("small", "paper", "released"), labelled="0.125", **SMALL)
+    config = small(given)
+    config.method = "adversarial"
+    config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
+    some_masks(config, given.labelled, "unlabeled")
+    if given.setting in ("paper", "released"):
+        published(config, given)
+    if given.setting == "released":
+        released(config)
+    return config
+
+
+def published(config: ConfigDict, given: ConfigDict) -> None:
+    deeplab_v2(config, given.weights)
+    crops_and_flips(config, (321, 321), (0.5, 1.5))
+    sgd(config, 2.5e-4, 1e-4, nesterov=True)
+    config.optimizer.multipliers = (("aspp", 10.0),)
+    config.steps = 20_000
+    config.batch_size = 20
+    config.data.quota = {"dense": 1, "unlabeled": 1}
+    config.adversarial.semi_start = 5000
+    config.eval.every = 2000
+
+
+def released(config: ConfigDict) -> None:
+    config.model.aspp_branches = 2
+    crops_and_flips(config, (321, 321), (1.0, 1.0))
+    config.augment.flip = 0.0
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.multipliers = (("aspp", 10.0), ("shortcut/", 4.0), ("layer./conv|layer._", 3.0))
+    config.adversarial.optimizer.betas = (0.9, 0.99)
+    config.adversarial.separate_passes = True
+    config.batch_size = 0
+    config.data.quota = {"dense": 20, "unlabeled": 10}
+    config.adversarial.real_rows = 10

@@ -1,0 +1,41 @@
+"""Few masks and many boxes, with a learned uncertainty inside the boxes (Neven et al., arXiv 2110.05926).
+
+    semiseg train --config=configs/label_uncertainty.py:path=DIR --workdir=runs/boxes
+    semiseg train --config=configs/label_uncertainty.py:path=DIR,masks=50,weights=mobilenet_v2.npz --workdir=runs/boxes
+    semiseg train --config=configs/label_uncertainty.py:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
+
+Arguments: `masks`, the share (0.18), number (50) or split of the training images that bring their mask while all
+others bring boxes; `simulated`, to draw boxes from masks where the folder has no boxes.json; and those of the
+small-data setting in semiseg_jax/presets.py. Class 0 must be background. Rivals of the comparison are fields: boxes
+as masks are --config.terms.boxes.inside=foreground, only what is outside of boxes is
+--config.terms.boxes.inside=ignore.
+
+`setting=paper` is our protocol for Cityscapes' vehicles and persons (three classes, boxes from instances, at half
+resolution): of the paper's only the data, the share of masks and the loss are documented.
+"""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import parse_arg
+from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v3plus, sgd, simulate, small, some_masks
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    given = parse_arg(arg, setting=("small", "paper"), masks="0.18", simulated=True, **SMALL)
+    config = small(given)
+    config.method = "label_uncertainty"
+    config.data.quota = {"dense": given.batch // 2, "box": given.batch - given.batch // 2}
+    some_masks(config, given.masks, "box")
+    if given.simulated:
+        simulate(config, "box")
+    config.terms.boxes.weight = 1.0
+    if given.setting == "paper":
+        deeplab_v3plus(config, "resnet50", given.weights)
+        crops_and_flips(config, (512, 512), (0.5, 2.0))
+        sgd(config, 0.01, 1e-4)
+        config.steps = 40_000
+        config.batch_size = 16
+        config.data.quota = {"dense": 1, "box": 1}
+        config.data.canvas = (512, 1024)
+        config.eval.every = 4000
+    return config

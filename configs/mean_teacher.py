@@ -1,0 +1,23 @@
+"""A fraction of the images with masks, the rest without labels, and an average of the network as their teacher.
+
+    semiseg train --config=configs/mean_teacher.py:path=DIR,labelled=0.125 --workdir=runs/mt
+
+Arguments: `labelled`, the share (0.125), number (50) or split of the training images that bring their mask, and those
+of the small-data setting in semiseg_jax/presets.py. Fields under `consistency`: the weight, its ramp, and CutMix.
+"""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import parse_arg
+from semiseg_jax.presets import SMALL, small, some_masks
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    given = parse_arg(arg, labelled="0.125", **SMALL)
+    config = small(given)
+    config.method = "mean_teacher"
+    config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
+    config.consistency.weight = 10.0
+    config.consistency.ramp = 0.3
+    some_masks(config, given.labelled, "unlabeled")
+    return config

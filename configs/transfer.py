@@ -1,0 +1,50 @@
+"""Masks of some classes, tags of all (Xiao et al., arXiv 1711.06828).
+
+    semiseg train --config=configs/transfer.py:path=DIR,strong=cat+dog+person,weights=mobilenet_v2.npz --workdir=runs/t
+
+Arguments: `strong`, the names of the classes whose masks may be used, joined by +; `labels_from` (`l_net`, or `cam`
+for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first P-Net); and
+those of the small-data setting in semiseg_jax/presets.py. One command trains classifier, L-Net and P-Net one after
+the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0 must be
+background.
+
+`setting=paper` is our protocol for Pascal VOC 2012, of which the paper documents the data and the stages only:
+DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates.
+"""
+
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import parse_arg
+from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v2, sgd, small
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    given = parse_arg(arg, setting=("small", "paper"), strong="", labels_from=("l_net", "cam"), rounds=1, **SMALL)
+    config = small(given)
+    config.method = "transfer"
+    config.data.strong_classes = tuple(filter(None, given.strong.split("+")))
+    config.data.quota = {"dense": given.batch // 2, "tags": given.batch - given.batch // 2}
+    config.terms.cross_entropy.kinds = ("dense",)
+    config.terms.made_labels.weight = 1.0
+    config.terms.made_labels.kinds = ("tags",)
+    config.terms.absent_tags.weight = 0.1
+    config.adversarial.class_agnostic = True
+    config.adversarial.adversarial_labelled_start = 0.25
+    config.adversarial.adversarial_unlabelled_start = 0.25
+    config.adversarial.semi_weight = 0.0
+    config.transfer.labels_from = given.labels_from
+    config.transfer.rounds = given.rounds
+    if not given.weights:
+        config.transfer.classifier_backbone = "resnet18"
+    if given.setting == "paper":
+        deeplab_v2(config, given.weights)
+        crops_and_flips(config, (321, 321), (0.5, 2.0))
+        sgd(config, 2.5e-4, 5e-4)
+        config.optimizer.multipliers = (("aspp|classifier", 10.0),)
+        config.steps = 20_000
+        config.batch_size = 10
+        config.data.quota = {"dense": 1, "tags": 1}
+        config.transfer.classifier_backbone = "resnet101"
+        config.transfer.classifier_crop = (321, 321)
+        config.eval.every = 2000
+    return config
