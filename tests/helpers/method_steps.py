@@ -1,0 +1,127 @@
+"""Steps of a method on small hand-made batches, on one device or two."""
+
+import functools
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config, from_json, to_json
+from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.engine import parallel
+from semiseg_jax.engine.parallel import Devices
+from semiseg_jax.methods import base, make_method
+
+CLASSES = 3
+KINDS = tuple(sorted(Supervision, reverse=True))  # the order of rows in a batch
+
+
+def make_config(method: str = "supervised", quota: dict[str, int] | None = None, **changes) -> ConfigDict:
+    """A two-level U-Net without batch statistics; what a method cannot do without is turned on."""
+    config = default_config()
+    config.method = method
+    norm = changes.pop("norm", "group")
+    config.model = ConfigDict({"name": "unet", "widths": (4, 8), "norm": norm})
+    config.steps = 50
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.schedule = "constant"
+    config.data.quota = ConfigDict(quota or {"dense": 1})
+    if method in ("total_variation", "gated_crf"):
+        config.terms[method].weight = 0.1
+        config.terms[method].start = 0.0
+    if method == "label_uncertainty":
+        config.terms.boxes.weight = 1.0
+        config.terms.boxes.inside_start = 0.0
+    config.adversarial.features = 4
+    if method == "mean_teacher":
+        config.ema = 0.9
+    config.update(changes)
+    return config
+
+
+def make_batch(kinds, side: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
+    """One row of each of `kinds`, with the labels that such a row brings. Class 0 is background."""
+    kinds = [Supervision.parse(kind) if isinstance(kind, str) else kind for kind in kinds]
+    rows = len(kinds)
+    rng = np.random.default_rng(seed)
+    image = rng.random((rows, side, side, 3)).astype(np.float32)
+    label = np.full((rows, side, side), IGNORE, np.int32)
+    boxes = np.zeros((rows, 3, 4), np.float32)
+    box_class = np.full((rows, 3), -1, np.int32)
+    tags = np.full((rows, CLASSES), -1, np.int8)
+    valid = np.ones((rows, side, side), bool)
+    for row, kind in enumerate(kinds):
+        valid[row, :, side - 1 - row % 3 :] = False
+        truth = image[row].argmax(-1)
+        if kind == Supervision.DENSE:
+            label[row] = truth
+            label[row, :2] = IGNORE
+        elif kind in (Supervision.PARTIAL, Supervision.POINTS, Supervision.SCRIBBLE):
+            chosen = rng.permutation(side * side)[: 5 + 7 * row]
+            label[row].flat[chosen] = truth.flat[chosen]
+        elif kind == Supervision.BOX:
+            boxes[row, :2] = [[3, 4, 17, 20], [10, 12, 28, 29]]
+            box_class[row, :2] = [1, 2]
+        elif kind == Supervision.TAGS:
+            tags[row] = [-1, 1, 0]
+    return {
+        "image": image,
+        "label": np.where(valid, label, IGNORE),
+        "valid": valid,
+        "boxes": boxes,
+        "box_class": box_class,
+        "tags": tags,
+        "kind": np.array([int(kind) for kind in kinds], np.int32),
+        "id": np.zeros((rows, 2), np.int32),
+        "seed": (1000 * seed + np.arange(rows)).astype(np.uint32),
+    }
+
+
+def select(batch: dict, rows) -> dict:
+    return {key: value[list(rows)] for key, value in batch.items()}
+
+
+def initial(config: ConfigDict) -> base.State:
+    """The same start for every test with this config; compiled once."""
+    return _initial(to_json(config))
+
+
+@functools.cache
+def _initial(config: str) -> base.State:
+    method = make_method(from_json(config), CLASSES)
+    return parallel.fetch(jax.jit(method.init)(jax.random.PRNGKey(1), make_batch(["dense"])))
+
+
+def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "shard_map", step: int = 0) -> tuple:
+    """(gradients, batch statistics, metrics) at the initial parameters, of a batch split over `count` devices."""
+    method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
+
+    def once(state, rows):
+        loss, networks = method.loss_of(state), {name: state.networks[name] for name in method.optimizers}
+        return state, base.gradients(loss, networks, rows, state.rng, config.accumulate)
+
+    state = initial(config).replace(step=np.int32(step))
+    _, result = devices.map(once)(devices.replicate(state), devices.split(batch))
+    return parallel.fetch(result)
+
+
+def train(config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map") -> tuple:
+    """Steps on one batch -> (states, metrics) after each of them, on the host."""
+    stage = make_method(config, CLASSES).stages(config)[0]
+    devices = Devices.create(mapper, count)
+    step, state = devices.map(stage.train_step), devices.replicate(initial(config))
+    states, metrics = [], []
+    for _ in range(steps):
+        state, values = step(state, devices.split(batch))
+        states.append(jax.tree.map(np.array, parallel.fetch(state)))
+        metrics.append(jax.tree.map(np.asarray, parallel.fetch(values)))
+    return states, metrics
+
+
+def assert_close(tree, expected, rtol: float, zero: bool = False) -> None:
+    """Each leaf agrees up to `rtol` of its own norm; leaves of zeros only where `zero` allows them."""
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), have in zip(paths, jax.tree.leaves(tree), strict=True):
+        distance, norm = np.linalg.norm(have - want), np.linalg.norm(want)
+        assert zero or norm > 0, path
+        assert distance <= rtol * norm, f"{jax.tree_util.keystr(path)}: {distance} of {norm}"

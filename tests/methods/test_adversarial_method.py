@@ -1,0 +1,170 @@
+"""`adversarial`: what reaches which network, who counts as labelled, streams, starts and warnings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select, train
+
+from semiseg_jax.methods import make_method
+
+QUOTA = {"dense": 2, "unlabeled": 2}
+ROWS = ("dense", "dense", "unlabeled", "unlabeled")
+OFF = {"adversarial_labelled_weight": 0.0, "adversarial_unlabelled_weight": 0.0, "semi_weight": 0.0}
+
+
+def config_with(quota=QUOTA, norm="group", **options):
+    config = make_config("adversarial", quota=quota, norm=norm)
+    config.adversarial.update({"semi_start": 0.0} | options)
+    return config
+
+
+def test_the_discriminator_starts_at_log_two_with_a_zero_last_layer():
+    config = config_with()
+    state = initial(config)
+    last = jax.tree.map(np.zeros_like, state.networks["discriminator"].params["classifier"])
+    params = {**state.networks["discriminator"].params, "classifier": last}
+    discriminator = state.networks["discriminator"].replace(params=params)
+    state = state.replace(networks={**state.networks, "discriminator": discriminator})
+    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
+    _, metrics = step(state, jax.tree.map(lambda x: x[None], make_batch(ROWS)))
+    assert float(metrics["discriminator"][0]) == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_nothing_of_the_discriminators_loss_reaches_the_segmenter():
+    plain = make_config("supervised", quota=QUOTA)
+    batch = make_batch(ROWS)
+    alone = gradients(plain, batch)[0]["segmenter"]
+    beside = gradients(config_with(**OFF), batch)[0]["segmenter"]
+    assert_close(beside, alone, 1e-5)
+
+
+def test_nothing_of_the_segmenters_loss_reaches_the_discriminator():
+    batch = make_batch(ROWS)
+    strong = dict.fromkeys(OFF, 10.0)
+    with_terms, without = (gradients(config_with(**o), batch)[0]["discriminator"] for o in (strong, OFF))
+    assert_close(with_terms, without, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["adversarial_labelled", "adversarial_unlabelled", "semi"])
+def test_each_term_moves_the_segmenter_from_its_start_on(name):
+    config = config_with(**OFF | {f"{name}_weight": 1.0, f"{name}_start": 0.5, "threshold": 0.0})
+    batch = make_batch(ROWS)
+    before, after = (gradients(config, batch, step=step)[0]["segmenter"] for step in (24, 25))
+    plain = gradients(config_with(**OFF), batch)[0]["segmenter"]
+    assert_close(before, plain, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_close(after, plain, 1e-3)
+
+
+def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
+    batch = make_batch(ROWS)
+    for threshold, share in ((0.0, 1.0), (1.0, 0.0)):
+        metrics = gradients(config_with(threshold=threshold), batch)[2]
+        assert float(metrics["accepted"]) == share
+        assert (float(metrics["semi"]) > 0) == bool(share)
+        assert float(metrics["adversarial_unlabelled"]) > 0  # also where nothing is accepted
+        assert np.asarray(metrics["confidence_histogram"]).sum() == pytest.approx(1)
+
+
+def test_void_and_padding_do_not_matter_to_any_loss():
+    batch, other = make_batch(ROWS), make_batch(ROWS)
+    hidden = ~batch["valid"]
+    other["image"] = np.where(hidden[..., None], 0.3, batch["image"]).astype(np.float32)
+    other["label"] = np.where(hidden, 1, batch["label"])
+    for key in ("image",):  # the network sees colours of padding, so only labels may differ
+        other[key] = batch[key]
+    one, two = (gradients(config_with(), b) for b in (batch, other))
+    for name in ("cross_entropy", "adversarial_labelled", "semi"):
+        np.testing.assert_allclose(two[2][name], one[2][name], rtol=1e-6)
+
+
+def test_rows_with_other_labels_count_as_unlabelled():
+    config = config_with(quota={"dense": 1, "scribble": 1, "box": 1})
+    metrics = gradients(config, make_batch(("dense", "scribble", "box")))[2]
+    assert float(metrics["adversarial_unlabelled"]) > 0
+    only_dense = gradients(config, make_batch(("dense",)))[2]
+    assert float(only_dense["adversarial_unlabelled"]) == float(only_dense["semi"]) == 0
+
+
+def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
+    """The first row is real only: its image changes nothing, its labels change L_D."""
+    config = config_with(quota={"dense": 3, "unlabeled": 1}, real_rows=1)
+    batch = make_batch(("dense", "dense", "dense", "unlabeled"))
+    grads, _, metrics = gradients(config, batch)
+    other_image = batch | {"image": np.concatenate([1 - batch["image"][:1], batch["image"][1:]])}
+    same, _, _ = gradients(config, other_image)
+    assert_close(same, grads, 1e-6)
+    other_label = batch | {"label": np.concatenate([np.zeros_like(batch["label"][:1]), batch["label"][1:]])}
+    changed, _, changed_metrics = gradients(config, other_label)
+    assert_close(changed["segmenter"], grads["segmenter"], 1e-6)
+    assert float(changed_metrics["discriminator"]) != float(metrics["discriminator"])
+
+
+def test_separate_passes_have_batch_statistics_of_their_own():
+    batch = make_batch(ROWS)
+    together, apart = (
+        gradients(config_with(norm="batch", separate_passes=on), batch)[1]["segmenter"]["stem_norm"]["mean"]
+        for on in (False, True)
+    )
+    assert np.abs(together - apart).max() > 0
+    # Without batch statistics both ways are one.
+    one, two = (gradients(config_with(separate_passes=on), batch) for on in (False, True))
+    assert_close(one[0], two[0], 1e-4)
+
+
+def test_one_and_two_devices_agree():
+    batch = make_batch(ROWS * 2)
+    batch = select(batch, (0, 1, 4, 5, 2, 3, 6, 7))
+    spread = select(batch, (0, 1, 4, 5, 2, 3, 6, 7))
+    alone, both = gradients(config_with(), batch), gradients(config_with(), spread, 2)
+    assert_close(both[0], alone[0], 1e-4)
+    for name, value in alone[2].items():
+        np.testing.assert_allclose(both[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_both_networks_are_updated_with_their_own_optimiser():
+    config = config_with()
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.0})
+    config.adversarial.optimizer.learning_rate = 1e-3
+    start = initial(config)
+    states, metrics = train(config, make_batch(ROWS), 1)
+    moved = {
+        name: max(
+            np.abs(a - b).max()
+            for a, b in zip(jax.tree.leaves(network.params), jax.tree.leaves(start.networks[name].params), strict=True)
+        )
+        for name, network in states[0].networks.items()
+    }
+    assert moved["segmenter"] == 0
+    assert moved["discriminator"] == pytest.approx(1e-3, rel=0.01)
+    assert {"grad_norm_segmenter", "grad_norm_discriminator"} <= metrics[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("step", "means", "words"),
+    [
+        (30, {"discriminator": 0.3, "accepted": 0.2}, ""),
+        (30, {"discriminator": 0.05, "accepted": 0.2}, "the discriminator wins"),
+        (30, {"discriminator": 0.3, "accepted": 0.0}, "accepts no pixel"),
+        (5, {"discriminator": 0.3, "accepted": 0.0}, ""),
+        (30, {"discriminator": 0.3}, ""),
+    ],
+)
+def test_a_plain_warning_says_when_the_game_is_over(step, means, words):
+    warning = make_method(config_with(semi_start=0.25), CLASSES).watch(step, means)
+    assert warning.startswith(words) if not words else words in warning
+
+
+def test_a_quota_without_masks_fails_naming_it():
+    with pytest.raises(ValueError, match=r"needs rows with masks, more than adversarial\.real_rows=2"):
+        make_method(config_with(real_rows=2), CLASSES)
+
+
+def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():
+    config = config_with(class_agnostic=True)
+    batch = make_batch(ROWS)
+    swapped = batch | {"label": np.where(batch["label"] == 1, 2, np.where(batch["label"] == 2, 1, batch["label"]))}
+    one, two = (float(gradients(config, b)[2]["discriminator"]) for b in (batch, swapped))
+    assert one == pytest.approx(two, rel=1e-6)
+    assert jnp.isfinite(one)

@@ -1,0 +1,113 @@
+"""`mean_teacher` and `unimatch`: views, partners, what teaches and what is taught."""
+
+import jax
+import numpy as np
+import pytest
+from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select
+
+from semiseg_jax.methods import make_method, views
+
+QUOTA = {"dense": 2, "unlabeled": 2}
+ROWS = ("dense", "dense", "unlabeled", "unlabeled")
+
+
+def config_with(method, **options):
+    config = make_config(method, quota=QUOTA)
+    config.consistency.update({"threshold": 0.0} | options)
+    return config
+
+
+def test_cutmix_takes_boxes_from_the_partner_and_its_inverse_restores_the_rows():
+    batch = make_batch(("unlabeled",) * 4)
+    boxes = np.asarray(jax.jit(lambda b: views.cutmix_boxes(b, 1, 1.0))(batch))
+    assert boxes.any(axis=(1, 2)).all()
+    share = boxes.mean(axis=(1, 2))
+    assert (share > 0.01).all()
+    assert (share < 0.5).all()
+    mixed = np.asarray(views.cutmix(batch["image"], boxes))
+    for row, partner in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        np.testing.assert_array_equal(mixed[row][boxes[row]], batch["image"][partner][boxes[row]])
+        np.testing.assert_array_equal(mixed[row][~boxes[row]], batch["image"][row][~boxes[row]])
+    assert not np.asarray(views.cutmix_boxes(batch, 1, 0.0)).any()
+
+
+def test_a_row_without_a_partner_is_left_as_it_is():
+    batch = make_batch(("unlabeled",) * 3)
+    boxes = views.cutmix_boxes(batch, 1, 1.0)
+    np.testing.assert_array_equal(views.cutmix(batch["image"], boxes)[2], batch["image"][2])
+
+
+def test_strong_views_depend_on_seed_and_salt_and_keep_the_padding():
+    batch = make_batch(("unlabeled",) * 2)
+    view = jax.jit(views.strong_view, static_argnums=1)
+    one, again, other = view(batch, 1), view(batch, 1), view(batch, 2)
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_array_equal(one[~batch["valid"]], view(batch, 2)[~batch["valid"]])
+    assert 0 <= float(one.min()) <= float(one.max()) <= 1
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "unimatch"])
+def test_consistency_counts_from_its_start_on_and_ramps(method):
+    config = config_with(method, start=0.5, ramp=0.2, weight=3.0)
+    batch = make_batch(ROWS)
+    if method == "mean_teacher":  # a teacher that disagrees is needed for a gradient: the views differ anyway
+        assert float(gradients(config, batch)[2]["consistency"]) > 0
+    before, after = (gradients(config, batch, step=step) for step in (24, 40))
+    terms = sum(float(v) for k, v in before[2].items() if k == "cross_entropy")
+    assert float(before[2]["loss"]) == pytest.approx(terms, rel=1e-5)
+    assert float(after[2]["loss"]) > terms
+    plain = gradients(make_config("supervised", quota=QUOTA), batch)[0]
+    assert_close(before[0], plain, 1e-4)
+
+
+def test_nothing_is_taught_above_a_threshold_that_no_pixel_reaches():
+    batch = make_batch(ROWS)
+    grads, _, metrics = gradients(config_with("unimatch", threshold=1.0), batch)
+    assert float(metrics["accepted"]) == 0
+    plain = gradients(make_config("supervised", quota=QUOTA), batch)[0]
+    assert_close(grads, plain, 1e-4)
+
+
+def test_the_teacher_gets_no_gradient_and_follows_the_student():
+    config = config_with("mean_teacher")
+    state = initial(config)
+    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
+    after, _ = step(state, jax.tree.map(lambda x: x[None], make_batch(ROWS)))
+    network = jax.tree.map(lambda x: x[0], after.networks["segmenter"])
+    decay = 1 / 10  # warm-up of the average at step 0
+    expected = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.networks["segmenter"].ema, network.params
+    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), network.ema, expected)
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "unimatch"])
+def test_one_and_two_devices_see_the_same_views(method):
+    batch = select(make_batch(ROWS * 2), (0, 1, 4, 5, 2, 3, 6, 7))
+    spread = select(batch, (0, 1, 4, 5, 2, 3, 6, 7))
+    config = config_with(method)
+    alone, both = gradients(config, batch), gradients(config, spread, 2)
+    assert_close(both[0], alone[0], 1e-4)
+    for name, value in alone[2].items():
+        np.testing.assert_allclose(both[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "unimatch"])
+def test_a_quota_of_masks_alone_fails_saying_what_is_missing(method):
+    config = make_config(method, quota={"dense": 2})
+    with pytest.raises(ValueError, match="learns from images without a mask"):
+        make_method(config, CLASSES)
+
+
+def test_a_teacher_needs_an_average():
+    config = make_config("mean_teacher", quota=QUOTA)
+    config.ema = 0.0
+    with pytest.raises(ValueError, match=r"needs config\.ema above 0"):
+        make_method(config, CLASSES)
+
+
+def test_too_few_sure_pixels_are_warned_of():
+    method = make_method(config_with("unimatch", threshold=0.95), CLASSES)
+    assert "sure enough" in method.watch(40, {"accepted": 0.001})
+    assert method.watch(40, {"accepted": 0.3}) == method.watch(10, {"accepted": 0.0}) == ""

@@ -1,0 +1,226 @@
+"""Terms of the loss: schedules, which rows they look at, and that a term which is off leaves no trace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_steps import CLASSES, KINDS, assert_close, gradients, initial, make_batch, make_config, select, train
+
+from semiseg_jax.config import validate
+from semiseg_jax.data.types import IGNORE
+from semiseg_jax.methods import base, make_method
+from semiseg_jax.methods.terms import View
+
+EXTRA = {  # what turns each term on, beside the cross-entropy
+    "cross_entropy": {},
+    "total_variation": {"weight": 0.5, "start": 0.0, "ramp": 0.0},
+    "gated_crf": {"weight": 0.1, "start": 0.0},
+    "boxes": {"weight": 1.0, "inside_start": 0.0},
+    "made_labels": {"weight": 1.0, "kinds": ("tags",)},
+    "absent_tags": {"weight": 1.0},
+}
+
+
+def config_with(**terms):
+    config = make_config(quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
+    for name, options in terms.items():
+        config.terms[name].update(options)
+    validate(config)
+    return config
+
+
+def mixed(**changes):
+    return make_batch(("dense", "scribble", "box", "tags", "unlabeled")) | changes
+
+
+def look(config, batch, rows=None, step=0):
+    """What the terms say of random outputs for `rows` of a batch -> ((total, metrics), gradients by output)."""
+    method = make_method(config, CLASSES)
+    rows = range(len(batch["kind"])) if rows is None else rows
+    rng = np.random.default_rng(5)
+    everything = {
+        "logits": rng.normal(size=(8, 32, 32, CLASSES)),
+        "low_logits": rng.normal(size=(8, 16, 16, CLASSES)),
+        "variance": rng.uniform(0, 20, size=(8, 32, 32)),
+    }
+    outputs = {name: value[list(rows)].astype(np.float32) for name, value in everything.items()}
+
+    @jax.jit
+    def run(outputs, batch):
+        def total(outputs):
+            return method.terms(View(outputs, batch, jnp.asarray(step)))
+
+        return jax.value_and_grad(total, has_aux=True)(outputs)
+
+    on_one_device = jax.vmap(run, axis_name="data")
+    found = on_one_device(*jax.tree.map(lambda x: x[None], (outputs, batch)))
+    return jax.tree.map(lambda x: np.asarray(x[0]), found)
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (4, 0.0), (5, 0.2), (9, 1.0), (49, 1.0)])
+def test_weight_is_zero_before_its_start_then_ramps_and_stays(step, weight):
+    assert float(base.scheduled(2.0, 0.1, 0.1, step, 50)) == pytest.approx(2 * weight)
+    assert float(base.scheduled(2.0, 5, 5, step, 50)) == pytest.approx(2 * weight)  # steps instead of shares
+
+
+def test_without_start_and_ramp_the_weight_is_there_from_the_first_step():
+    assert float(base.scheduled(2.0, 0.0, 0.0, 0, 50)) == 2
+
+
+@pytest.mark.parametrize("name", ["total_variation", "gated_crf", "absent_tags"])
+def test_a_term_counts_from_its_start_on(name):
+    config = config_with(**{name: EXTRA[name] | {"start": 0.5}})
+    (before, metrics), _ = look(config, mixed(), step=24)
+    (after, _), _ = look(config, mixed(), step=25)
+    assert float(before) == pytest.approx(float(metrics["cross_entropy"]))
+    expected = metrics["cross_entropy"] + EXTRA[name]["weight"] * metrics[name]
+    assert float(after) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_term_that_is_off_leaves_no_trace_in_the_program():
+    def program(config):
+        method, state = make_method(config, CLASSES), initial(config_with())
+        step = jax.shard_map(
+            method.train_step,
+            mesh=jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+            in_specs=(jax.P(), jax.P("data")),
+            out_specs=(jax.P(), jax.P()),
+        )
+        return str(jax.make_jaxpr(step)(state, mixed()))
+
+    off = config_with(**{name: options | {"weight": 0.0} for name, options in EXTRA.items() if name != "cross_entropy"})
+    assert program(off) == program(config_with())
+
+
+# What each term ignores: rows of these kinds change nothing in it.
+IGNORED = [
+    ("cross_entropy", {}, ("dense", "points"), ("box", "tags", "unlabeled")),
+    ("cross_entropy", {"average": "images"}, ("dense", "points"), ("box", "tags", "unlabeled")),
+    ("cross_entropy", {"kinds": ("scribble",)}, ("scribble",), ("dense", "points", "unlabeled")),
+    ("total_variation", {"kinds": ("unlabeled",)}, ("unlabeled",), ("dense", "scribble", "box", "tags")),
+    ("total_variation", {"norm": "l2", "kinds": ("scribble",)}, ("scribble",), ("dense", "unlabeled")),
+    ("total_variation", {"norm": "curvilinear", "kinds": ("scribble",)}, ("scribble",), ("dense",)),
+    ("gated_crf", {"kinds": ("scribble", "points")}, ("scribble", "points"), ("dense", "box", "unlabeled")),
+    ("boxes", {}, ("box",), ("dense", "scribble", "points", "tags", "unlabeled")),
+    ("boxes", {"inside": "foreground"}, ("box",), ("dense", "unlabeled")),
+    ("boxes", {"inside": "ignore"}, ("box",), ("dense", "unlabeled")),
+    ("absent_tags", {}, ("tags",), ("dense", "box", "unlabeled")),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "used", "ignored"), IGNORED)
+def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, used, ignored):
+    config = config_with(**{name: EXTRA[name] | options})
+    if name != "cross_entropy":
+        config.terms.cross_entropy.kinds = ("partial",)  # there are none
+    rows = [kind for kind in KINDS if kind.name.lower() in (*used, *ignored)]
+    batch = make_batch(rows)
+    uses = [i for i, kind in enumerate(rows) if kind.name.lower() in used]
+    (_, alone), gradient = look(config, select(batch, uses), rows=uses)
+    (_, together), whole = look(config, batch)
+    assert float(alone[name]) > 0
+    np.testing.assert_allclose(together[name], alone[name], rtol=1e-5)
+    for output, slopes in whole.items():
+        np.testing.assert_allclose(slopes[uses], gradient[output], rtol=1e-4, atol=1e-7)
+        others = [i for i in range(len(rows)) if i not in uses]
+        assert not slopes[others].any(), output
+
+
+def test_only_made_labels_of_the_named_kinds_count():
+    batch = mixed()
+    batch["label"][3] = batch["image"][3].argmax(-1)
+    config = config_with(made_labels=EXTRA["made_labels"], cross_entropy={"kinds": ("dense", "scribble")})
+    (_, metrics), _ = look(config, batch)
+    (_, without), _ = look(config, mixed())
+    assert float(metrics["made_labels"]) > 0 == float(without["made_labels"])
+    np.testing.assert_allclose(metrics["cross_entropy"], without["cross_entropy"], rtol=1e-6)
+
+
+def test_averaging_over_images_gives_a_click_the_weight_of_a_mask():
+    batch = make_batch(("dense", "points"))
+    config = config_with(cross_entropy={"average": "images"})
+    value = float(look(config, batch)[0][0])
+    each = [float(look(config, select(batch, [row]), rows=[row])[0][0]) for row in (0, 1)]
+    assert value == pytest.approx(np.mean(each), rel=1e-5)
+    by_pixel = float(look(config_with(), batch)[0][0])
+    assert abs(by_pixel - each[0]) < abs(value - each[0])
+
+
+@pytest.mark.parametrize("void", ["label", "valid"])
+def test_all_terms_together_are_finite_on_a_batch_without_anything_to_learn(void):
+    batch = make_batch(("unlabeled", "unlabeled"))
+    if void == "valid":
+        batch["valid"][:] = False
+    (_, metrics), slopes = look(config_with(**EXTRA), batch)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((slopes, metrics)))
+    for name in ("cross_entropy", "boxes", "made_labels", "absent_tags"):
+        assert float(metrics[name]) == 0
+    if void == "valid":
+        assert all(not leaf.any() for leaf in jax.tree.leaves(slopes))
+
+
+def test_all_terms_together_agree_between_one_and_two_devices():
+    """Four rows on the first device, four others on the second: masks and counts differ."""
+    rows = ("dense", "dense", "scribble", "points", "box", "box", "tags", "unlabeled")
+    batch = make_batch(rows)
+    batch["label"][6, :5] = 1
+    config = config_with(**EXTRA)
+    spread = select(batch, (0, 2, 4, 6, 1, 3, 5, 7))
+    alone, both = gradients(config, batch), gradients(config, spread, 2)
+    assert_close(both[0], alone[0], 1e-4)
+    for name, value in alone[2].items():
+        np.testing.assert_allclose(both[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_pictures_show_kernel_uncertainty_and_made_labels():
+    config = config_with(**EXTRA)
+    batch = mixed()
+    found = jax.jit(make_method(config, CLASSES).pictures)(initial(config), batch)
+    assert set(found) == {"kernel", "uncertainty", "label made"}
+    for name in ("kernel", "uncertainty"):
+        assert 0 <= found[name].min() <= found[name].max() <= 1
+    box = np.asarray(found["label made"][2])
+    assert set(np.unique(box)) <= {0, 1, 2, IGNORE}
+    assert (box[:3, :3] == 0).all()  # outside of the boxes
+    assert (found["label made"][0] == IGNORE).all()  # a row without boxes
+
+
+def test_every_method_can_have_every_term():
+    for method in ("adversarial", "gated_crf", "label_uncertainty", "mean_teacher", "total_variation", "unimatch"):
+        config = make_config(method, quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
+        for name, options in EXTRA.items():
+            config.terms[name].update(options)
+        state = jax.eval_shape(make_method(config, CLASSES).init, jax.random.PRNGKey(0), mixed())
+        assert "variance" in state.networks["segmenter"].params
+
+
+def test_a_mixed_batch_trains_the_adversarial_method_with_gated_crf():
+    config = make_config("adversarial", quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
+    for name in ("gated_crf", "boxes", "absent_tags"):
+        config.terms[name].update(EXTRA[name])
+    _, metrics = train(config, mixed(), 3)
+    names = {"cross_entropy", "gated_crf", "boxes", "absent_tags", "discriminator", "adversarial_unlabelled", "semi"}
+    assert names <= metrics[-1].keys()
+    assert all(np.isfinite(value).all() for row in metrics for value in row.values())
+
+
+def test_wrong_names_of_kinds_and_missing_supervision_fail_naming_them():
+    with pytest.raises(ValueError, match="unknown supervision kind 'scribbles'"):
+        make_method(config_with(gated_crf={"weight": 0.1, "kinds": ("scribbles",)}), CLASSES)
+    config = make_config(quota={"unlabeled": 2})
+    with pytest.raises(ValueError, match="learns from points, scribble, partial, dense only"):
+        make_method(config, CLASSES)
+    config = make_config("gated_crf")
+    config.terms.gated_crf.weight = 0.0
+    with pytest.raises(ValueError, match=r"method 'gated_crf' needs terms\.gated_crf\.weight to be positive"):
+        make_method(config, CLASSES)
+
+
+def test_boxes_alone_are_supervision():
+    make_method(config_with_quota({"box": 2}, boxes=EXTRA["boxes"]), CLASSES)
+
+
+def config_with_quota(quota, **terms):
+    config = config_with(**terms)
+    config.data.quota = quota
+    return config
