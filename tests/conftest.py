@@ -18,6 +18,8 @@ from PIL import Image
 from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
 from semiseg_jax.data.folder import Folder
+from semiseg_jax.models import layers
+from semiseg_jax.ops import convolution
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +28,19 @@ def _compilation_cache(tmp_path_factory):
     cache = tmp_path_factory.mktemp("xla")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+@pytest.fixture
+def fast_compilation(monkeypatch):
+    """Programs that compile fast: XLA's own convolutions, and hardly any optimisation."""
+
+    def convolve(x, kernel, *, stride=1, dilation=1, pads):
+        return convolution._library(x, kernel, stride, dilation, pads)
+
+    monkeypatch.setattr(layers, "convolve", convolve)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,7 @@ class _Run:
         say(f"{self.stage.name} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         if step == self.stage.steps:
-            say(f"this run is finished already at step {step}; a longer one needs another --workdir")
+            say("it is finished already; a longer one needs another --workdir")
         elif not self.eval_split and self.stage.scored:
             say("no split has masks to compare with: trains without evaluation")
         tables = [

@@ -9,27 +9,29 @@ import numpy as np
 from semiseg_jax.engine.checkpoints import Checkpoints
 
 
-def saved_arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
+def saved_arrays(workdir: Path, step: int, stage: str = "supervised") -> dict[str, np.ndarray]:
     """Every array of a checkpoint (parameters, optimiser state, average, step, rng) by its path."""
-    checkpoints = Checkpoints(workdir / "checkpoints" / "supervised", read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints" / stage, read_only=True)
     tree = checkpoints.manager.restore(step).state
     checkpoints.close()
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def logged(workdir: Path, kind: str) -> dict[int, dict]:
-    """The rows of metrics.jsonl by step, without what depends on the clock."""
+def logged(workdir: Path, kind: str, stage: str = "") -> dict[int, dict]:
+    """The rows of metrics.jsonl by step (of a stage), without what depends on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
-        row["step"]: {k: v for k, v in row.items() if k != "images_per_second"} for row in rows if row["kind"] == kind
+        row["step"]: {k: v for k, v in row.items() if k != "images_per_second"}
+        for row in rows
+        if row["kind"] == kind and stage in ("", row["stage"])
     }
 
 
-def assert_same_run(one: Path, other: Path, step: int) -> None:
+def assert_same_run(one: Path, other: Path, step: int, stage: str = "supervised") -> None:
     """Checkpoints and metrics at `step` are equal, bit for bit."""
-    arrays, others = saved_arrays(one, step), saved_arrays(other, step)
+    arrays, others = saved_arrays(one, step, stage), saved_arrays(other, step, stage)
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, others[name], err_msg=name)
     for kind in ("train", "eval"):
-        assert logged(one, kind)[step] == logged(other, kind)[step]
+        assert logged(one, kind, stage).get(step) == logged(other, kind, stage).get(step)

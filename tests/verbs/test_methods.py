@@ -1,0 +1,172 @@
+"""Every method from end to end on a small `shapes` set: exact resume, panels, prediction; the stages of `transfer`."""
+
+import signal
+
+import flax.linen as nn
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from runs import assert_same_run, logged
+
+from semiseg_jax.data import pipeline, records
+from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.models import backbones
+from semiseg_jax.verbs.evaluate import evaluate
+from semiseg_jax.verbs.train import train
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+METHODS = ("total_variation", "gated_crf", "label_uncertainty", "adversarial", "mean_teacher", "unimatch")
+
+
+def configure(config: ConfigDict, method: str) -> None:
+    config.method = method
+    config.data.assign = {}
+    config.data.quota = {
+        "total_variation": {"partial": 2},
+        "gated_crf": {"scribble": 2},
+        "label_uncertainty": {"dense": 1, "box": 1},
+    }.get(method, {"dense": 1, "unlabeled": 1})
+    if "unlabeled" in config.data.quota:
+        config.data.assign = {"dense": 0.5, "unlabeled": 0.5}
+    if method in ("total_variation", "gated_crf"):
+        config.terms[method].weight = 0.1
+    config.terms.boxes.weight = float(method == "label_uncertainty")
+    config.adversarial.features = 4
+    config.ema = 0.9
+
+
+def stop_at(step: int, stage_ends: int = 0):
+    """A callback that sends SIGTERM to this process after `step` steps, in the stage after `stage_ends` others."""
+    ended = 0
+
+    def on_step(done: int) -> None:
+        nonlocal ended
+        if done == step and ended == stage_ends:
+            signal.raise_signal(signal.SIGTERM)
+        ended += done == 6
+
+    return on_step
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, method):
+    configure(tiny_config, method)
+    tiny_config.log.panel_rows = 2
+    train(tiny_config, tmp_path / "straight")
+    assert (tmp_path / "straight" / "panels" / f"{method}_000006.png").stat().st_size
+    tiny_config.log.panel_rows = 0
+    assert train(tiny_config, tmp_path / "resumed", on_step=stop_at(3)).preempted
+    train(tiny_config, tmp_path / "resumed")
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6, method)
+
+
+class TinyBackbone(nn.Module):
+    """In place of a ResNet, which compiles for long."""
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        features = nn.relu(nn.Conv(8, (8, 8), (8, 8))(image))
+        return {"layer4": features, "head": features}
+
+
+def configure_transfer(config: ConfigDict) -> None:
+    config.method = "transfer"
+    config.data.assign = {}
+    config.data.strong_classes = ("disk", "square", "star")
+    config.data.quota = {"dense": 1, "tags": 1}
+    config.terms.cross_entropy.kinds = ("dense",)
+    config.terms.made_labels.weight = 1.0
+    config.terms.made_labels.kinds = ("tags",)
+    config.adversarial.features = 4
+    config.adversarial.class_agnostic = True
+    config.adversarial.semi_weight = 0.0
+    config.transfer.classifier_crop = (64, 64)
+    config.transfer.cam_scales = (1.0,)
+    config.transfer.pictures = 2
+    config.transfer.rounds = 2
+    config.ema = 0.9
+
+
+@pytest.fixture(autouse=True)
+def _tiny_classifier(monkeypatch):
+    monkeypatch.setattr(backbones, "make_backbone", lambda name, /, **options: TinyBackbone(name="backbone"))
+
+
+def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(tiny_config, tmp_path, monkeypatch):
+    configure_transfer(tiny_config)
+    dataset = open_dataset(tiny_config.data)
+    pools = pipeline.make_pools(
+        dataset.info, "train", pipeline.parse_quota({"dense": 1, "tags": 1}), {}, 0, tiny_config.data.strong_classes
+    )
+    weak = [dataset.records("train")[int(i)] for i in pools[pipeline.Supervision.TAGS]]
+    assert weak
+    closed = {record["mask"] for record in weak}
+    original = records.decode_mask
+
+    def guarded(data, size):
+        if data in closed:
+            raise ValueError("a mask of a weak class was opened")
+        return original(data, size)
+
+    for module in ("data.pipeline", "engine.panels", "verbs.evaluate", "data.records"):
+        monkeypatch.setattr(f"semiseg_jax.{module}.decode_mask", guarded)
+    tiny_config.log.panel_rows = 4
+    train(tiny_config, tmp_path / "straight")
+    rows = [row for stage in ("classifier", "l_net", "p_net", "p_net_2")
+            for row in logged(tmp_path / "straight", "train", stage).values()]  # fmt: skip
+    assert len(rows) == 16
+    assert not any("replaced_records" in row for row in rows)  # as an unreadable mask would be
+
+    resumed = tmp_path / "resumed"
+    assert train(tiny_config, resumed, on_step=stop_at(2, stage_ends=1)).preempted  # in the L-Net
+    before = (resumed / "cams").stat().st_mtime_ns
+    assert train(tiny_config, resumed, on_step=stop_at(4, stage_ends=1)).preempted  # in the first P-Net
+    assert (resumed / "cams").stat().st_mtime_ns == before  # what is done is not done again
+    train(tiny_config, resumed)
+    for stage in ("classifier", "l_net", "p_net", "p_net_2"):
+        assert_same_run(tmp_path / "straight", resumed, 6, stage)
+    for stage in ("classifier", "l_net", "p_net"):
+        assert len(list((resumed / "maps" / stage).glob("*.png"))) == 2
+    names = {record["id"].decode() for record in weak}
+    for folder in ("labels", "labels_2"):
+        assert {path.stem for path in (resumed / folder).glob("*.png")} == names
+    assert 0 <= evaluate(resumed, split="val")["miou"] <= 1
+
+
+def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
+    configure_transfer(tiny_config)
+    tiny_config.transfer.labels_from = "cam"
+    train(tiny_config, tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"classifier", "p_net"}
+    assert list((tmp_path / "labels").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.strong_classes", (), "needs data.strong_classes"),
+        ("data.strong_classes", ("disc",), "has no class 'disc'"),
+        ("data.assign", {"dense": 0.5, "tags": 0.5}, "exclude each other"),
+        ("data.quota", {"dense": 2}, "needs rows of kind tags"),
+    ],
+)
+def test_transfer_refuses_what_it_cannot_do(tiny_config, tmp_path, field, value, message):
+    configure_transfer(tiny_config)
+    section, name = field.split(".")
+    tiny_config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config, tmp_path)
+
+
+def test_made_labels_stand_in_for_masks_and_missing_ones_are_named(tiny_config, tmp_path):
+    tiny_config.data.quota = {"dense": 1, "unlabeled": 1}
+    tiny_config.data.assign = {"dense": 0.5, "unlabeled": 0.5}
+    tiny_config.data.made_labels = str(tmp_path / "made")
+    with pytest.raises(ValueError, match=r"lacks 12 of the 12 images of kind unlabeled, the first is train_\d+\.png"):
+        train(tiny_config, tmp_path / "run")
+    (tmp_path / "made").mkdir()
+    for row in open_dataset(tiny_config.data).info.splits["train"]:
+        label = np.full(row["size"], 2, np.uint8)
+        (tmp_path / "made" / f"{row['id']}.png").write_bytes(records.encode_png(label))
+    train(tiny_config, tmp_path / "run")
+    assert logged(tmp_path / "run", "train")[6]["labelled_pixels"] > 0.9
