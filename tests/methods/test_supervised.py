@@ -1,33 +1,20 @@
 """`supervised`: gradients over devices and micro-batches, the average, and batches without labels."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
+import method_steps
 import numpy as np
 import optax
 import pytest
+from method_steps import CLASSES, assert_close, initial, make_config, select, train
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config, from_json, to_json
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
-from semiseg_jax.engine.parallel import Devices
-from semiseg_jax.methods import base, make_method
+from semiseg_jax.methods import make_method
 
-CLASSES = 3
 SIZE = (16, 16)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-def make_config(**changes) -> ConfigDict:
-    config = default_config()
-    config.model = ConfigDict({"name": "unet", "widths": (8,), "norm": changes.pop("norm", "group")})
-    config.steps = 50
-    config.optimizer.learning_rate = 1e-2
-    config.optimizer.schedule = "constant"
-    config.update(changes)
-    return config
 
 
 def make_batch(rows: int = 4) -> dict[str, np.ndarray]:
@@ -53,54 +40,10 @@ def make_batch(rows: int = 4) -> dict[str, np.ndarray]:
     }
 
 
-def select(batch: dict, rows) -> dict:
-    return {key: value[list(rows)] for key, value in batch.items()}
-
-
-def initial(config: ConfigDict) -> base.State:
-    """The same start for every test with this config; compiled once."""
-    return _initial(to_json(config))
-
-
-@functools.cache
-def _initial(config: str) -> base.State:
-    method = make_method(from_json(config), CLASSES)
-    return parallel.fetch(jax.jit(method.init)(jax.random.PRNGKey(1), make_batch(1)))
-
-
 def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "shard_map") -> tuple:
-    """(gradients, batch statistics, metrics) of the initial state, of a batch split over `count` devices."""
-    method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
-
-    def step(state, rows):
-        loss = functools.partial(method.loss, step=state.step)
-        return state, base.gradients(loss, state.networks, rows, state.rng, config.accumulate)
-
-    _, result = devices.map(step)(devices.replicate(initial(config)), devices.split(batch))
-    grads, batch_stats, metrics = parallel.fetch(result)
+    """(gradients, batch statistics, metrics) of the one network."""
+    grads, batch_stats, metrics = method_steps.gradients(config, batch, count, mapper)
     return grads["segmenter"], batch_stats["segmenter"], metrics
-
-
-def train(config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map") -> tuple:
-    """Steps on one batch -> (states, metrics) after each of them, on the host."""
-    stage = make_method(config, CLASSES).stages(config)[0]
-    devices = Devices.create(mapper, count)
-    step, state = devices.map(stage.train_step), devices.replicate(initial(config))
-    states, metrics = [], []
-    for _ in range(steps):
-        state, values = step(state, devices.split(batch))
-        states.append(jax.tree.map(np.array, parallel.fetch(state)))
-        metrics.append(jax.tree.map(float, parallel.fetch(values)))
-    return states, metrics
-
-
-def assert_close(tree, expected, rtol: float) -> None:
-    """Each leaf agrees up to `rtol` of its own norm."""
-    paths = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), have in zip(paths, jax.tree.leaves(tree), strict=True):
-        distance, norm = np.linalg.norm(have - want), np.linalg.norm(want)
-        assert norm > 0, path
-        assert distance <= rtol * norm, f"{jax.tree_util.keystr(path)}: {distance / norm}"
 
 
 @pytest.mark.parametrize(("mapper", "weights"), [("shard_map", (1.0, 2.0, 0.5)), ("shard_map", ()), ("pmap", ())])

@@ -14,7 +14,6 @@ from semiseg_jax.models import backbones
 from semiseg_jax.verbs.evaluate import evaluate
 from semiseg_jax.verbs.train import train
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 METHODS = ("total_variation", "gated_crf", "label_uncertainty", "adversarial", "mean_teacher", "unimatch")
 
 
