@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if given.simulated:
         simulate(config, "box")
     config.terms.boxes.weight = 1.0
+    config.log.hidden_masks = 32
     if given.setting == "paper":
         deeplab_v3plus(config, "resnet50", given.weights)
         crops_and_flips(config, (512, 512), (0.5, 2.0))

@@ -163,7 +163,13 @@ def default_config() -> ConfigDict:
                 "weights": "auto",  # "auto" = what the method says (the average, where there is one), or "raw"
             },
             "checkpoint": {"every": 0, "metric": "miou"},  # steps; 0 = at each evaluation
-            "log": {"every": 20, "tensorboard": True, "panel_rows": 6},
+            "log": {
+                "every": 20,
+                "tensorboard": True,
+                "panel_rows": 6,
+                # Images of each kind whose hidden mask each evaluation opens, to score labels that the method made.
+                "hidden_masks": 0,
+            },
             "distributed": {"enabled": False, "coordinator": "", "processes": 0, "process": -1},
         }
     )

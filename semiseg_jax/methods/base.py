@@ -18,6 +18,7 @@ from semiseg_jax.data.types import Batch
 from semiseg_jax.engine.inference import Options
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.models import pretrained
+from semiseg_jax.ops.images import standardize
 
 Variables = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -113,16 +114,26 @@ def init_network(variables: Mapping[str, Any], optimizer: optax.GradientTransfor
     )
 
 
-def with_pretrained(network: Network, model: nn.Module, config: ConfigDict) -> Network:
-    """The network with the weights that `config.pretrained` names, if it does."""
+def init_state(
+    name: str, model: nn.Module, rng: jax.Array, image: jax.Array, optimizer: optax.GradientTransformation, *, ema: bool
+) -> State:
+    """The state of one fresh network that takes standardised images."""
+    network = init_network(model.init(rng, standardize(image[:1])), optimizer, ema=ema)
+    return State(step=jnp.zeros((), jnp.int32), rng=rng, networks={name: network})
+
+
+def with_pretrained(state: State, name: str, model: nn.Module, config: ConfigDict) -> State:
+    """The state whose network `name` has the weights that `config.pretrained` names, if it does."""
     if not config.path:
-        return network
+        return state
+    network = state.networks[name]
     variables = pretrained.load(
         model, config.path, new_classifier=config.new_classifier, variables=jax.device_get(network.variables)
     )
     params = variables["params"]
     ema = None if network.ema is None else jax.tree.map(jnp.array, params)
-    return dataclasses.replace(network, params=params, batch_stats=variables.get("batch_stats", {}), ema=ema)
+    network = dataclasses.replace(network, params=params, batch_stats=variables.get("batch_stats", {}), ema=ema)
+    return dataclasses.replace(state, networks={**state.networks, name: network})
 
 
 def gradients(

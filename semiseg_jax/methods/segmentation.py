@@ -1,12 +1,10 @@
 """A segmentation network trained with the terms that its config turns on: what most methods share."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.pipeline import parse_quota
@@ -74,13 +72,11 @@ class Segmentation:
         return ""
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
-        variables = self.model.init(rng, standardize(batch["image"][:1]))
-        network = base.init_network(variables, self.optimizers["segmenter"], ema=self.config.ema > 0)
-        return base.State(step=jnp.zeros((), jnp.int32), rng=rng, networks={"segmenter": network})
+        optimizer, ema = self.optimizers["segmenter"], self.config.ema > 0
+        return base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
 
     def start(self, state: base.State) -> base.State:
-        network = base.with_pretrained(state.networks["segmenter"], self.model, self.config.pretrained)
-        return dataclasses.replace(state, networks={**state.networks, "segmenter": network})
+        return base.with_pretrained(state, "segmenter", self.model, self.config.pretrained)
 
     def dense_rows(self, batch: Batch) -> int:
         """How many rows of a device's micro-batch have a mask; they come first."""

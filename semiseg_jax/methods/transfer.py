@@ -45,6 +45,8 @@ class Transfer(Adversarial):
         if not config.data.strong_classes:
             raise ValueError("method 'transfer' needs data.strong_classes: the classes whose masks may be used")
         super().__init__(config, num_classes)
+        if config.log.hidden_masks:
+            raise ValueError("method 'transfer' never opens a mask of a weak class; set log.hidden_masks=0")
         if Supervision.TAGS not in self.quota:
             raise ValueError(
                 f"method 'transfer' needs rows of kind tags, but data.quota is {config.data.quota.to_dict()}"
@@ -166,13 +168,11 @@ class TagClassifier:
         self.optimizers = {"classifier": make_optimizer(config.optimizer, self.steps)}
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
-        variables = self.model.init(rng, standardize(batch["image"][:1]))
-        network = base.init_network(variables, self.optimizers["classifier"], ema=self.config.ema > 0)
-        return base.State(step=jnp.zeros((), jnp.int32), rng=rng, networks={"classifier": network})
+        optimizer, ema = self.optimizers["classifier"], self.config.ema > 0
+        return base.init_state("classifier", self.model, rng, batch["image"], optimizer, ema=ema)
 
     def start(self, state: base.State) -> base.State:
-        network = base.with_pretrained(state.networks["classifier"], self.model, self.config.pretrained)
-        return dataclasses.replace(state, networks={"classifier": network})
+        return base.with_pretrained(state, "classifier", self.model, self.config.pretrained)
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array):
         del rng

@@ -20,6 +20,7 @@ from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import panels, parallel, pictures
 from semiseg_jax.engine.checkpoints import Checkpoints
+from semiseg_jax.engine.hidden import made_label_scores
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import make_augment, make_input
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
@@ -243,9 +244,14 @@ class _Run:
         say(f"step {step}: {self.eval_split} {scores}")
         if self.writer is None:
             return results
+        state = parallel.fetch(self.state)
+        if self.pictures and self.config.log.hidden_masks and parallel.is_main():
+            made = made_label_scores(self.inputs.loader, self.pictures, state, self.config.log.hidden_masks)
+            results |= made
+            if made:
+                say("  ".join(f"{name} {value:.4f}" for name, value in made.items()))
         self.writer.scalars(step, results, "eval")
         if self.panel:
-            state = parallel.fetch(self.state)
             picture = panels.draw(self.panel, self.predictor, self.dataset, state, self.pictures)
             pictures.save(self.workdir / "panels" / f"{self.stage.name}_{step:06d}.png", picture)
             self.writer.picture(step, "panel", picture)

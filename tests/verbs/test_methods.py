@@ -51,8 +51,11 @@ def stop_at(step: int, stage_ends: int = 0):
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, method):
     configure(tiny_config, method)
     tiny_config.log.panel_rows = 2
+    tiny_config.log.hidden_masks = 2 * (method == "label_uncertainty")
     train(tiny_config, tmp_path / "straight")
     assert (tmp_path / "straight" / "panels" / f"{method}_000006.png").stat().st_size
+    if method == "label_uncertainty":
+        assert 0 <= logged(tmp_path / "straight", "eval")[6]["made_share_box"] <= 1
     tiny_config.log.panel_rows = 0
     assert train(tiny_config, tmp_path / "resumed", on_step=stop_at(3)).preempted
     train(tiny_config, tmp_path / "resumed")
@@ -147,6 +150,7 @@ def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
         ("data.strong_classes", ("disc",), "has no class 'disc'"),
         ("data.assign", {"dense": 0.5, "tags": 0.5}, "exclude each other"),
         ("data.quota", {"dense": 2}, "needs rows of kind tags"),
+        ("log.hidden_masks", 4, "never opens a mask"),
     ],
 )
 def test_transfer_refuses_what_it_cannot_do(tiny_config, tmp_path, field, value, message):

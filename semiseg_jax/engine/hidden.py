@@ -1,0 +1,56 @@
+"""Labels that a method makes for its own training images, compared with masks that training hides."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.pipeline import ExampleLoader
+from semiseg_jax.data.types import IGNORE, Batch, Example, Supervision
+from semiseg_jax.engine.metrics import ConfusionMatrix
+
+MADE = "label made"  # among the pictures of a method
+
+
+def made_label_scores(
+    loader: ExampleLoader, pictures: Callable[[Any, Batch], Mapping[str, jax.Array]], state: Any, limit: int
+) -> dict[str, float]:
+    """mIoU of the made labels over the pixels that got one, and the share of such pixels, by kind of the images.
+
+    Over `limit` images of each kind without a mask of its own, of those that have one to hide.
+    """
+    plain = Augment(crop=loader.layout.canvas, random_crop=False)
+    classes = loader.info.num_classes
+    scores: dict[str, float] = {}
+    for kind, pool in loader.pools.items():
+        if kind == Supervision.DENSE:
+            continue
+        confusion, valid, labelled = ConfusionMatrix.empty(classes), 0, 0
+        for index in pool[:: max(1, len(pool) // limit)][:limit]:
+            record = loader.records[int(index)]
+            if not record["mask"]:
+                continue
+            rows = [loader.example(record, given) for given in (kind, Supervision.DENSE)]
+            seen, hidden = (jax.device_get(plain(_one(row))) for row in rows)
+            found = jax.device_get(pictures(state, cast(Batch, seen)))
+            if MADE not in found:
+                return {}
+            truth, made = hidden["label"], found[MADE]
+            confusion = confusion.merge(
+                ConfusionMatrix.from_model_output(np.where(made == IGNORE, IGNORE, truth), made, classes)
+            )
+            valid += int(hidden["valid"].sum())
+            labelled += int(((made != IGNORE) & hidden["valid"]).sum())
+        if valid:
+            name = kind.name.lower()
+            scores[f"made_miou_{name}"] = confusion.compute()["miou"]
+            scores[f"made_share_{name}"] = labelled / valid
+    return scores
+
+
+def _one(row: Mapping[str, Any]) -> Example:
+    """A row as a batch."""
+    full = {**row, "seed": np.uint32(0), "id": np.zeros(2, np.int32)}
+    return cast(Example, {key: np.asarray(value)[None] for key, value in full.items()})
