@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -17,6 +18,8 @@ from semiseg_jax.config import (
     to_json,
     validate,
 )
+from semiseg_jax.methods import make_method
+from semiseg_jax.verbs.workdir import dummy_batch
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -253,6 +256,13 @@ def test_parse_arg_without_text_gives_the_defaults():
     assert parse_arg("", path="", batch=8).to_dict() == {"path": "", "batch": 8}
 
 
+def test_parse_arg_takes_one_of_the_words_of_a_tuple():
+    assert parse_arg("", setting=("small", "paper")).setting == "small"
+    assert parse_arg("setting=paper", setting=("small", "paper")).setting == "paper"
+    with pytest.raises(ValueError, match="setting='papr' is unknown; known: small, paper"):
+        parse_arg("setting=papr", setting=("small", "paper"))
+
+
 def test_parse_arg_keeps_equals_signs_of_a_value():
     assert parse_arg("path=a=b", path="").path == "a=b"
 
@@ -267,22 +277,47 @@ def test_parse_arg_wrong_type_fails_naming_the_argument():
         parse_arg("crop=big", crop=1)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+def load(name: str):
+    path = next(path for path in CONFIGS if path.stem == name)
+    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
+    module = load(path.stem)
     config = module.get_config()
     validate(config)
     assert differences(config, from_json(to_json(config))) == []
     assert f"semiseg train --config=configs/{path.name}" in module.__doc__
 
 
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("total_variation", "setting=paper"),
+        ("gated_crf", "setting=paper"),
+        ("label_uncertainty", "setting=paper"),
+        ("adversarial", "setting=paper"),
+        ("adversarial", "setting=released"),
+        ("transfer", "setting=paper,strong=dog"),
+        ("unimatch", "labelled=50"),
+    ],
+)
+def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
+    config = load(name).get_config(arg)
+    validate(config)
+    method = make_method(config, 21)
+    batch = dummy_batch((64, 64), 21)
+    for stage in method.stages(config):
+        state = jax.eval_shape(stage.init, jax.random.PRNGKey(0), batch)
+        assert state.networks
+
+
 def test_supervised_config_takes_arguments():
-    path = next(path for path in CONFIGS if path.stem == "supervised")
-    spec = importlib.util.spec_from_file_location("config_supervised", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("supervised")
     config = module.get_config("path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
     validate(config)
     assert (config.data.name, config.data.path) == ("folder", "somewhere")

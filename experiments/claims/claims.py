@@ -1,5 +1,14 @@
-"""What the claims share: named runs over seeds, each trained and scored once, and the table of their scores."""
+"""What the claims share: named runs over seeds, each trained and scored once, and the table of their scores.
 
+Each script beside this one measures one paper's claim on real data and keeps every score, by run and seed, in
+`experiments/results/NAME.json`; runs that are there are not repeated. All take
+
+    python experiments/claims/NAME.py --data=DIR --weights=mobilenet_v2_imagenet.npz [--sets=...] [--seeds=0,1]
+
+where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the layout that the README describes.
+"""
+
+import argparse
 import json
 import shutil
 import time
@@ -16,6 +25,26 @@ from semiseg_jax.verbs.workdir import as_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 Make = Callable[[int], ConfigDict]  # seed -> config
+
+
+def parse_flags(sets: Sequence[str]) -> argparse.Namespace:
+    """`sets` are the datasets that the claim is measured on."""
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="where the dataset folders are")
+    parser.add_argument("--weights", default="", help="MobileNetV2 from ImageNet, in TensorFlow's layout")
+    parser.add_argument("--runs", type=Path, default=Path("runs/claims"), help="where workdirs are made")
+    parser.add_argument("--sets", type=lambda text: text.split(","), default=list(sets))
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
+    return parser.parse_args()
+
+
+def quiet(config: ConfigDict, seed: int) -> ConfigDict:
+    """The seed in every place, and one evaluation, at the end."""
+    config.seed = config.data.seed = seed
+    config.eval.every = config.steps
+    config.log.every = 100
+    config.log.tensorboard = False
+    return config
 
 
 class Claim:

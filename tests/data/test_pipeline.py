@@ -310,6 +310,26 @@ def test_impossible_pools_are_refused_with_the_reason(quota, assign, message):
         pools_of(info, quota, assign)
 
 
+def with_strong_classes(quota, strong, tags):
+    """Pools of four images whose tags are given; class 0, "a", is background."""
+    records = [record_of(i) for i in range(4)]
+    for record, present in zip(records, tags, strict=True):
+        record["tags"][:] = [-1, "b" in present, "c" in present]
+    rows = [describe_record(record, SIZE, tuple(Supervision)) for record in records]
+    info = DatasetInfo("fake", ("a", "b", "c"), ((0, 0, 0),) * K, 0, {"train": rows})
+    return pipeline.make_pools(info, "train", pipeline.parse_quota(quota), {}, 0, strong)
+
+
+def test_images_that_show_a_weak_class_serve_as_tags_only():
+    pools = with_strong_classes({"dense": 1, "tags": 1}, ("b",), ("b", "bc", "c", ""))
+    assert pools[Supervision.DENSE].tolist() == [0, 3]
+    assert pools[Supervision.TAGS].tolist() == [1, 2]
+
+
+def test_where_no_mask_is_asked_for_all_images_serve_their_tags():
+    assert with_strong_classes({"tags": 1}, ("b",), ("b", "bc", "c", ""))[Supervision.TAGS].tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [("empty", "split 'empty' of fake is empty"), ("test", "no split 'test'; it has: train, empty")],

@@ -1,0 +1,66 @@
+"""Post-processing of predictions: what it does to one image, and that inference applies it last."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from semiseg_jax.config import default_config, validate
+from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.postprocess import make_post
+from semiseg_jax.ops import mean_field, standardize
+
+
+def options(name: str, **changes) -> ConfigDict:
+    post = default_config().eval.post
+    post.update({"name": name} | changes)
+    return post
+
+
+def noisy(size=(30, 41)):
+    """Two flat halves, and probabilities of which a tenth of the pixels disagree."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((*size, 3), np.uint8)
+    image[:, size[1] // 2 :] = 200
+    truth = (image[..., 0] > 0).astype(int)
+    seen = np.where(rng.random(size) < 0.1, 1 - truth, truth)
+    return image, truth, (0.6 * np.eye(2)[seen] + 0.2).astype(np.float32)
+
+
+def test_without_a_name_there_is_none():
+    assert make_post(options("")) is None
+
+
+@pytest.mark.parametrize("name", ["mrf", "mean_field"])
+def test_pixels_that_disagree_with_their_surroundings_are_mended(name):
+    image, truth, probs = noisy()
+    refined = make_post(options(name))(image, probs)
+    assert refined.shape == probs.shape
+    np.testing.assert_allclose(refined.sum(-1), 1, rtol=1e-5)
+    assert np.mean(probs.argmax(-1) == truth) < 0.93 < 0.99 < np.mean(refined.argmax(-1) == truth)
+
+
+def test_mean_field_of_a_padded_image_is_that_of_the_image():
+    image, _, probs = noisy()
+    expected = mean_field(jnp.asarray(probs)[None], standardize(image)[None])[0]
+    np.testing.assert_allclose(make_post(options("mean_field"))(image, probs), expected, atol=1e-5)
+
+
+def test_the_predictor_applies_it_after_everything_else():
+    image, truth, probs = noisy((32, 64))
+    table = jnp.asarray(probs)
+
+    def predict(variables, tiles):
+        return jnp.broadcast_to(table, (len(tiles), *table.shape))
+
+    (refined,) = Predictor(predict, {}, Options((32, 64), (32, 64), post=make_post(options("mrf"))), 2)([image])
+    assert set(np.unique(refined)) == {0.0, 1.0}
+    assert np.mean(refined.argmax(-1) == truth) > 0.99
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "crf"), ("connectivity", 6), ("beta", -1.0)])
+def test_impossible_options_are_refused(field, value):
+    config = default_config()
+    config.eval.post[field] = value
+    with pytest.raises(ValueError, match=f"eval.post.{field}"):
+        validate(config)
