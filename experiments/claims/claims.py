@@ -79,6 +79,9 @@ class Claim:
         write_json(self.path, self.rows)
         shutil.rmtree(workdir / "checkpoints")
 
+    def score(self, name: str, seed: int) -> float:
+        return float(self.rows[f"{name} seed {seed}"]["miou"])
+
     def table(self, prefix: str = "") -> str:
         """mIoU by run: every seed, and their mean."""
         by_run: dict[str, list[float]] = {}
@@ -92,6 +95,7 @@ class Claim:
 
 def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str]]) -> Path:
     """A dataset folder with the files of `source` and other splits."""
+    target = target.absolute()
     target.mkdir(parents=True, exist_ok=True)
     for item in source.iterdir():
         link = target / item.name

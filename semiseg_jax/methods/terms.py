@@ -85,7 +85,8 @@ class CrossEntropy(Term):
         self.class_weights = tuple(config.class_weights) or None
         if self.class_weights and len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
-        self.uncertain = config.terms.boxes.weight > 0 and config.terms.boxes.scope == "all"
+        boxes = config.terms.boxes
+        self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)
