@@ -1,0 +1,55 @@
+"""Claim: 18 % masks and 82 % boxes reach 0.97 of full supervision (Neven et al., arXiv 2110.05926).
+
+    python experiments/claims/label_uncertainty.py --data=DIR --weights=mobilenet_v2_imagenet.npz
+
+Rivals: the masks alone, boxes as masks, boxes of which only the outside is learned, and the method without correction
+of its labels. Every run has the same network, crops, batch and number of updates.
+"""
+
+import argparse
+import functools
+
+import claims
+from ml_collections import ConfigDict
+
+from configs.label_uncertainty import get_config as label_uncertainty
+from configs.supervised import get_config as supervised
+
+SETS = ("weizmann_horse", "dsb2018_nuclei", "voc_animals")
+SPLITS = {"voc_animals": ("train+train_aug_extra", "val")}
+RIVALS = {
+    "masks and boxes": {},
+    "boxes as masks": {"inside": "foreground"},
+    "only outside of boxes": {"inside": "ignore"},
+    "without correction": {"bootstrap_start": 1.0},
+}
+
+
+def main() -> None:
+    flags = claims.parse_flags(SETS)
+    claim = claims.Claim("label_uncertainty", flags.runs)
+    for name in flags.sets:
+        split = SPLITS.get(name, ("train", "test"))[1]
+        for seed in flags.seeds:
+            for run in ("all masks", "masks alone", *RIVALS):
+                make = functools.partial(config_of, flags, name, run)
+                claim.run(f"{name} {run}", make, seed, split, evaluate={"": None})
+        print(claim.table(name))
+
+
+def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:
+    arg = f"path={flags.data / name},crop=160,steps=800"
+    arg += f",weights={flags.weights}" if flags.weights else ""
+    if run in RIVALS:
+        config = label_uncertainty(arg)
+        config.terms.boxes.update(RIVALS[run])
+    else:
+        config = supervised(arg)
+    if run == "masks alone":
+        config.data.assign = {"dense": 0.18, "unlabeled": 0.82}
+    config.data.train_split, config.data.eval_split = SPLITS.get(name, ("train", "test"))
+    return claims.quiet(config, seed)
+
+
+if __name__ == "__main__":
+    main()
