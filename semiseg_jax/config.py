@@ -47,6 +47,7 @@ def default_config() -> ConfigDict:
                     "stride": 4,  # of the grid that it runs on
                     "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
                     "radius": 5,
+                    "confidence": 0.0,  # probability from which a prediction may pull its neighbours
                     "kinds": (),
                 },
                 "boxes": {
