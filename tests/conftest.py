@@ -43,6 +43,12 @@ def fast_compilation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True)
+def _fast_where_programs_are_many_and_small(request):
+    if request.path.parent.name in ("methods", "verbs"):
+        request.getfixturevalue("fast_compilation")
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> str:
     """Where the session's datasets are built."""
