@@ -62,6 +62,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, method
     assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6, method)
 
 
+def test_a_game_that_is_over_is_said_once_in_plain_words(tiny_config, tmp_path, capsys):
+    configure(tiny_config, "adversarial")
+    tiny_config.adversarial.update({"threshold": 1.0, "semi_start": 0.0})
+    train(tiny_config, tmp_path)
+    assert capsys.readouterr().out.count("the discriminator accepts no pixel at threshold 1.0") == 1
+    assert len(logged(tmp_path, "train")[6]["confidence_histogram"]) == 10
+
+
 class TinyBackbone(nn.Module):
     """In place of a ResNet, which compiles for long."""
 
