@@ -34,9 +34,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def published(config: ConfigDict, given: ConfigDict) -> None:
-    deeplab_v2(config, given.weights)
     crops_and_flips(config, (321, 321), (0.5, 1.5))
     sgd(config, 2.5e-4, 1e-4, nesterov=True)
+    deeplab_v2(config, given.weights)
     config.optimizer.multipliers = (("aspp", 10.0),)
     config.steps = 20_000
     config.batch_size = 20
@@ -54,6 +54,6 @@ def released(config: ConfigDict) -> None:
     config.optimizer.multipliers = (("aspp", 10.0), ("shortcut/", 4.0), ("layer./conv|layer._", 3.0))
     config.adversarial.optimizer.betas = (0.9, 0.99)
     config.adversarial.separate_passes = True
-    config.batch_size = 0
-    config.data.quota = {"dense": 20, "unlabeled": 10}
-    config.adversarial.real_rows = 10
+    config.batch_size = 30
+    config.data.quota = {"dense": 2, "unlabeled": 1}
+    config.adversarial.real_rows = 1

@@ -30,6 +30,9 @@ def get_config(arg: str = "") -> ConfigDict:
         simulate(config, "partial", fraction=given.fraction)
     config.terms.total_variation.weight = given.weight
     if given.setting == "paper":
+        if given.weights:
+            raise ValueError("setting=paper trains from scratch; leave weights out")
+        config.ema = 0.0
         config.steps = 20_000
         config.augment.crop = (256, 256)
         config.augment.jitter = 0.0

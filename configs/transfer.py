@@ -28,18 +28,20 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms.made_labels.weight = 1.0
     config.terms.made_labels.kinds = ("tags",)
     config.terms.absent_tags.weight = 0.1
+    config.terms.absent_tags.kinds = ("tags",)
     config.adversarial.class_agnostic = True
     config.adversarial.adversarial_labelled_start = 0.25
     config.adversarial.adversarial_unlabelled_start = 0.25
     config.adversarial.semi_weight = 0.0
+    config.adversarial.optimizer.betas = (0.9, 0.99)
     config.transfer.labels_from = given.labels_from
     config.transfer.rounds = given.rounds
     if not given.weights:
         config.transfer.classifier_backbone = "resnet18"
     if given.setting == "paper":
-        deeplab_v2(config, given.weights)
         crops_and_flips(config, (321, 321), (0.5, 2.0))
         sgd(config, 2.5e-4, 5e-4)
+        deeplab_v2(config, given.weights)
         config.optimizer.multipliers = (("aspp|classifier", 10.0),)
         config.steps = 20_000
         config.batch_size = 10

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"semiseg {command}: {error}", file=sys.stderr)
         return 1
-    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         if os.environ.get("SEMISEG_TRACEBACK"):
             raise
         print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)

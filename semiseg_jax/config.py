@@ -110,7 +110,7 @@ def default_config() -> ConfigDict:
                 "semi_start": 0.25,
                 "threshold": 0.2,  # confidence above which a pixel's own prediction becomes its label
                 "label_smoothing": 0.0,  # of real maps
-                "real_rows": 0,  # dense rows of a device that only show D their labels; 0 = all dense rows do
+                "real_rows": 0,  # of the quota's dense rows, those that only show D their labels; 0 = all do
                 "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
                 "features": 64,  # of the discriminator's first layer
                 "class_agnostic": False,  # it sees background against everything else, beside the image
@@ -141,7 +141,7 @@ def default_config() -> ConfigDict:
                 "start": 0.0,
                 "ramp": 0.0,
                 "threshold": 0.95,  # of unimatch: probability from which a prediction teaches
-                "cutmix": 0.5,  # probability
+                "cutmix": 0.5,  # probability; between neighbours, so it takes two such rows a device
             },
             "eval": {
                 "every": 500,  # steps
@@ -230,6 +230,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice("eval.post.name", config.eval.post.name, ("", "mrf", "mean_field"))
     _check_choice("eval.post.connectivity", config.eval.post.connectivity, (4, 8))
     _check_terms(config.terms)
+    _check_methods(config)
     _check_choice("transfer.labels_from", config.transfer.labels_from, ("l_net", "cam"))
     _check_choice("transfer.rounds", config.transfer.rounds, (1, 2))
     for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):
@@ -250,8 +251,7 @@ def validate(config: ConfigDict) -> None:
         low, high = config.augment[name]
         if not 0 < low <= high:
             raise ValueError(f"config.augment.{name} is {(low, high)} but must be two increasing positive numbers")
-    if not config.eval.scales or any(not 0.1 <= scale <= 10 for scale in config.eval.scales):
-        raise ValueError(f"config.eval.scales is {tuple(config.eval.scales)} but must hold numbers in [0.1, 10]")
+    _check_scales("eval.scales", config.eval.scales)
     _check_choice("checkpoint.metric", config.checkpoint.metric, METRICS)
     if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
         raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
@@ -263,6 +263,34 @@ def validate(config: ConfigDict) -> None:
     for kind, amount in config.data.assign.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float | str):
             raise ValueError(f"config.data.assign.{kind} is {amount!r} but must be a share, a number or a split's name")
+
+
+def _check_methods(config: ConfigDict) -> None:
+    infinity = float("inf")
+    for part in ("adversarial_labelled", "adversarial_unlabelled", "semi"):
+        for field in ("weight", "start"):
+            _check_range(f"adversarial.{part}_{field}", config.adversarial[f"{part}_{field}"], 0, infinity)
+    for name in ("threshold", "label_smoothing"):
+        _check_range(f"adversarial.{name}", config.adversarial[name], 0, 1)
+    _check_range("adversarial.real_rows", config.adversarial.real_rows, 0, infinity)
+    for name in ("weight", "start", "ramp"):
+        _check_range(f"consistency.{name}", config.consistency[name], 0, infinity)
+    for name in ("threshold", "cutmix"):
+        _check_range(f"consistency.{name}", config.consistency[name], 0, 1)
+    transfer = config.transfer
+    for name in ("class_seed", "object_seed", "background_seed", "margin", "sure", "alpha"):
+        _check_range(f"transfer.{name}", transfer[name], 0, 0.999 if name == "alpha" else 1)
+    for name in ("color_sigma", "object_sigma"):
+        _check_range(f"transfer.{name}", transfer[name], 1e-6, infinity)
+    for name, least in (("radius", 1), ("classifier_steps", 0), ("l_net_steps", 0), ("pictures", 0)):
+        _check_range(f"transfer.{name}", transfer[name], least, infinity)
+    _check_pair("transfer.classifier_crop", transfer.classifier_crop, 32)
+    _check_scales("transfer.cam_scales", transfer.cam_scales)
+
+
+def _check_scales(name: str, scales: Sequence[float]) -> None:
+    if not scales or any(not 0.1 <= scale <= 10 for scale in scales):
+        raise ValueError(f"config.{name} is {tuple(scales)} but must hold numbers in [0.1, 10]")
 
 
 def _check_optimizer(name: str, options: ConfigDict) -> None:
@@ -284,6 +312,7 @@ def _check_terms(terms: ConfigDict) -> None:
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
     for field in ("stride", "radius"):
         _check_range(f"terms.gated_crf.{field}", terms.gated_crf[field], 1, float("inf"))
+    _check_range("terms.gated_crf.confidence", terms.gated_crf.confidence, 0, 1)
 
 
 def to_json(config: ConfigDict) -> str:

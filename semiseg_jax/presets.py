@@ -66,6 +66,7 @@ def sgd(config: ConfigDict, learning_rate: float, weight_decay: float, *, nester
     config.optimizer.nesterov = nesterov
     config.optimizer.clip_norm = 0.0
     config.optimizer.warmup_steps = 0
+    config.optimizer.multipliers = ()
 
 
 def crops_and_flips(config: ConfigDict, crop: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -84,8 +85,9 @@ def deeplab_v3plus(config: ConfigDict, backbone: str, weights: str) -> None:
 
 
 def deeplab_v2(config: ConfigDict, weights: str) -> None:
-    """DeepLab-v2 on ResNet-101 at output stride 8."""
-    config.model = ConfigDict({"name": "deeplab_v2"})
+    """DeepLab-v2 on ResNet-101 at output stride 8, whose norms are frozen: only kernels decay."""
+    config.model = ConfigDict({"name": "deeplab_v2", "layout": "caffe", "norm": "affine_frozen"})
+    config.optimizer.decay_vectors = False
     config.pretrained.path = weights
     config.pretrained.new_classifier = bool(weights)
 

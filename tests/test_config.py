@@ -316,6 +316,14 @@ def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
         assert state.networks
 
 
+@pytest.mark.parametrize("name", ["gated_crf", "label_uncertainty"])
+def test_settings_of_papers_train_all_layers_alike_from_pretrained_weights(name):
+    config = load(name).get_config("setting=paper,weights=resnet.npz")
+    assert config.pretrained.path == "resnet.npz"
+    assert config.model.name == "deeplab_v3plus"
+    assert config.optimizer.multipliers == ()
+
+
 def test_supervised_config_takes_arguments():
     module = load("supervised")
     config = module.get_config("path=somewhere,labels=scribble,crop=64,batch=2,steps=5")

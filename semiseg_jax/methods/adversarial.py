@@ -55,8 +55,9 @@ class Adversarial(Segmentation):
         return dataclasses.replace(state, networks={**state.networks, "discriminator": network})
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
-        dense_rows = self.dense_rows(batch) - self.options.real_rows
-        real, batch = self._real_stream(batch)
+        real_rows = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
+        dense_rows = self.dense_rows(batch) - real_rows
+        real, batch = _real_stream(batch, real_rows)
         outputs, updated = self._look(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
         probs = jax.nn.softmax(outputs["logits"])
@@ -108,18 +109,11 @@ class Adversarial(Segmentation):
 
     def _look(self, params: base.Trees, batch_stats: base.Trees, image: jax.Array, dense: int) -> tuple[Outputs, Any]:
         """In one pass, or first unlabelled and then labelled images, each with batch statistics of their own."""
-        if not self.options.separate_passes:
+        if not self.options.separate_passes or dense in (0, len(image)):
             return self.outputs(params, batch_stats, image)
         unlabelled, batch_stats = self.outputs(params, batch_stats, image[dense:])
         labelled, batch_stats = self.outputs(params, batch_stats, image[:dense])
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, unlabelled), batch_stats
-
-    def _real_stream(self, batch: Batch) -> tuple[Batch, Batch]:
-        """The rows whose labels D sees as real, and those that S sees: the same, or the first `real_rows` apart."""
-        rows = self.options.real_rows
-        if not rows:
-            return batch, batch
-        return jax.tree.map(lambda x: x[:rows], batch), jax.tree.map(lambda x: x[rows:], batch)
 
     def _judge(self, params: Any, maps: jax.Array, batch: Batch) -> jax.Array:
         judged: Any = self.discriminator.apply({"params": params}, maps, standardize(batch["image"]))
@@ -136,7 +130,8 @@ class Adversarial(Segmentation):
                 f"the discriminator wins (loss {means['discriminator']:.3f}; healthy is 0.2 to 0.5) and teaches "
                 "nothing: lower adversarial.optimizer.learning_rate, or set adversarial.label_smoothing=0.1"
             )
-        if step > base.reached(options.semi_start, self.config.steps) and means.get("accepted") == 0:
+        late = step > base.reached(options.semi_start, self.config.steps)
+        if late and means.get("accepted") == 0 and set(self.quota) > {Supervision.DENSE}:
             return (
                 f"the discriminator accepts no pixel at threshold {options.threshold}, so there is no self-training: "
                 "lower adversarial.threshold"
@@ -151,6 +146,13 @@ class Adversarial(Segmentation):
         if self.options.semi_weight:
             found["label made"] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
         return found
+
+
+def _real_stream(batch: Batch, rows: int) -> tuple[Batch, Batch]:
+    """The rows whose labels D sees as real, and those that S sees: the same, or the first `rows` apart."""
+    if not rows:
+        return batch, batch
+    return jax.tree.map(lambda x: x[:rows], batch), jax.tree.map(lambda x: x[rows:], batch)
 
 
 def _mean(values: jax.Array, where: jax.Array) -> jax.Array:

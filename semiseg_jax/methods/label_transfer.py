@@ -75,7 +75,8 @@ def diffused_labels(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, op
     labels = np.where(unsure, IGNORE, labels)
     for klass in np.flatnonzero(maps.max(axis=(0, 1)) > 0):
         if not (labels == klass).any():
-            labels = np.where(maps[..., klass] >= np.quantile(maps[..., klass], 0.95), klass, labels)
+            seen = maps[..., klass]
+            labels = np.where((seen > 0) & (seen >= np.quantile(seen, 0.95)), klass, labels)
     return labels.astype(np.uint8)
 
 

@@ -85,6 +85,10 @@ class CrossEntropy(Term):
         self.class_weights = tuple(config.class_weights) or None
         if self.class_weights and len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
+        if self.class_weights and any(weight > 0 for weight in self.class_weights):
+            # Only their ratios matter to the weighted mean, whose denominator is floored at 1.
+            least = min(weight for weight in self.class_weights if weight > 0)
+            self.class_weights = tuple(weight / least for weight in self.class_weights)
         boxes = config.terms.boxes
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
 

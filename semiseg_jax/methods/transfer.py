@@ -47,6 +47,8 @@ class Transfer(Adversarial):
         super().__init__(config, num_classes)
         if config.log.hidden_masks:
             raise ValueError("method 'transfer' never opens a mask of a weak class; set log.hidden_masks=0")
+        if config.transfer.labels_from == "cam" and config.transfer.rounds > 1:
+            raise ValueError("transfer.rounds=2 goes with transfer.labels_from='l_net'")
         if Supervision.TAGS not in self.quota:
             raise ValueError(
                 f"method 'transfer' needs rows of kind tags, but data.quota is {config.data.quota.to_dict()}"
@@ -84,7 +86,7 @@ class Transfer(Adversarial):
         options = self.config.transfer
         images = self._weak_images(site)
         variables = state.networks["classifier"].averaged
-        looks = dataclasses.replace(site.inference, flip=True, scales=tuple(options.cam_scales))
+        looks = dataclasses.replace(site.inference, flip=True, scales=tuple(options.cam_scales), post=None)
         predictor = inference.Predictor(self.classifier.cam, variables, looks, self.num_classes)
         rows = zip(images.named(), predictor(images.pixels()), strict=True)
         for number, ((name, image, tags), cam) in enumerate(site.progress(rows, "activation maps", len(images))):
@@ -104,7 +106,7 @@ class Transfer(Adversarial):
         """Object maps of every image of weak classes, and L_w."""
         images = self._weak_images(site)
         variables = self.l_net.eval_variables(state)
-        looks = dataclasses.replace(site.inference, flip=True)
+        looks = dataclasses.replace(site.inference, flip=True, scales=(1.0,), post=None)
         predictor = inference.Predictor(self.l_net.predict, variables, looks, 2)
         rows = zip(images.named(), predictor(images.pixels()), strict=True)
         for number, ((name, image, _), probs) in enumerate(site.progress(rows, "labels", len(images))):
@@ -116,7 +118,7 @@ class Transfer(Adversarial):
 
     def _finish_p_net(self, state: base.State, site: base.Site) -> None:
         images = self._weak_images(site)
-        looks = dataclasses.replace(site.inference, flip=True)
+        looks = dataclasses.replace(site.inference, flip=True, scales=(1.0,), post=None)
         predictor = inference.Predictor(self.predict, self.eval_variables(state), looks, self.num_classes)
         rows = zip(images.named(), predictor(images.pixels()), strict=True)
         for number, ((name, image, tags), probs) in enumerate(site.progress(rows, "labels", len(images))):

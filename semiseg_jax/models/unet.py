@@ -74,4 +74,5 @@ class UNet(Segmenter):
         logits = head_conv(self.num_classes, self.dtype, "classifier")(x)
         raw_variance = head_conv(1, self.dtype, "variance")(x) if self.variance else None
         found = upsampled(logits, raw_variance, padded, align_corners=False)
-        return {name: value if name == "low_logits" else value[:, :height, :width] for name, value in found.items()}
+        low = found.pop("low_logits")[:, : -(-height // 2), : -(-width // 2)]
+        return {name: value[:, :height, :width] for name, value in found.items()} | {"low_logits": low}

@@ -49,6 +49,7 @@ def evaluate(
     if is_main():
         how = model.config.eval
         ways = [how.mode, *(["flip"] if how.flip else []), *([f"scales {how.scales}"] if len(how.scales) > 1 else [])]
+        ways += [how.post.name] if how.post.name else []
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
         print(f"inference: {', '.join(ways)}")
         print(format_table(results, dataset.info.classes), flush=True)
@@ -58,7 +59,7 @@ def evaluate(
             "checkpoint": model.step,
             "eval": model.config.eval.to_dict(),
         }
-        path = Path(output) if output else workdir / f"evaluation_{split}.json"
+        path = Path(output) if output else workdir / f"evaluation_{'_'.join(filter(None, (split, how.post.name)))}.json"
         write_json(path, about | workdirs.as_json(results, dataset.info.classes))
         print(f"written to {path}")
     return results

@@ -99,6 +99,8 @@ class _Run:
         self.inputs = make_input(config, data, dataset, devices.count, devices.local_count)
         self.augment = stage.augment or config.augment
         self.eval_split = dataset.eval_split(config.data.eval_split) if stage.scored else ""
+        if self.eval_split and config.data.strong_classes:
+            _check_apart(dataset, config.data.train_split, self.eval_split)
         batch = workdirs.dummy_batch(self.augment.crop, dataset.info.num_classes)
         self.state = jax.jit(stage.init)(jax.random.PRNGKey(config.seed), batch)
         if not workdirs.has_checkpoint(workdir, stage):
@@ -108,6 +110,7 @@ class _Run:
         self.writer: MetricWriter | None = None
         self.panel: list[panels.PanelRow] = []
         self.warned = ""
+        self.done = workdir / f"{stage.name}.done"  # marks that the stage's host work is done
         self.pictures = jax.jit(stage.pictures) if stage.pictures else None
 
     def train(self, stop_signal: Callable[[int], int], on_step: Callable[[int], None] | None) -> Result:
@@ -116,6 +119,8 @@ class _Run:
             checkpoints = Checkpoints(workdirs.checkpoint_dir(self.workdir, stage), config.checkpoint.metric)
             stack.callback(checkpoints.close)
             step = self._restore(checkpoints)
+            if not step and parallel.is_main():
+                self.done.unlink(missing_ok=True)
             workdirs.claim(config, self.workdir, " ".join(sys.argv))
             workdirs.write_dataset(self.workdir, self.dataset.info, self.canvas)
             self._introduce(step)
@@ -188,12 +193,11 @@ class _Run:
 
     def _finish(self) -> None:
         """The stage's host work, once: a run that was stopped in it does it again."""
-        done = self.workdir / f"{self.stage.name}.done"
-        if self.stage.finish and parallel.is_main() and not done.exists():
+        if self.stage.finish and parallel.is_main() and not self.done.exists():
             state = parallel.fetch(self.state)
             options = workdirs.inference_options(self.config, self.canvas)
             self.stage.finish(state, Site(self.workdir, self.dataset, options))
-            done.touch()
+            self.done.touch()
         parallel.barrier(f"{self.stage.name} finished")
 
     def _restore(self, checkpoints: Checkpoints) -> int:
@@ -221,7 +225,7 @@ class _Run:
         say(f"{self.stage.name} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         if step == self.stage.steps:
-            say("it is finished already; a longer one needs another --workdir")
+            say("it is finished already; a longer run needs another --workdir")
         elif not self.eval_split and self.stage.scored:
             say("no split has masks to compare with: trains without evaluation")
         tables = [
@@ -274,6 +278,17 @@ def guard(stage: Stage, augment: Augment) -> parallel.Step:
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state), metrics
 
     return step
+
+
+def _check_apart(dataset: Dataset, train_split: str, eval_split: str) -> None:
+    """Masks that training may not see must not choose its checkpoint either."""
+    trained = {row["id"] for row in dataset.info.splits[train_split]}
+    shared = [row["id"] for row in dataset.info.splits[eval_split] if row["id"] in trained]
+    if shared:
+        raise ValueError(
+            f"data.strong_classes hides masks of split {train_split!r}, but {len(shared)} of its images are evaluated "
+            f"in split {eval_split!r}, the first is {shared[0]!r}"
+        )
 
 
 def _check_finite(step: int, values: Mapping[str, Any], checkpoints: Checkpoints) -> None:

@@ -131,7 +131,7 @@ def test_only_confident_neighbours_pull():
     batch = make_batch(("dense", "scribble"))
     values = [
         float(look(config_with(gated_crf=EXTRA["gated_crf"] | {"confidence": sure}), batch)[0][1]["gated_crf"])
-        for sure in (0.0, 0.1, 0.6, 1.1)
+        for sure in (0.0, 0.1, 0.6, 1.0)
     ]
     assert values[0] == values[1] > 0
     assert values[2] not in (0, values[0])
@@ -236,3 +236,14 @@ def config_with_quota(quota, **terms):
     config = config_with(**terms)
     config.data.quota = quota
     return config
+
+
+def test_class_weights_count_by_their_ratios_alone():
+    """Few clicks with weights that sum to one: the weighted mean's denominator stays above its floor."""
+    batch = make_batch(("points",))
+    values = []
+    for factor in (1.0, 1e-3):
+        config = config_with(cross_entropy={"average": "images"})
+        config.class_weights = tuple(factor * weight for weight in (0.2, 0.3, 0.5))
+        values.append(float(look(config, batch)[0][0]))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)

@@ -115,3 +115,13 @@ def test_unknown_option_fails_with_the_known_ones():
 def test_unknown_dtype_fails_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown dtype 'float16'; known: float32, bfloat16"):
         make_model("unet", CLASSES, dtype="float16")
+
+
+def test_low_logits_cover_the_image_and_not_its_padding():
+    outputs = jax.eval_shape(
+        lambda key, x: make_model("unet", 3, widths=(4, 8)).init_with_output(key, x, method="outputs")[0],
+        jax.random.key(0),
+        jnp.zeros((1, 50, 37, 3)),
+    )
+    assert outputs["logits"].shape == (1, 50, 37, 3)
+    assert outputs["low_logits"].shape == (1, 25, 19, 3)

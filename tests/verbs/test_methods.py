@@ -146,6 +146,7 @@ def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(ti
 def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
     configure_transfer(tiny_config)
     tiny_config.transfer.labels_from = "cam"
+    tiny_config.transfer.rounds = 1
     train(tiny_config, tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"classifier", "p_net"}
     assert list((tmp_path / "labels").glob("*.png"))
@@ -159,6 +160,7 @@ def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
         ("data.assign", {"dense": 0.5, "tags": 0.5}, "exclude each other"),
         ("data.quota", {"dense": 2}, "needs rows of kind tags"),
         ("log.hidden_masks", 4, "never opens a mask"),
+        ("data.eval_split", "train", "24 of its images are evaluated in split 'train'"),
     ],
 )
 def test_transfer_refuses_what_it_cannot_do(tiny_config, tmp_path, field, value, message):
