@@ -30,42 +30,7 @@ def default_config() -> ConfigDict:
             "class_weights": (),  # of the cross-entropy: one a class, or () for none
             # What the loss is the sum of, for any method; weight 0 = off. `start` and `ramp` are shares of the steps,
             # or steps where they are above 1; `kinds` limits a term to rows of these kinds, () = all.
-            "terms": {
-                "cross_entropy": {"weight": 1.0, "average": "pixels", "kinds": ()},  # or each image alike: "images"
-                "total_variation": {
-                    "weight": 0.0,
-                    "start": 0.05,
-                    "ramp": 0.1,
-                    "norm": "l1",  # "l2" or "curvilinear"
-                    "sigma": 1.0,  # of curvilinear: half the width of a line
-                    "kinds": (),
-                },
-                "gated_crf": {
-                    "weight": 0.0,
-                    "start": 0.1,
-                    "ramp": 0.0,
-                    "stride": 4,  # of the grid that it runs on
-                    "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
-                    "radius": 5,
-                    "confidence": 0.0,  # probability from which a prediction may pull its neighbours
-                    "kinds": (),
-                },
-                "boxes": {
-                    "weight": 0.0,
-                    "inside": "uncertainty",  # "foreground": boxes as masks; "ignore": learn outside only
-                    "inside_weight": 1.0,
-                    "inside_start": 0.1,
-                    "scope": "weak_in_box",  # "all": the variance tempers exact masks too
-                    "bootstrap_start": 0.3,
-                    "bootstrap_variance": 7.64,  # 24 / pi: halves the logits
-                    "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
-                    "tolerance": 0.1,  # of the box's size within which the object reaches each side
-                    "regularizer": 0.0,  # of log(1 + v)
-                },
-                # like cross_entropy, of labels that a program made
-                "made_labels": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "average": "pixels", "kinds": ()},
-                "absent_tags": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "kinds": ()},
-            },
+            "terms": _terms(),
             "data": {
                 "name": "shapes",
                 "path": "",  # of a folder dataset
@@ -101,41 +66,8 @@ def default_config() -> ConfigDict:
                 "new_classifier": False,  # leave the file's classifier out and start with a fresh one
             },
             "optimizer": _optimizer(),
-            "adversarial": {  # of the method of this name
-                "adversarial_labelled_weight": 0.01,
-                "adversarial_labelled_start": 0.0,  # shares of the steps, or steps where above 1
-                "adversarial_unlabelled_weight": 0.001,
-                "adversarial_unlabelled_start": 0.0,
-                "semi_weight": 0.1,
-                "semi_start": 0.25,
-                "threshold": 0.2,  # confidence above which a pixel's own prediction becomes its label
-                "label_smoothing": 0.0,  # of real maps
-                "real_rows": 0,  # of the quota's dense rows, those that only show D their labels; 0 = all do
-                "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
-                "features": 64,  # of the discriminator's first layer
-                "class_agnostic": False,  # it sees background against everything else, beside the image
-                "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),
-            },
-            "transfer": {  # of the method of this name
-                "labels_from": "l_net",  # or "cam": the activation maps alone
-                "rounds": 1,  # 2: labels anew from the first P-Net, and once more
-                "classifier_backbone": "mobilenet_v2",
-                "classifier_steps": 0,  # 0 = as many as P-Net
-                "classifier_crop": (224, 224),
-                "classifier_scale": (0.6, 1.0),
-                "l_net_steps": 0,
-                "cam_scales": (0.75, 1.0, 1.25),
-                "class_seed": 0.4,  # activation above which a pixel is of its class
-                "object_seed": 0.5,  # and the object map must be above this
-                "background_seed": 0.2,  # both below this: background
-                "color_sigma": 0.3,  # of the affinity between neighbours, in standardised colours
-                "object_sigma": 0.2,
-                "radius": 5,  # of the affinity, in cells of 4 pixels
-                "alpha": 0.95,  # how much a cell takes from its neighbours
-                "margin": 0.1,  # two classes nearer than this share leave a pixel without label
-                "sure": 0.5,  # probability from which the first P-Net labels a pixel for the second
-                "pictures": 24,  # images of each stage whose maps are drawn
-            },
+            "adversarial": _adversarial(),  # of the method of this name
+            "transfer": _transfer(),  # of the method of this name
             "consistency": {  # of mean_teacher and unimatch, for rows without a mask
                 "weight": 1.0,
                 "start": 0.0,
@@ -174,6 +106,86 @@ def default_config() -> ConfigDict:
             "distributed": {"enabled": False, "coordinator": "", "processes": 0, "process": -1},
         }
     )
+
+
+def _terms() -> dict[str, Any]:
+    return {
+        "cross_entropy": {"weight": 1.0, "average": "pixels", "kinds": ()},  # or each image alike: "images"
+        "total_variation": {
+            "weight": 0.0,
+            "start": 0.05,
+            "ramp": 0.1,
+            "norm": "l1",  # "l2" or "curvilinear"
+            "sigma": 1.0,  # of curvilinear: half the width of a line
+            "kinds": (),
+        },
+        "gated_crf": {
+            "weight": 0.0,
+            "start": 0.1,
+            "ramp": 0.0,
+            "stride": 4,  # of the grid that it runs on
+            "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
+            "radius": 5,
+            "confidence": 0.0,  # probability from which a prediction may pull its neighbours
+            "kinds": (),
+        },
+        "boxes": {
+            "weight": 0.0,
+            "inside": "uncertainty",  # "foreground": boxes as masks; "ignore": learn outside only
+            "inside_weight": 1.0,
+            "inside_start": 0.1,
+            "scope": "weak_in_box",  # "all": the variance tempers exact masks too
+            "bootstrap_start": 0.3,
+            "bootstrap_variance": 7.64,  # 24 / pi: halves the logits
+            "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
+            "tolerance": 0.1,  # of the box's size within which the object reaches each side
+            "regularizer": 0.0,  # of log(1 + v)
+        },
+        # like cross_entropy, of labels that a program made
+        "made_labels": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "average": "pixels", "kinds": ()},
+        "absent_tags": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "kinds": ()},
+    }
+
+
+def _adversarial() -> dict[str, Any]:
+    return {
+        "adversarial_labelled_weight": 0.01,
+        "adversarial_labelled_start": 0.0,  # shares of the steps, or steps where above 1
+        "adversarial_unlabelled_weight": 0.001,
+        "adversarial_unlabelled_start": 0.0,
+        "semi_weight": 0.1,
+        "semi_start": 0.25,
+        "threshold": 0.2,  # confidence above which a pixel's own prediction becomes its label
+        "label_smoothing": 0.0,  # of real maps
+        "real_rows": 0,  # of the quota's dense rows, those that only show D their labels; 0 = all do
+        "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
+        "features": 64,  # of the discriminator's first layer
+        "class_agnostic": False,  # it sees background against everything else, beside the image
+        "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),
+    }
+
+
+def _transfer() -> dict[str, Any]:
+    return {
+        "labels_from": "l_net",  # or "cam": the activation maps alone
+        "rounds": 1,  # 2: labels anew from the first P-Net, and once more
+        "classifier_backbone": "mobilenet_v2",
+        "classifier_steps": 0,  # 0 = as many as P-Net
+        "classifier_crop": (224, 224),
+        "classifier_scale": (0.6, 1.0),
+        "l_net_steps": 0,
+        "cam_scales": (0.75, 1.0, 1.25),
+        "class_seed": 0.4,  # activation above which a pixel is of its class
+        "object_seed": 0.5,  # and the object map must be above this
+        "background_seed": 0.2,  # both below this: background
+        "color_sigma": 0.3,  # of the affinity between neighbours, in standardised colours
+        "object_sigma": 0.2,
+        "radius": 5,  # of the affinity, in cells of 4 pixels
+        "alpha": 0.95,  # how much a cell takes from its neighbours
+        "margin": 0.1,  # two classes nearer than this share leave a pixel without label
+        "sure": 0.5,  # probability from which the first P-Net labels a pixel for the second
+        "pictures": 24,  # images of each stage whose maps are drawn
+    }
 
 
 def _optimizer(**changes: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Each takes what it needs from the batch by masks: rows that it has no use for ch
 is never traced.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +49,7 @@ class View:
         return self.batch["valid"] & chosen[:, None, None]
 
 
-class Term:
+class Term(abc.ABC):
     """Base of the terms. `options` is `config.terms.NAME`; the constructor checks it."""
 
     learns_from: Kinds = frozenset()  # kinds that the term alone can train a network with
@@ -62,9 +63,9 @@ class Term:
         options = self.options
         return scheduled(options.weight, options.get("start", 0.0), options.get("ramp", 0.0), step, self.steps)
 
+    @abc.abstractmethod
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         """-> (value, before its weight, and further metrics)"""
-        raise NotImplementedError
 
     def pictures(self, view: View) -> Pictures:
         """What a panel shows of the term."""

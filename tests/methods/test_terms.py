@@ -7,7 +7,7 @@ import pytest
 from method_steps import CLASSES, KINDS, assert_close, gradients, initial, make_batch, make_config, select, train
 
 from semiseg_jax.config import validate
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.methods import base, make_method
 from semiseg_jax.methods.terms import View
 
@@ -229,7 +229,10 @@ def test_wrong_names_of_kinds_and_missing_supervision_fail_naming_them():
 
 
 def test_boxes_alone_are_supervision():
-    make_method(config_with_quota({"box": 2}, boxes=EXTRA["boxes"]), CLASSES)
+    method = make_method(config_with_quota({"box": 2}, boxes=EXTRA["boxes"]), CLASSES)
+    assert Supervision.BOX in method.terms.learns_from
+    with pytest.raises(ValueError, match="learns from"):
+        make_method(config_with_quota({"box": 2}), CLASSES)
 
 
 def config_with_quota(quota, **terms):
