@@ -134,6 +134,7 @@ def _terms() -> dict[str, Any]:
             "inside": "uncertainty",  # "foreground": boxes as masks; "ignore": learn outside only
             "inside_weight": 1.0,
             "inside_start": 0.1,
+            "mean_start": 0.3,  # before, only the variance learns from what is inside
             "scope": "weak_in_box",  # "all": the variance tempers exact masks too
             "bootstrap_start": 0.3,
             "bootstrap_variance": 7.64,  # 24 / pi: halves the logits

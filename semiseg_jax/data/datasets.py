@@ -71,6 +71,8 @@ def _folder(data: Any) -> RecordBuilder:
         simulate=data.simulate.to_dict(),
         seed=data.seed,
         skip_bad=data.skip_bad,
+        strong_classes=data.strong_classes,
+        train_split=data.train_split,
     )
 
 

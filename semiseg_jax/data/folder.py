@@ -62,7 +62,8 @@ class Source:
 class Folder(RecordBuilder):
     """Builds records from a folder; `simulate` draws missing weak labels from the masks.
 
-    The build's name holds a hash of the source's listing and of `simulate`, so a changed folder is built again.
+    With `strong_classes`, mask files of images in `train_split` that may show any other class are never opened.
+    The build's name holds a hash of the source's listing and of the options, so a changed folder is built again.
     """
 
     name = "folder"
@@ -75,8 +76,14 @@ class Folder(RecordBuilder):
         simulate: Mapping[str, Mapping[str, Any]] | None = None,
         seed: int = 0,
         skip_bad: bool = False,
+        strong_classes: Sequence[str] = (),
+        train_split: str = "train",
     ):
         self.source = read_source(Path(path))
+        closed = _weak_images(self.source, strong_classes, train_split) if strong_classes else frozenset()
+        if closed:
+            masks = {id: mask for id, mask in self.source.masks.items() if id not in closed}
+            self.source = dataclasses.replace(self.source, masks=masks)
         self.simulate = {Supervision.parse(kind): dict(options) for kind, options in (simulate or {}).items()}
         for kind, options in self.simulate.items():
             weak_labels.check_options(kind, options)
@@ -86,7 +93,8 @@ class Folder(RecordBuilder):
             "colors": [list(color) for color in self.source.colors],
             "background": self.source.background,
         }
-        spec = json.dumps([{int(k): v for k, v in self.simulate.items()}, seed, skip_bad, VERSION], sort_keys=True)
+        simulated = {int(kind): options for kind, options in self.simulate.items()}
+        spec = json.dumps([simulated, seed, skip_bad, VERSION, *sorted(closed)], sort_keys=True)
         digest = hashlib.sha256((_fingerprint(self.source.root) + spec).encode()).hexdigest()[:12]
         super().__init__(data_dir=data_dir, config_name=f"{_slug(self.source.root.name)}-{digest}")
 
@@ -191,6 +199,20 @@ class Folder(RecordBuilder):
                 options = {"background": self.source.background} | options
             rng = np.random.default_rng([self.seed, int(kind), zlib.crc32(id.encode())])
             labels[kind] = weak_labels.MAKERS[kind](mask, rng, **options)
+
+
+def _weak_images(source: Source, strong_classes: Sequence[str], train_split: str) -> frozenset[str]:
+    """Images for training whose tags do not say that they show nothing but strong classes and background."""
+    strong = {source.classes.index(name) for name in strong_classes if name in source.classes} | {source.background}
+    ids = {id for part in train_split.split("+") for id in source.splits.get(part, ())}
+
+    def shown(id: str) -> set[int]:
+        try:
+            return set(np.flatnonzero(_read_tags(source, id) == 1))
+        except FolderError:  # `check` reports it
+            return {-1}
+
+    return frozenset(id for id in ids if id not in source.tags or not shown(id) <= strong)
 
 
 def read_source(root: Path) -> Source:

@@ -3,8 +3,11 @@
     k = 1 / sqrt(1 + pi v / 8)                                            v = learned variance of the logits
     L = CE(softmax(mu), background; outside all boxes) + beta CE(softmax(k mu), y~; inside)
 
-y~ is any class whose box covers the pixel. Once bootstrapping starts, the network corrects it: where the background's
-logit is the highest, y~ becomes background if v is large (the label was declared wrong), else the pixel is left out.
+y~ is any class whose box covers the pixel. At first only v learns from what is inside, from a mean that masks taught:
+where the two disagree it grows, and tempers the label before the mean listens to it. Once bootstrapping starts, the
+network corrects y~: where the background's logit is the highest, it becomes background if v is large (the label was
+declared wrong), else the pixel is left out. Boxes are tight: where the object does not reach all sides, the correction
+is not trusted, and the box goes on teaching v alone; where hardly any object is left, it teaches the mean as well.
 """
 
 import dataclasses
@@ -80,6 +83,7 @@ class Targets:
     outside: jax.Array  # pixels that are background
     covered: jax.Array  # pixels in boxes, left out or not
     flipped: jax.Array  # pixels in boxes that were declared background
+    doubtful: jax.Array  # pixels in boxes of which the mean should not hear
     passes: jax.Array  # [B,M] the boxes that bootstrapping trusts
 
 
@@ -107,8 +111,12 @@ class BoxTerm(Term):
             where=targets.outside,
             axis_name=AXIS,
         )
+        heard = mean
+        if self.needs_variance:
+            hears = (view.step >= reached(options.mean_start, self.steps)) & ~targets.doubtful
+            heard = jnp.where(hears[..., None], mean, lax.stop_gradient(mean))
         inside = losses.uncertainty_cross_entropy(
-            mean, variance, nothing, candidates=targets.candidates, where=targets.inside, axis_name=AXIS
+            heard, variance, nothing, candidates=targets.candidates, where=targets.inside, axis_name=AXIS
         )
         spread = _share(jnp.log1p(variance), targets.covered)
         weight = scheduled(options.inside_weight, options.inside_start, 0.0, view.step, self.steps)
@@ -131,25 +139,25 @@ class BoxTerm(Term):
         inside, outside = where & covered & ~left_out, where & ~covered & ~left_out
         nowhere = jnp.zeros_like(inside)
         if options.inside == "ignore":
-            return Targets(candidates, nowhere, outside, inside, nowhere, boxes.real)
+            return Targets(candidates, nowhere, outside, inside, nowhere, nowhere, boxes.real)
         if options.inside == "foreground":
-            return Targets(candidates, inside, outside, inside, nowhere, boxes.real)
+            return Targets(candidates, inside, outside, inside, nowhere, nowhere, boxes.real)
 
         mean, variance = lax.stop_gradient((view.outputs["logits"], view.outputs["variance"]))
         best = jnp.argmax(jnp.where(candidates, mean, -jnp.inf), axis=-1)
         things = inside & (jnp.max(jnp.where(candidates, mean, -jnp.inf), axis=-1) > mean[..., BACKGROUND])
         kept = jax.nn.one_hot(best, self.num_classes, dtype=bool) & things[..., None]
-        # Boxes are tight: one whose object shrank to little, or came off a side, was not understood.
         cut = boxes.cut()
         enough = (boxes.count(kept) >= options.min_share * boxes.area) | jnp.any(jnp.stack(list(cut.values())), axis=0)
         tight = [near | cut[side] for side, near in boxes.reaches(kept, options.tolerance).items()]
         passes = boxes.real & enough & jnp.all(jnp.stack(tight), axis=0)
-        starts = reached(options.bootstrap_start, self.steps)
-        corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & (view.step >= starts)
+        started = view.step >= reached(options.bootstrap_start, self.steps)
+        corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & started
+        doubtful = boxes.paint(boxes.real & ~passes & enough) & started
         flipped = corrected & (variance > options.bootstrap_variance)
         background = jax.nn.one_hot(BACKGROUND, self.num_classes, dtype=bool)
         candidates = jnp.where(flipped[..., None], background, candidates)
-        return Targets(candidates, inside & (flipped | ~corrected), outside, inside, flipped, passes)
+        return Targets(candidates, inside & (flipped | ~corrected), outside, inside, flipped, doubtful, passes)
 
     def pictures(self, view: View) -> Pictures:
         targets = self.targets(view)

@@ -7,7 +7,7 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, names, records, save_mask, square_mask
 from PIL import Image
 
-from semiseg_jax.data.folder import Folder, default_colors
+from semiseg_jax.data.folder import Folder, FolderError, default_colors
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -203,6 +203,30 @@ def test_simulate_keeps_what_the_files_give_and_needs_a_mask(make_folder, open_f
     np.testing.assert_array_equal(found["im0"]["points"], [[1, 2, 0]])
     assert len(found["im1"]["points"]) == 0
     assert len(found["im2"]["points"]) == 2
+
+
+def test_masks_of_images_with_other_than_strong_classes_are_never_opened(make_folder, open_folder):
+    root = make_folder(tags=True)
+    names_of = json.loads((root / "dataset.json").read_text())["classes"]
+    make_folder.write_json("tags.json", {"im0": [0, 1], "im1": [1, 2], "im2": [2]})  # nothing is known of im3
+    for id in ("im1", "im2", "im3"):
+        (root / "masks" / f"{id}.png").write_bytes(b"not an image")
+    found = records(open_folder(root, strong_classes=(names_of[1],)))
+    assert [id for id in sorted(found) if len(found[id]["mask"])] == ["im0"]
+    np.testing.assert_array_equal(found["im1"]["tags"], [-1, 1, 1])
+    with pytest.raises(FolderError, match="3 problem"):
+        open_folder(root).build()
+
+
+def test_masks_of_other_splits_stay_open(make_folder, open_folder):
+    root = make_folder(tags=True)
+    make_folder.write_json("tags.json", {f"im{i}": [2] for i in range(4)})
+    (root / "splits").mkdir(exist_ok=True)
+    (root / "splits" / "train.txt").write_text("im0\nim1\n")
+    (root / "splits" / "val.txt").write_text("im2\nim3\n")
+    builder = open_folder(root, strong_classes=(json.loads((root / "dataset.json").read_text())["classes"][1],))
+    assert all(not len(record["mask"]) for record in records(builder, "train").values())
+    assert all(len(record["mask"]) for record in records(builder, "val").values())
 
 
 def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
