@@ -16,12 +16,11 @@ labelled images in turn, and a third stream of masks for the discriminator.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v2, sgd, small, some_masks
+from semiseg_jax.presets import crops_and_flips, deeplab_v2, parse, sgd, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, setting=("small", "paper", "released"), labelled="0.125", **SMALL)
+    given = parse(arg, setting=("small", "paper", "released"), labelled="0.125")
     config = small(given)
     config.method = "adversarial"
     config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}

@@ -16,8 +16,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v3plus, sgd, small
+from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, parse, sgd, small
 
 # What's-the-Point clicks of the 10,582 training images with background clicks from scribbles.
 VOC_CLICKS = (28784, 800, 695, 1103, 901, 1263, 547, 2114, 1142, 2923, 610, 694, 1416, 693, 694, 9561, 1013, 857, 673,
@@ -25,7 +24,7 @@ VOC_CLICKS = (28784, 800, 695, 1103, 901, 1263, 547, 2114, 1142, 2923, 610, 694,
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, setting=("small", "paper"), labels="scribble", weight=0.1, **SMALL)
+    given = parse(arg, setting=("small", "paper"), labels="scribble", weight=0.1)
     config = small(given)
     config.method = "gated_crf"
     config.data.quota = {given.labels: given.batch}

@@ -13,12 +13,11 @@ else is a field: --config.optimizer.learning_rate=1e-3.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, small
+from semiseg_jax.presets import parse, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, labels="dense", **SMALL)
+    given = parse(arg, labels="dense")
     config = small(given)
     config.method = "supervised"
     config.data.quota = {given.labels: given.batch}

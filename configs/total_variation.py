@@ -17,12 +17,11 @@ the compact U-Net and the weight here are ours, and the weight is to be chosen o
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, simulate, small
+from semiseg_jax.presets import parse, simulate, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, **SMALL)
+    given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3)
     config = small(given)
     config.method = "total_variation"
     config.data.quota = {given.labels: given.batch}

@@ -14,12 +14,11 @@ DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, crops_and_flips, deeplab_v2, sgd, small
+from semiseg_jax.presets import crops_and_flips, deeplab_v2, parse, sgd, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, setting=("small", "paper"), strong="", labels_from=("l_net", "cam"), rounds=1, **SMALL)
+    given = parse(arg, setting=("small", "paper"), strong="", labels_from=("l_net", "cam"), rounds=1)
     config = small(given)
     config.method = "transfer"
     config.data.strong_classes = tuple(filter(None, given.strong.split("+")))

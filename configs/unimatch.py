@@ -8,12 +8,11 @@ of the small-data setting in semiseg_jax/presets.py. A step looks at each unlabe
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import parse_arg
-from semiseg_jax.presets import SMALL, small, some_masks
+from semiseg_jax.presets import parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse_arg(arg, labelled="0.125", **SMALL)
+    given = parse(arg, labelled="0.125")
     config = small(given)
     config.method = "unimatch"
     config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, parse_arg
 
 # Arguments of every config in the small-data setting, with their defaults.
 SMALL: dict[str, str | int | float | bool] = {
@@ -14,6 +14,22 @@ SMALL: dict[str, str | int | float | bool] = {
     "weights": "",  # a MobileNetV2 trained on ImageNet, from which a light DeepLab starts; "" = a U-Net from scratch
     "layout": "tensorflow",  # of these weights, or torchvision
 }
+
+
+FIXED = ("crop", "batch", "steps", "layout")  # by any other setting
+
+
+def parse(arg: str, **more: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
+    """The arguments of a config: `more`, and those of the small-data setting."""
+    given = parse_arg(arg, **more, **SMALL)
+    asked = [name for name in FIXED if name in (item.partition("=")[0] for item in arg.split(","))]
+    setting = given.get("setting", "small")
+    if asked and setting != "small":
+        raise ValueError(
+            f"config argument {asked[0]!r} is fixed by setting={setting}; leave it out, or change the field after it "
+            "(such as --config.steps=1000)"
+        )
+    return given
 
 
 def small(given: ConfigDict) -> ConfigDict:

@@ -324,6 +324,14 @@ def test_settings_of_papers_train_all_layers_alike_from_pretrained_weights(name)
     assert config.optimizer.multipliers == ()
 
 
+@pytest.mark.parametrize("argument", ["crop=64", "batch=2", "steps=5", "layout=torchvision"])
+def test_what_the_setting_of_a_paper_fixes_is_no_argument_beside_it(argument):
+    name = argument.partition("=")[0]
+    with pytest.raises(ValueError, match=f"'{name}' is fixed by setting=released"):
+        load("adversarial").get_config(f"setting=released,{argument}")
+    load("adversarial").get_config(f"setting=small,{argument}")
+
+
 def test_supervised_config_takes_arguments():
     module = load("supervised")
     config = module.get_config("path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
