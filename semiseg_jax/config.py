@@ -171,6 +171,7 @@ def _transfer() -> dict[str, Any]:
         "labels_from": "l_net",  # or "cam": the activation maps alone
         "rounds": 1,  # 2: labels anew from the first P-Net, and once more
         "classifier_backbone": "mobilenet_v2",
+        "classifier_weights": "",  # "" = pretrained.path
         "classifier_steps": 0,  # 0 = as many as P-Net
         "classifier_crop": (224, 224),
         "classifier_scale": (0.6, 1.0),

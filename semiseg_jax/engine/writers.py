@@ -31,7 +31,8 @@ class MetricWriter:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+            folder = workdir / "tensorboard" / stage  # each stage is a curve of its own
+            self._board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
         """Writes numbers; vectors go to the file alone, matrices nowhere."""

@@ -174,7 +174,9 @@ class TagClassifier:
         return base.init_state("classifier", self.model, rng, batch["image"], optimizer, ema=ema)
 
     def start(self, state: base.State) -> base.State:
-        return base.with_pretrained(state, "classifier", self.model, self.config.pretrained)
+        pretrained = self.config.pretrained
+        path = self.config.transfer.classifier_weights or pretrained.path
+        return base.with_pretrained(state, "classifier", self.model, _with(pretrained, path=path))
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array):
         del rng

@@ -59,11 +59,11 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_removed(tmp_path):
 
 @pytest.mark.parametrize("tensorboard", [True, False])
 def test_tensorboard_file_appears_when_asked_for(tmp_path, tensorboard):
-    writer = MetricWriter(tmp_path, tensorboard=tensorboard)
+    writer = MetricWriter(tmp_path, "one", tensorboard=tensorboard)
     writer.scalars(1, {"loss": 1.0, "miou": float("nan")}, "train")
     writer.picture(1, "panel", np.zeros((8, 8, 3), np.uint8))
     writer.close()
-    files = list(tmp_path.glob("tensorboard/events*"))
+    files = list(tmp_path.glob("tensorboard/one/events*"))
     assert len(files) == int(tensorboard)
     if tensorboard:
         content = files[0].read_bytes()
