@@ -132,12 +132,12 @@ def _terms() -> dict[str, Any]:
         "boxes": {
             "weight": 0.0,
             "inside": "uncertainty",  # "foreground": boxes as masks; "ignore": learn outside only
-            "inside_weight": 1.0,
+            "inside_weight": 0.3,
             "inside_start": 0.1,
             "mean_start": 0.3,  # before, only the variance learns from what is inside
             "scope": "weak_in_box",  # "all": the variance tempers exact masks too
             "bootstrap_start": 0.3,
-            "bootstrap_variance": 7.64,  # 24 / pi: halves the logits
+            "bootstrap_variance": 2.5,  # that of a wrong label; scales the logits by 0.7
             "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
             "tolerance": 0.1,  # of the box's size within which the object reaches each side
             "regularizer": 0.0,  # of log(1 + v)

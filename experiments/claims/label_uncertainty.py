@@ -15,8 +15,12 @@ from ml_collections import ConfigDict
 from configs.label_uncertainty import get_config as label_uncertainty
 from configs.supervised import get_config as supervised
 
-SETS = ("weizmann_horse", "dsb2018_nuclei", "voc_animals")
-SPLITS = {"voc_animals": ("train+train_aug_extra", "val")}
+# Splits to train and to test on, crop and number of updates.
+SETTINGS: dict[str, tuple[str, str, int, int]] = {
+    "weizmann_horse": ("train", "test", 128, 600),
+    "dsb2018_nuclei": ("train", "test", 128, 600),
+    "voc_animals": ("train+train_aug_extra", "val", 160, 800),
+}
 RIVALS = {
     "masks and boxes": {},
     "boxes as masks": {"inside": "foreground"},
@@ -26,19 +30,19 @@ RIVALS = {
 
 
 def main() -> None:
-    flags = claims.parse_flags(SETS)
+    flags = claims.parse_flags(list(SETTINGS))
     claim = claims.Claim("label_uncertainty", flags.runs)
     for name in flags.sets:
-        split = SPLITS.get(name, ("train", "test"))[1]
-        for seed in flags.seeds:
-            for run in ("all masks", "masks alone", *RIVALS):
+        for run in ("masks and boxes", "all masks", "masks alone", *RIVALS):
+            for seed in flags.seeds:
                 make = functools.partial(config_of, flags, name, run)
-                claim.run(f"{name} {run}", make, seed, split, evaluate={"": None})
+                claim.run(f"{name} {run}", make, seed, SETTINGS[name][1], evaluate={"": None})
         print(claim.table(name))
 
 
 def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:
-    arg = f"path={flags.data / name},crop=160,steps=800"
+    train, test, crop, steps = SETTINGS[name]
+    arg = f"path={flags.data / name},crop={crop},steps={steps}"
     arg += f",weights={flags.weights}" if flags.weights else ""
     if run in RIVALS:
         config = label_uncertainty(arg)
@@ -47,7 +51,7 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
         config = supervised(arg)
     if run == "masks alone":
         config.data.assign = {"dense": 0.18, "unlabeled": 0.82}
-    config.data.train_split, config.data.eval_split = SPLITS.get(name, ("train", "test"))
+    config.data.train_split, config.data.eval_split = train, test
     return claims.quiet(config, seed)
 
 

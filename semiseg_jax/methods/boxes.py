@@ -4,7 +4,8 @@
     L = CE(softmax(mu), background; outside all boxes) + beta CE(softmax(k mu), y~; inside)
 
 y~ is any class whose box covers the pixel. At first only v learns from what is inside, from a mean that masks taught:
-where the two disagree it grows, and tempers the label before the mean listens to it. Once bootstrapping starts, the
+where the two disagree it grows, and tempers the label before the mean hears of it. (v has a head of its own and leaves
+the shared features alone: through them it would drag the mean towards background.) Once bootstrapping starts, the
 network corrects y~: where the background's logit is the highest, it becomes background if v is large (the label was
 declared wrong), else the pixel is left out. Boxes are tight: where the object does not reach all sides, the correction
 is not trusted, and the box goes on teaching v alone; where hardly any object is left, it teaches the mean as well.

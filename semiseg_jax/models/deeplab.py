@@ -50,7 +50,7 @@ class DeepLabV2(Segmenter):
             conv = head_conv(self.num_classes, self.dtype, f"aspp_{branch}", size=3, dilation=rate)
             logits = logits + conv(x).astype(jnp.float32)
         if self.variance:
-            raw_variance = head_conv(1, self.dtype, "variance", size=3, dilation=RATES[0])(x)
+            raw_variance = head_conv(1, self.dtype, "variance", size=3, dilation=RATES[0])(jax.lax.stop_gradient(x))
         return upsampled(logits, raw_variance, image, self.align_corners)
 
 
@@ -103,7 +103,7 @@ class DeepLabV3Plus(Segmenter):
         for index in (1, 2):
             x = self._unit(x, train, f"decoder_{index}", 3)
         logits = head_conv(self.num_classes, self.dtype, "classifier")(x)
-        raw_variance = head_conv(1, self.dtype, "variance")(x) if self.variance else None
+        raw_variance = head_conv(1, self.dtype, "variance")(jax.lax.stop_gradient(x)) if self.variance else None
         return upsampled(logits, raw_variance, image, align_corners=False)
 
     def _unit(

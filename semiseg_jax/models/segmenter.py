@@ -19,8 +19,9 @@ class Segmenter(nn.Module):
     """Base: standardised images [B,H,W,3] -> logits [B,H,W,K] float32.
 
     Networks define `outputs(image, train)`, a compact method that returns a dict: `logits` [B,H,W,K], `low_logits`
-    [B,h,w,K] before upsampling and, where the network has a variance head, `variance` [B,H,W]; all float32. With
-    `perturb`, rows are added in which half of the channels of the encoder's features were dropped.
+    [B,h,w,K] before upsampling and, where the network has a variance head, `variance` [B,H,W]; all float32. What
+    the variance learns does not change the features that it reads. With `perturb`, rows are added in which half of
+    the channels of the encoder's features were dropped.
     """
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:

@@ -72,7 +72,7 @@ class UNet(Segmenter):
             x = jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")
             x = block(jnp.concatenate([skip, x], axis=-1), self.widths[level], f"up{level}")
         logits = head_conv(self.num_classes, self.dtype, "classifier")(x)
-        raw_variance = head_conv(1, self.dtype, "variance")(x) if self.variance else None
+        raw_variance = head_conv(1, self.dtype, "variance")(jax.lax.stop_gradient(x)) if self.variance else None
         found = upsampled(logits, raw_variance, padded, align_corners=False)
         low = found.pop("low_logits")[:, : -(-height // 2), : -(-width // 2)]
         return {name: value[:, :height, :width] for name, value in found.items()} | {"low_logits": low}

@@ -169,9 +169,30 @@ def test_inside_counts_from_its_start_on_and_outside_from_the_first_step():
     value = lambda found: float(found[2]["boxes"])  # noqa: E731
     assert value(before) == pytest.approx(value(plain), rel=1e-5)
     after = gradients(config, batch, step=25)
-    total = float(after[2]["boxes_outside"] + after[2]["boxes_inside"])
+    weight = config.terms.boxes.inside_weight
+    total = float(after[2]["boxes_outside"] + weight * after[2]["boxes_inside"])
     assert value(after) == pytest.approx(total, rel=1e-5)
     assert_close(before[0]["segmenter"]["classifier"], plain[0]["segmenter"]["classifier"], 1e-5)
+
+
+def test_at_first_only_the_variance_head_learns_from_what_is_inside():
+    batch = make_batch(["box"])
+    config = config_with(inside_start=0.0, mean_start=0.5, bootstrap_start=1.0, inside_weight=1.0)
+    outside = gradients(config_with(inside="ignore"), batch)[0]["segmenter"]
+    found = gradients(config, batch, step=24)[0]["segmenter"]
+    assert np.abs(found.pop("variance")["kernel"]).max() > 0
+    assert_close(found, outside, 1e-5)
+    found = gradients(config, batch, step=25)[0]["segmenter"]
+    assert np.abs(found["classifier"]["kernel"] - outside["classifier"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("make", "doubtful"), [(object_off_a_side, True), (small_object, False)])
+def test_a_box_whose_object_came_off_a_side_teaches_the_variance_alone(make, doubtful):
+    found = targets(box_batch(*ONE_BOX), make())
+    box = np.zeros((SIDE, SIDE), bool)
+    box[FIRST] = doubtful
+    np.testing.assert_array_equal(found["doubtful"], box)
+    assert not targets(box_batch(*ONE_BOX), make(), bootstrap_start=1.0)["doubtful"].any()
 
 
 def test_the_network_gets_a_variance_head_only_where_it_is_needed():
