@@ -137,9 +137,9 @@ def _terms() -> dict[str, Any]:
             "mean_start": 0.3,  # before, only the variance learns from what is inside
             "scope": "weak_in_box",  # "all": the variance tempers exact masks too
             "bootstrap_start": 0.3,
-            "bootstrap_variance": 2.5,  # that of a wrong label; scales the logits by 0.7
+            "bootstrap_variance": 7.64,  # that of a wrong label; 24 / pi halves the logits
             "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
-            "tolerance": 0.1,  # of the box's size within which the object reaches each side
+            "min_crossed": 0.9,  # of a box's rows and of its columns that hold some of the object, likewise
             "regularizer": 0.0,  # of log(1 + v)
         },
         # like cross_entropy, of labels that a program made

@@ -7,8 +7,8 @@ y~ is any class whose box covers the pixel. At first only v learns from what is 
 where the two disagree it grows, and tempers the label before the mean hears of it. (v has a head of its own and leaves
 the shared features alone: through them it would drag the mean towards background.) Once bootstrapping starts, the
 network corrects y~: where the background's logit is the highest, it becomes background if v is large (the label was
-declared wrong), else the pixel is left out. Boxes are tight: where the object does not reach all sides, the correction
-is not trusted, and the box goes on teaching v alone; where hardly any object is left, it teaches the mean as well.
+declared wrong), else the pixel is left out. Boxes are tight: where too many rows or columns hold nothing of the object,
+the correction is not trusted, and the box goes on teaching v alone; where hardly any object is left, the mean as well.
 """
 
 import dataclasses
@@ -25,7 +25,6 @@ from semiseg_jax.methods.base import Metrics, reached, scheduled
 from semiseg_jax.methods.terms import Pictures, Term, View
 
 BACKGROUND = 0
-SIDES = ("top", "bottom", "left", "right")
 
 
 class Boxes:
@@ -45,34 +44,28 @@ class Boxes:
         count = jnp.einsum(f"bmh,bmw,bm{extra}->bhw{extra}", self.rows, self.columns, of_box.astype(jnp.float32))
         return count > 0.5
 
-    def count(self, maps: jax.Array, rows: jax.Array | None = None, columns: jax.Array | None = None) -> jax.Array:
-        """Maps [B,H,W,K] -> [B,M]: the sum over the box (or these rows and columns of it) of its class's map."""
-        rows = self.rows if rows is None else rows
-        columns = self.columns if columns is None else columns
-        by_class = jnp.einsum("bmh,bhwk,bmw->bmk", rows, maps.astype(jnp.float32), columns)
-        return jnp.sum(by_class * self.classes, axis=-1)
+    def filled(self, maps: jax.Array) -> jax.Array:
+        """Maps [B,H,W,K] of 0 and 1 -> [B,M]: the share of the box that its class's map covers."""
+        by_class = jnp.einsum("bmh,bhwk,bmw->bmk", self.rows, maps.astype(jnp.float32), self.columns)
+        return _ratio(jnp.sum(by_class * self.classes, axis=-1), self.area)
+
+    def crossed(self, maps: jax.Array) -> jax.Array:
+        """Maps [B,H,W,K] of 0 and 1 -> [B,M]: the share of the box's rows, or columns if lower, with its class."""
+        maps = maps.astype(jnp.float32)
+        on_rows = jnp.einsum("bhwk,bmw,bmk->bmh", maps, self.columns, self.classes) > 0.5
+        on_columns = jnp.einsum("bhwk,bmh,bmk->bmw", maps, self.rows, self.classes) > 0.5
+        high = _ratio(jnp.sum(on_rows * self.rows, axis=-1), jnp.sum(self.rows, axis=-1))
+        wide = _ratio(jnp.sum(on_columns * self.columns, axis=-1), jnp.sum(self.columns, axis=-1))
+        return jnp.minimum(high, wide)
 
     @property
     def area(self) -> jax.Array:
         return jnp.sum(self.rows, axis=-1) * jnp.sum(self.columns, axis=-1)
 
-    def cut(self) -> dict[str, jax.Array]:
-        """[B,M] bool by side: the crop's border may have cut the box there, so the object need not reach it."""
-        return dict(
-            zip(SIDES, (self.y0 <= 0, self.y1 >= self.height, self.x0 <= 0, self.x1 >= self.width), strict=True)
-        )
-
-    def reaches(self, maps: jax.Array, tolerance: float) -> dict[str, jax.Array]:
-        """[B,M] bool by side: the box's class appears within `tolerance` of the box's size from that side."""
-        high = jnp.maximum(1.0, tolerance * (self.y1 - self.y0))
-        wide = jnp.maximum(1.0, tolerance * (self.x1 - self.x0))
-        strips = {
-            "top": {"rows": _covers(self.y0, self.y0 + high, self.height)},
-            "bottom": {"rows": _covers(self.y1 - high, self.y1, self.height)},
-            "left": {"columns": _covers(self.x0, self.x0 + wide, self.width)},
-            "right": {"columns": _covers(self.x1 - wide, self.x1, self.width)},
-        }
-        return {side: self.count(maps, **strip) > 0.5 for side, strip in strips.items()}
+    @property
+    def cut(self) -> jax.Array:
+        """[B,M] bool: the crop's border cuts the box, and with it perhaps most of the object."""
+        return (self.y0 <= 0) | (self.x0 <= 0) | (self.y1 >= self.height) | (self.x1 >= self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +141,8 @@ class BoxTerm(Term):
         best = jnp.argmax(jnp.where(candidates, mean, -jnp.inf), axis=-1)
         things = inside & (jnp.max(jnp.where(candidates, mean, -jnp.inf), axis=-1) > mean[..., BACKGROUND])
         kept = jax.nn.one_hot(best, self.num_classes, dtype=bool) & things[..., None]
-        cut = boxes.cut()
-        enough = (boxes.count(kept) >= options.min_share * boxes.area) | jnp.any(jnp.stack(list(cut.values())), axis=0)
-        tight = [near | cut[side] for side, near in boxes.reaches(kept, options.tolerance).items()]
-        passes = boxes.real & enough & jnp.all(jnp.stack(tight), axis=0)
+        enough = (boxes.filled(kept) >= options.min_share) | boxes.cut
+        passes = boxes.real & enough & (boxes.crossed(kept) >= options.min_crossed)
         started = view.step >= reached(options.bootstrap_start, self.steps)
         corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & started
         doubtful = boxes.paint(boxes.real & ~passes & enough) & started
@@ -174,6 +165,10 @@ def _covers(start: jax.Array, end: jax.Array, length: int) -> jax.Array:
     """[B,M] -> [B,M,length] float32: 1 at pixels whose centre lies in [start, end)."""
     centre = jnp.arange(length) + 0.5
     return ((centre >= start[..., None]) & (centre < end[..., None])).astype(jnp.float32)
+
+
+def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return part / jnp.maximum(whole, 1.0)
 
 
 def _share(values: jax.Array, where: jax.Array) -> jax.Array:
