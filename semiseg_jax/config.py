@@ -137,7 +137,7 @@ def _terms() -> dict[str, Any]:
             "mean_start": 0.3,  # before, only the variance learns from what is inside
             "scope": "weak_in_box",  # "all": the variance tempers exact masks too
             "bootstrap_start": 0.3,
-            "bootstrap_variance": 7.64,  # that of a wrong label; 24 / pi halves the logits
+            "bootstrap_variance": 20.0,  # that of a wrong label; scales the logits by a third
             "min_share": 0.2,  # of a box that its object fills, else the box is not corrected
             "min_crossed": 0.9,  # of a box's rows and of its columns that hold some of the object, likewise
             "regularizer": 0.0,  # of log(1 + v)

@@ -7,8 +7,8 @@ y~ is any class whose box covers the pixel. At first only v learns from what is 
 where the two disagree it grows, and tempers the label before the mean hears of it. (v has a head of its own and leaves
 the shared features alone: through them it would drag the mean towards background.) Once bootstrapping starts, the
 network corrects y~: where the background's logit is the highest, it becomes background if v is large (the label was
-declared wrong), else the pixel is left out. Boxes are tight: where too many rows or columns hold nothing of the object,
-the correction is not trusted, and the box goes on teaching v alone; where hardly any object is left, the mean as well.
+declared wrong), else the pixel is left out. Boxes are tight: where hardly any object is left, or too many rows or
+columns of the box hold nothing of it, the correction is not trusted and the whole box stays a label.
 """
 
 import dataclasses
@@ -77,7 +77,6 @@ class Targets:
     outside: jax.Array  # pixels that are background
     covered: jax.Array  # pixels in boxes, left out or not
     flipped: jax.Array  # pixels in boxes that were declared background
-    doubtful: jax.Array  # pixels in boxes of which the mean should not hear
     passes: jax.Array  # [B,M] the boxes that bootstrapping trusts
 
 
@@ -107,8 +106,7 @@ class BoxTerm(Term):
         )
         heard = mean
         if self.needs_variance:
-            hears = (view.step >= reached(options.mean_start, self.steps)) & ~targets.doubtful
-            heard = jnp.where(hears[..., None], mean, lax.stop_gradient(mean))
+            heard = jnp.where(view.step >= reached(options.mean_start, self.steps), mean, lax.stop_gradient(mean))
         inside = losses.uncertainty_cross_entropy(
             heard, variance, nothing, candidates=targets.candidates, where=targets.inside, axis_name=AXIS
         )
@@ -133,9 +131,9 @@ class BoxTerm(Term):
         inside, outside = where & covered & ~left_out, where & ~covered & ~left_out
         nowhere = jnp.zeros_like(inside)
         if options.inside == "ignore":
-            return Targets(candidates, nowhere, outside, inside, nowhere, nowhere, boxes.real)
+            return Targets(candidates, nowhere, outside, inside, nowhere, boxes.real)
         if options.inside == "foreground":
-            return Targets(candidates, inside, outside, inside, nowhere, nowhere, boxes.real)
+            return Targets(candidates, inside, outside, inside, nowhere, boxes.real)
 
         mean, variance = lax.stop_gradient((view.outputs["logits"], view.outputs["variance"]))
         best = jnp.argmax(jnp.where(candidates, mean, -jnp.inf), axis=-1)
@@ -145,11 +143,10 @@ class BoxTerm(Term):
         passes = boxes.real & enough & (boxes.crossed(kept) >= options.min_crossed)
         started = view.step >= reached(options.bootstrap_start, self.steps)
         corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & started
-        doubtful = boxes.paint(boxes.real & ~passes & enough) & started
         flipped = corrected & (variance > options.bootstrap_variance)
         background = jax.nn.one_hot(BACKGROUND, self.num_classes, dtype=bool)
         candidates = jnp.where(flipped[..., None], background, candidates)
-        return Targets(candidates, inside & (flipped | ~corrected), outside, inside, flipped, doubtful, passes)
+        return Targets(candidates, inside & (flipped | ~corrected), outside, inside, flipped, passes)
 
     def pictures(self, view: View) -> Pictures:
         targets = self.targets(view)

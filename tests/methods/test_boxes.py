@@ -193,15 +193,6 @@ def test_at_first_only_the_variance_head_learns_from_what_is_inside():
     assert np.abs(found["classifier"]["kernel"] - outside["classifier"]["kernel"]).max() > 1e-3
 
 
-@pytest.mark.parametrize(("make", "doubtful"), [(object_off_a_side, True), (small_object, False)])
-def test_a_box_that_its_object_does_not_cross_teaches_the_variance_alone(make, doubtful):
-    found = targets(box_batch(*ONE_BOX), make())
-    box = np.zeros((SIDE, SIDE), bool)
-    box[FIRST] = doubtful
-    np.testing.assert_array_equal(found["doubtful"], box)
-    assert not targets(box_batch(*ONE_BOX), make(), bootstrap_start=1.0)["doubtful"].any()
-
-
 def test_the_network_gets_a_variance_head_only_where_it_is_needed():
     heads = {
         inside: "variance" in initial(config_with(inside=inside)).networks["segmenter"].params
