@@ -56,7 +56,8 @@ def upsampled(low_logits: jax.Array, low_variance: jax.Array | None, image: jax.
     if low_variance is not None:
         raw = resize(low_variance.astype(jnp.float32), size, align_corners=align_corners)[..., 0]
         # An exponential reaches the large variances of wrong labels within the few hundred steps of a short run.
-        found["variance"] = jnp.exp(jnp.clip(raw, math.log(MIN_VARIANCE), math.log(MAX_VARIANCE)))
+        variance = jnp.exp(jnp.clip(raw, math.log(MIN_VARIANCE), math.log(MAX_VARIANCE)))
+        found["variance"] = jnp.minimum(variance, MAX_VARIANCE)
     return found
 
 
