@@ -126,7 +126,6 @@ def _terms() -> dict[str, Any]:
             "stride": 4,  # of the grid that it runs on
             "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
             "radius": 5,
-            "confidence": 0.0,  # probability from which a prediction may pull its neighbours
             "kinds": (),
         },
         "boxes": {
@@ -326,7 +325,6 @@ def _check_terms(terms: ConfigDict) -> None:
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
     for field in ("stride", "radius"):
         _check_range(f"terms.gated_crf.{field}", terms.gated_crf[field], 1, float("inf"))
-    _check_range("terms.gated_crf.confidence", terms.gated_crf.confidence, 0, 1)
 
 
 def to_json(config: ConfigDict) -> str:

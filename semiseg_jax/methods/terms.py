@@ -20,7 +20,7 @@ from semiseg_jax.methods.base import Metrics, scheduled
 from semiseg_jax.models.layers import resize
 from semiseg_jax.models.segmenter import Outputs
 from semiseg_jax.ops import local_filter
-from semiseg_jax.ops.images import area_average, covered, standardize
+from semiseg_jax.ops.images import area_average, standardize
 from semiseg_jax.ops.pairwise import kernel_terms
 
 LABELLED = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
@@ -127,23 +127,16 @@ class TotalVariation(Term):
 
 
 class GatedCRF(Term):
-    """Gated CRF loss of the probabilities on a coarse grid; pixels outside the image do not pull.
-
-    With `confidence`, only neighbours whose prediction is at least so sure pull: undecided ones would agree on
-    anything.
-    """
+    """Gated CRF loss of the probabilities on a coarse grid; pixels outside the image do not pull."""
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         probs, where = self._coarse(view), view.rows_of(self.kinds)
-        sources = covered(where, (probs.shape[1], probs.shape[2]))
-        if self.options.confidence:
-            sources &= jnp.max(jax.lax.stop_gradient(probs), axis=-1) >= self.options.confidence
         value = losses.gated_crf(
             probs,
             standardize(view.batch["image"]),
             kernels=self._kernels(),
             radius=self.options.radius,
-            source_mask=sources,
+            source_mask=where,
             # Padding is no centre either where the rows are chosen by kind; by default as in the paper.
             target_mask=where if self.kinds else None,
             axis_name=AXIS,

@@ -126,18 +126,6 @@ def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, 
         assert not slopes[others].any(), output
 
 
-def test_only_confident_neighbours_pull():
-    """At a threshold that no prediction reaches nothing is left; below all of them, nothing changes."""
-    batch = make_batch(("dense", "scribble"))
-    values = [
-        float(look(config_with(gated_crf=EXTRA["gated_crf"] | {"confidence": sure}), batch)[0][1]["gated_crf"])
-        for sure in (0.0, 0.1, 0.6, 1.0)
-    ]
-    assert values[0] == values[1] > 0
-    assert values[2] not in (0, values[0])
-    assert values[3] == 0
-
-
 def test_only_made_labels_of_the_named_kinds_count():
     batch = mixed()
     batch["label"][3] = batch["image"][3].argmax(-1)
