@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -145,12 +146,14 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("eval.overlap", -0.1),
         ("ema", 1.0),
         ("ema", -0.5),
+        ("terms.gated_crf.pixel", (5,)),
+        ("terms.gated_crf.pixel", (5, -1)),
     ],
 )
 def test_value_out_of_range_fails_naming_the_field(path, value):
     config = default_config()
     assign(config, path, value)
-    with pytest.raises(ValueError, match=rf"config\.{path} is {value} but must be"):
+    with pytest.raises(ValueError, match=rf"config\.{path} is {re.escape(str(value))} but must be"):
         validate(config)
 
 

@@ -144,13 +144,16 @@ class GatedCRF(Term):
         return value, {}
 
     def pictures(self, view: View) -> Pictures:
-        """The kernel around one pixel of each image: its first labelled one, or the middle."""
+        """The kernel around one pixel of each image: the chosen one, else the first with a label, else the middle."""
         batch, probs = view.batch, self._coarse(view)
         height, width = batch["label"].shape[1:]
         rows, columns = probs.shape[1:3]
         labelled = (batch["label"] != IGNORE).reshape(len(probs), -1)
         middle = (height // 2) * width + width // 2
         chosen = jnp.where(jnp.any(labelled, axis=1), jnp.argmax(labelled, axis=1), middle)
+        if self.options.pixel:
+            y, x = self.options.pixel
+            chosen = jnp.full_like(chosen, min(y, height - 1) * width + min(x, width - 1))
         y, x = chosen // width * rows // height, chosen % width * columns // width
         spot = (jnp.arange(rows)[:, None] == y[:, None, None]) & (jnp.arange(columns) == x[:, None, None])
         terms = kernel_terms("gated_crf", self._kernels(), {"rgb": standardize(batch["image"])}, probs.shape[:3])

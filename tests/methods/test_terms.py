@@ -172,6 +172,15 @@ def test_all_terms_together_agree_between_one_and_two_devices():
         np.testing.assert_allclose(both[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("pixel", "cell"), [((2, 29), (0, 7)), ((999, 0), (7, 0))])
+def test_the_kernel_of_a_chosen_pixel_can_be_looked_at(pixel, cell):
+    config = config_with(gated_crf=EXTRA["gated_crf"] | {"pixel": pixel, "stride": 4})
+    method = make_method(config, CLASSES)
+    kernel = np.asarray(jax.jit(method.pictures)(initial(config), make_batch(["unlabeled"]))["kernel"])[0]
+    rows, columns = np.nonzero(kernel == 1)
+    assert (cell[0] * 4, cell[1] * 4) == (rows.min(), columns.min())
+
+
 def test_pictures_show_kernel_uncertainty_and_made_labels():
     config = config_with(**EXTRA)
     batch = mixed()
