@@ -126,6 +126,7 @@ def _terms() -> dict[str, Any]:
             "stride": 4,  # of the grid that it runs on
             "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
             "radius": 5,
+            "sources": "valid",  # pixels that pull; "labelled": those near a label only
             "pixel": (),  # (y, x) whose kernel panels show; () = the first that has a label
             "kinds": (),
         },
@@ -324,6 +325,7 @@ def _check_terms(terms: ConfigDict) -> None:
     _check_choice("terms.total_variation.norm", terms.total_variation.norm, ("l1", "l2", "curvilinear"))
     _check_choice("terms.boxes.inside", terms.boxes.inside, ("uncertainty", "foreground", "ignore"))
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
+    _check_choice("terms.gated_crf.sources", terms.gated_crf.sources, ("valid", "labelled"))
     pixel = terms.gated_crf.pixel
     if pixel and (len(pixel) != 2 or any(not isinstance(place, int) or place < 0 for place in pixel)):
         raise ValueError(f"config.terms.gated_crf.pixel is {tuple(pixel)!r} but must be (y, x), or () for none")

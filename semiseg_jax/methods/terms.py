@@ -127,16 +127,24 @@ class TotalVariation(Term):
 
 
 class GatedCRF(Term):
-    """Gated CRF loss of the probabilities on a coarse grid; pixels outside the image do not pull."""
+    """Gated CRF loss of the probabilities on a coarse grid; pixels outside the image do not pull.
+
+    With `sources="labelled"`, only cells that hold a label pull their neighbours: clicks grow to what looks alike, and
+    large regions do not swallow small ones.
+    """
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         probs, where = self._coarse(view), view.rows_of(self.kinds)
+        sources = where
+        if self.options.sources == "labelled":
+            labelled = where & (view.batch["label"] != IGNORE)
+            sources = area_average(labelled[..., None].astype(jnp.float32), probs.shape[1:3])[..., 0] > 0
         value = losses.gated_crf(
             probs,
             standardize(view.batch["image"]),
             kernels=self._kernels(),
             radius=self.options.radius,
-            source_mask=where,
+            source_mask=sources,
             # Padding is no centre either where the rows are chosen by kind; by default as in the paper.
             target_mask=where if self.kinds else None,
             axis_name=AXIS,

@@ -172,6 +172,21 @@ def test_all_terms_together_agree_between_one_and_two_devices():
         np.testing.assert_allclose(both[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_labels_alone_pull_on_request():
+    config = config_with(gated_crf=EXTRA["gated_crf"] | {"stride": 2, "radius": 1, "sources": "labelled"})
+    batch = make_batch(["points", "unlabeled"])
+    batch["image"][:] = 0.5
+    batch["label"][:] = IGNORE
+    batch["label"][0, 9, 12] = 1
+    (_, metrics), slopes = look(config, batch)
+    assert float(metrics["gated_crf"]) > 0
+    moved = np.argwhere(np.abs(slopes["low_logits"]).max(axis=-1) > 0)
+    assert (moved[:, 0] == 0).all()  # a row without labels is left alone
+    assert len(moved) == 9
+    batch["label"][0, 9, 12] = IGNORE
+    assert float(look(config, batch)[0][1]["gated_crf"]) == 0
+
+
 @pytest.mark.parametrize(("pixel", "cell"), [((2, 29), (0, 7)), ((999, 0), (7, 0))])
 def test_the_kernel_of_a_chosen_pixel_can_be_looked_at(pixel, cell):
     config = config_with(gated_crf=EXTRA["gated_crf"] | {"pixel": pixel, "stride": 4})
