@@ -138,7 +138,8 @@ class GatedCRF(Term):
         sources = where
         if self.options.sources == "labelled":
             labelled = where & (view.batch["label"] != IGNORE)
-            sources = area_average(labelled[..., None].astype(jnp.float32), probs.shape[1:3])[..., 0] > 0
+            grid = (probs.shape[1], probs.shape[2])
+            sources = area_average(labelled[..., None].astype(jnp.float32), grid)[..., 0] > 0
         value = losses.gated_crf(
             probs,
             standardize(view.batch["image"]),
