@@ -1,0 +1,79 @@
+"""Claim: the Gated CRF loss makes weak labels worth more (Obukhov et al., arXiv 1906.04651), on human scribbles
+(hearts), scribbles drawn from masks (streets) and human clicks (animals).
+
+    python experiments/claims/gated_crf.py --data=DIR --weights=mobilenet_v2_imagenet.npz
+
+All runs have the same network, crops, batch and number of updates; clicks weight the classes as in the paper. The last
+lines of what it prints are the share of the gap between partial labels and full masks that the term closes.
+"""
+
+import argparse
+import collections
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import claims
+from ml_collections import ConfigDict
+
+from configs.gated_crf import click_weights
+from configs.gated_crf import get_config as gated_crf
+from configs.supervised import get_config as supervised
+
+
+class Setting(NamedTuple):
+    labels: str
+    train: str
+    test: str
+    crop: int
+    steps: int
+    simulate: bool = False
+
+
+SETTINGS = {
+    "acdc_scribble": Setting("scribble", "train", "test", 128, 800),
+    "camvid": Setting("scribble", "train", "test", 160, 800, simulate=True),
+    "voc_animals": Setting("points", "train+train_aug_extra", "val", 160, 800),
+}
+RUNS = ("partial cross-entropy", "gated CRF", "all masks")
+
+
+def main() -> None:
+    flags = claims.parse_flags(list(SETTINGS))
+    claim = claims.Claim("gated_crf", flags.runs)
+    for name in flags.sets:
+        for run in RUNS:
+            for seed in flags.seeds:
+                make = functools.partial(config_of, flags, name, run)
+                claim.run(f"{name} {run}", make, seed, SETTINGS[name].test, evaluate={"": None})
+        print(claim.table(name))
+        for seed in flags.seeds:
+            partial, gated, full = (claim.score(f"{name} {run}", seed) for run in RUNS)
+            print(f"{name} seed {seed}: {(gated - partial) / (full - partial):.2f} of the gap closed")
+
+
+def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:
+    setting = SETTINGS[name]
+    arg = f"path={flags.data / name},crop={setting.crop},steps={setting.steps}"
+    arg += f",weights={flags.weights}" if flags.weights else ""
+    labels = "dense" if run == "all masks" else setting.labels
+    config = (gated_crf if run == "gated CRF" else supervised)(f"{arg},labels={labels}")
+    if setting.simulate and labels != "dense":
+        config.data.simulate = {labels: {}}
+    if labels == "points":
+        config.class_weights = click_weights(clicks_by_class(flags.data / name, setting.train))
+    config.data.train_split, config.data.eval_split = setting.train, setting.test
+    return claims.quiet(config, seed)
+
+
+def clicks_by_class(folder: Path, split: str) -> tuple[int, ...]:
+    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    points = json.loads((folder / "points.json").read_text())
+    ids = {id for part in split.split("+") for id in claims.ids_of(folder, part)}
+    clicked = collections.Counter(int(klass) for id in ids for _, _, klass in points.get(id, ()))
+    return tuple(clicked[klass] for klass in range(len(classes)))
+
+
+if __name__ == "__main__":
+    main()
