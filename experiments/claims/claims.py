@@ -10,6 +10,7 @@ where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the la
 
 import argparse
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,14 @@ class Claim:
         lines = ["| run | mIoU by seed | mean |", "| --- | --- | --- |"]
         lines += [f"| {run} | {' '.join(f'{x:.4f}' for x in v)} | {np.mean(v):.4f} |" for run, v in by_run.items()]
         return "\n".join(lines)
+
+
+def with_choose(source: Path, target: Path) -> Path:
+    """The folder with three quarters of `train` as `fit` and the rest as `choose`, to choose settings on."""
+    ids = ids_of(source, "train")
+    shuffled = random.Random(0).sample(ids, len(ids))
+    parts = {"fit": sorted(shuffled[len(ids) // 4 :]), "choose": sorted(shuffled[: len(ids) // 4])}
+    return derived_folder(source, target, parts | {name: ids_of(source, name) for name in ("train", "test")})
 
 
 def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str]]) -> Path:

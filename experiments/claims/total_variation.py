@@ -9,7 +9,6 @@ The weight of the term and that of the field are chosen on a quarter of the trai
 
 import argparse
 import functools
-import random
 from pathlib import Path
 
 import claims
@@ -27,7 +26,7 @@ def main() -> None:
     flags = claims.parse_flags(["weizmann_horse"])
     how = "ImageNet" if flags.weights else "scratch"
     claim = claims.Claim("total_variation", flags.runs)
-    folder = split(flags.data / "weizmann_horse", flags.runs / "weizmann_horse")
+    folder = claims.with_choose(flags.data / "weizmann_horse", flags.runs / "weizmann_horse")
     for fraction in FRACTIONS:
         name = f"{how} {100 * fraction:g} %"
 
@@ -72,17 +71,6 @@ def config_of(
 
 def field(beta: float) -> ConfigDict:
     return ConfigDict({"eval": {"post": {"name": "mrf", "beta": beta}}})
-
-
-def split(source: Path, target: Path) -> Path:
-    """The folder with three quarters of `train` as `fit` and the rest as `choose`."""
-    ids = claims.ids_of(source, "train")
-    shuffled = random.Random(0).sample(ids, len(ids))
-    parts = {"fit": sorted(shuffled[len(ids) // 4 :]), "choose": sorted(shuffled[: len(ids) // 4])}
-    parts |= {name: claims.ids_of(source, name) for name in ("train", "test")}
-    return claims.derived_folder(
-        source, target, parts | {name: claims.ids_of(source, name) for name in ("train", "test")}
-    )
 
 
 if __name__ == "__main__":

@@ -55,9 +55,10 @@ class Adversarial(Segmentation):
         return dataclasses.replace(state, networks={**state.networks, "discriminator": network})
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
-        real_rows = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
-        dense_rows = self.dense_rows(batch) - real_rows
-        real, batch = _real_stream(batch, real_rows)
+        dense_rows = self.dense_rows(batch)
+        apart = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
+        real = _rows(batch, slice(apart or dense_rows))
+        batch, dense_rows = _rows(batch, slice(apart, None)), dense_rows - apart
         outputs, updated = self._look(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
         probs = jax.nn.softmax(outputs["logits"])
@@ -148,11 +149,10 @@ class Adversarial(Segmentation):
         return found
 
 
-def _real_stream(batch: Batch, rows: int) -> tuple[Batch, Batch]:
-    """The rows whose labels D sees as real, and those that S sees: the same, or the first `rows` apart."""
-    if not rows:
-        return batch, batch
-    return jax.tree.map(lambda x: x[:rows], batch), jax.tree.map(lambda x: x[rows:], batch)
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Rows with a mask come first."""
+    found: Batch = jax.tree.map(lambda x: x[rows], batch)
+    return found
 
 
 def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
