@@ -8,18 +8,19 @@ lines of what it prints are the share of the gap between partial labels and full
 """
 
 import argparse
-import collections
 import functools
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import claims
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs.gated_crf import click_weights
 from configs.gated_crf import get_config as gated_crf
 from configs.supervised import get_config as supervised
+from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.records import decode_mask
+from semiseg_jax.data.types import IGNORE
 
 
 class Setting(NamedTuple):
@@ -29,12 +30,13 @@ class Setting(NamedTuple):
     crop: int
     steps: int
     simulate: bool = False
+    weighted: bool = False
 
 
 SETTINGS = {
     "acdc_scribble": Setting("scribble", "train", "test", 128, 800),
-    "camvid": Setting("scribble", "train", "test", 160, 800, simulate=True),
-    "voc_animals": Setting("points", "train+train_aug_extra", "val", 160, 800),
+    "camvid": Setting("scribble", "train", "test", 160, 800, simulate=True, weighted=True),
+    "voc_animals": Setting("points", "train+train_aug_extra", "val", 160, 800, weighted=True),
 }
 RUNS = ("partial cross-entropy", "gated CRF", "all masks")
 
@@ -61,18 +63,29 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     config = (gated_crf if run == "gated CRF" else supervised)(f"{arg},labels={labels}")
     if setting.simulate and labels != "dense":
         config.data.simulate = {labels: {}}
-    if labels == "points":
-        config.class_weights = click_weights(clicks_by_class(flags.data / name, setting.train))
     config.data.train_split, config.data.eval_split = setting.train, setting.test
-    return claims.quiet(config, seed)
+    claims.quiet(config, seed)
+    if setting.weighted or labels == "dense":
+        config.class_weights = click_weights(labels_by_class(config))
+    return config
 
 
-def clicks_by_class(folder: Path, split: str) -> tuple[int, ...]:
-    classes = json.loads((folder / "dataset.json").read_text())["classes"]
-    points = json.loads((folder / "points.json").read_text())
-    ids = {id for part in split.split("+") for id in claims.ids_of(folder, part)}
-    clicked = collections.Counter(int(klass) for id in ids for _, _, klass in points.get(id, ()))
-    return tuple(clicked[klass] for klass in range(len(classes)))
+def labels_by_class(config: ConfigDict) -> tuple[int, ...]:
+    """Clicks of each class in the training images, or pixels along its scribbles or of its masks."""
+    dataset = open_dataset(config.data)
+    counts = np.zeros(dataset.info.num_classes)
+    for record in dataset.records(config.data.train_split):
+        amounts = None
+        if "dense" in config.data.quota:
+            mask = decode_mask(record["mask"], (0, 0))
+            labels = mask[mask != IGNORE]
+        elif "points" in config.data.quota:
+            labels = np.asarray(record["points"])[:, 2]
+        else:
+            y0, x0, y1, x1, labels = np.asarray(record["strokes"]).T
+            amounts = 1 + np.hypot(y1 - y0, x1 - x0)
+        counts += np.bincount(labels.astype(int), amounts, minlength=len(counts))
+    return tuple(int(count) for count in counts)
 
 
 if __name__ == "__main__":
