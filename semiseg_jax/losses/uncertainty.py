@@ -31,7 +31,7 @@ def uncertainty_cross_entropy(
 
     Args:
       mean: logits: [B,H,W] for the binary form or [B,H,W,K], any floating dtype; computed in float32.
-      variance: [B,H,W], at least 0; softplus of a network output.
+      variance: [B,H,W], at least 0, such as softplus or exp of a network output.
       labels: [B,H,W] integers: 0 and 1 in the binary form, else class indices.
       candidates: [B,H,W,K] bool (K = 2 in the binary form), the classes that a pixel may have. Where a pixel has any,
         they take the place of its label; where it has none, the label counts.

@@ -92,6 +92,8 @@ class CrossEntropy(Term):
             self.class_weights = tuple(weight / least for weight in self.class_weights)
         boxes = config.terms.boxes
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
+        if self.uncertain and self.class_weights:
+            raise ValueError("class_weights do not go with terms.boxes.scope='all'; use 'weak_in_box'")
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)

@@ -159,6 +159,13 @@ def test_boxes_as_masks_and_boxes_left_out():
     np.testing.assert_array_equal(left_out["outside"], as_masks["outside"])
 
 
+def test_class_weights_are_refused_where_they_would_not_count():
+    config = config_with(scope="all")
+    config.class_weights = (1.0,) * CLASSES
+    with pytest.raises(ValueError, match=r"class_weights do not go with terms\.boxes\.scope='all'"):
+        make_method(config, CLASSES)
+
+
 def test_exact_masks_teach_the_variance_nothing_in_the_default_scope():
     batch = make_batch(["dense", "box"])
     variance = lambda grads: np.abs(grads["segmenter"]["variance"]["kernel"]).max()  # noqa: E731
