@@ -157,6 +157,13 @@ def test_value_out_of_range_fails_naming_the_field(path, value):
         validate(config)
 
 
+def test_class_weights_are_either_given_or_balanced():
+    config = default_config()
+    config.balance_classes, config.class_weights = True, (1.0, 2.0)
+    with pytest.raises(ValueError, match=r"config\.balance_classes and config\.class_weights exclude each other"):
+        validate(config)
+
+
 @pytest.mark.parametrize("path", OPEN_FIELDS)
 def test_open_dicts_may_hold_any_key(path):
     config = default_config()

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from semiseg_jax.data.letterbox import Letterbox, round_up
-from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
+from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask, label_counts
 from semiseg_jax.data.types import IGNORE, Example, Supervision
 
 Quota = Mapping[Supervision, int]
@@ -220,6 +220,18 @@ def make_layout(
         strokes=most("strokes", [Supervision.SCRIBBLE]),
         boxes=most("boxes", [Supervision.BOX] if strict else list(pools)),
     )
+
+
+def class_shares(
+    records: Sequence[Record], pools: Mapping[Supervision, np.ndarray], quota: Quota, num_classes: int
+) -> np.ndarray:
+    """[K] the share of each class among the labelled pixels of a batch, from up to 1,000 images of each kind."""
+    total = np.zeros(num_classes)
+    for kind, rows in quota.items():
+        looked_at = pools[kind][:: -(-len(pools[kind]) // 1000)]
+        counts = sum(label_counts(records[int(index)], kind, num_classes) for index in looked_at)
+        total += rows * counts / len(looked_at)
+    return total / max(total.sum(), 1e-6)
 
 
 class ExampleLoader:

@@ -214,6 +214,21 @@ def encode_png(array: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def label_counts(record: Record, kind: Supervision, num_classes: int) -> np.ndarray:
+    """[K] how many pixels of each class the labels of `kind` name: those of the mask, of clicks, along strokes."""
+    amounts = None
+    if kind == Supervision.DENSE:
+        labels = decode_mask(record["mask"], (0, 0)).ravel()
+    elif kind in (Supervision.PARTIAL, Supervision.POINTS):
+        labels = record["partial" if kind == Supervision.PARTIAL else "points"][:, 2]
+    elif kind == Supervision.SCRIBBLE:
+        y0, x0, y1, x1, labels = record["strokes"].T
+        amounts = 1 + np.hypot(y1 - y0, x1 - x0)
+    else:
+        labels = np.zeros(0)
+    return np.bincount(labels.astype(int), amounts, minlength=IGNORE + 1)[:num_classes]
+
+
 def decode_image(data: bytes) -> np.ndarray:
     """[H,W,3] uint8 RGB, turned upright by its EXIF tag."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None

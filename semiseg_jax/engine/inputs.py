@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
 
@@ -70,12 +72,18 @@ class Input:
         self._restart(step)
 
 
+def balanced_weights(data: ConfigDict, dataset: Dataset) -> tuple[float, ...]:
+    """Weights of the classes, 1 / log(1.1 + share among the labels), of which the lowest is 1."""
+    quota, records = pipeline.parse_quota(data.quota.to_dict()), dataset.records(data.train_split)
+    shares = pipeline.class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
+    weights = 1 / np.log(1.1 + shares)
+    return tuple(round(float(weight), 4) for weight in weights / weights.min())
+
+
 def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: int, local_devices: int) -> Input:
     """Pools, layout and iterator of `data` (a `config.data`) for this process."""
     quota = pipeline.parse_quota(data.quota.to_dict())
-    pools = pipeline.make_pools(
-        dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes
-    )
+    pools = _pools(data, dataset, quota)
     strict = bool(data.assign)
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
     records = dataset.records(data.train_split)
@@ -94,6 +102,12 @@ def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: 
     }
     total = rows * devices * config.accumulate
     return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
+
+
+def _pools(data: ConfigDict, dataset: Dataset, quota: pipeline.Quota) -> dict[Supervision, np.ndarray]:
+    return pipeline.make_pools(
+        dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes
+    )
 
 
 def _check_made_labels(folder: str, ids: Mapping[str, list[str]]) -> None:

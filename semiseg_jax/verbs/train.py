@@ -22,7 +22,7 @@ from semiseg_jax.engine import panels, parallel, pictures
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.hidden import made_label_scores
 from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.inputs import make_augment, make_input
+from semiseg_jax.engine.inputs import balanced_weights, make_augment, make_input
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import Method, Site, Stage, State, make_method
 from semiseg_jax.verbs import workdir as workdirs
@@ -68,7 +68,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
             open_dataset(config.data)  # builds it; the other processes wait and then only open it
         parallel.barrier("dataset built")
         dataset = open_dataset(config.data)
-        method = make_method(config, dataset.info.num_classes)
+        method = make_method(_balanced(config, dataset), dataset.info.num_classes)
         result = Result(0, {})
         for stage in method.stages(config):
             run = _Run(config, workdir, devices, dataset, method, stage)
@@ -77,6 +77,18 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
             if result.signal:
                 break
     return result
+
+
+def _balanced(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """With `balance_classes`, the config with weights of this dataset's classes."""
+    if not config.balance_classes:
+        return config
+    weighted = ConfigDict(config.to_dict())
+    weighted.class_weights = balanced_weights(config.data, dataset)
+    names = zip(dataset.info.classes, weighted.class_weights, strict=True)
+    if parallel.is_main():
+        say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in names))
+    return weighted
 
 
 class _Run:

@@ -431,3 +431,30 @@ def test_a_pool_without_any_readable_record_is_an_error():
     loader = make_loader(Broken(records, rotten=(0, 1, 2)), info, {"dense": 1})
     with pytest.raises(RuntimeError, match="no readable record of dense"):
         loader((0, int(D), 0, 0))
+
+
+def test_class_shares_weigh_kinds_by_their_rows():
+    """A mask of 480 pixels of class 1, clicks on 1 and 0, one random pixel of 2, 8 pixels along a stroke."""
+    records, info = make_set(4)
+    of = {D: np.array([0, 480, 0]), C: np.array([1, 1, 0]), P: np.array([0, 0, 1]), S: np.array([0, 8, 0])}
+    for quota in (
+        {"dense": 1},
+        {"points": 3},
+        {"scribble": 2, "partial": 1},
+        {"dense": 1, "points": 7, "unlabeled": 1},
+    ):
+        parsed = pipeline.parse_quota(quota)
+        pools = pools_of(info, quota, dict.fromkeys(quota, 1))
+        found = pipeline.class_shares(records, pools, parsed, K)
+        expected = sum(rows * of.get(kind, np.zeros(K)) for kind, rows in parsed.items())
+        np.testing.assert_allclose(found, expected / expected.sum())
+
+
+def test_class_shares_leave_out_pixels_without_label_and_may_find_none():
+    records, _ = make_set(3)
+    mask = np.full(SIZE, IGNORE, np.uint8)
+    mask[0, :3], mask[1, 0] = 2, 0
+    records[0]["mask"] = encode_png(mask)
+    pools = {D: np.array([0])}
+    np.testing.assert_allclose(pipeline.class_shares(records, pools, {D: 1}, K), [0.25, 0, 0.75])
+    np.testing.assert_array_equal(pipeline.class_shares(records, {U: np.arange(3)}, {U: 2}, K), 0)

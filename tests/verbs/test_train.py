@@ -13,8 +13,9 @@ from runs import assert_same_run, logged, saved_arrays
 
 from semiseg_jax.config import differences, from_json, to_json
 from semiseg_jax.data import pipeline
+from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine.checkpoints import CheckpointError
-from semiseg_jax.engine.inputs import make_input
+from semiseg_jax.engine.inputs import balanced_weights, make_input
 from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.train import NonFiniteLossError, train
@@ -258,6 +259,20 @@ def test_a_config_that_cannot_run_says_why_before_training(tiny_config, tmp_path
     with pytest.raises(ValueError, match=message):
         train(tiny_config, tmp_path)
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("*/[0-9]*"))
+
+
+def test_balanced_classes_are_the_same_run_as_their_weights_given(tiny_config, tmp_path, capfd):
+    given = ConfigDict(tiny_config.to_dict())
+    tiny_config.balance_classes = True
+    train(tiny_config, tmp_path / "balanced", on_step=terminate_at(3))
+    train(tiny_config, tmp_path / "balanced")
+    dataset = open_dataset(tiny_config.data)
+    given.class_weights = balanced_weights(tiny_config.data, dataset)
+    assert min(given.class_weights) == 1 < max(given.class_weights)
+    assert given.class_weights[dataset.info.background] == 1
+    train(given, tmp_path / "given")
+    assert_same_run(tmp_path / "balanced", tmp_path / "given", 6)
+    assert f"class weights: {dataset.info.classes[0]} 1.00" in capfd.readouterr().out
 
 
 def test_kind_without_images_is_named_with_a_way_out(tiny_config, tmp_path, make_folder):
