@@ -40,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.transfer.classifier_backbone = "resnet18"
     if given.setting == "paper":
         crops_and_flips(config, (321, 321), (0.5, 2.0))
+        config.augment.jitter = 0.5  # so that L-Net knows objects by more than the colours of their class
         sgd(config, 2.5e-4, 5e-4)
         deeplab_v2(config, given.weights)
         config.optimizer.multipliers = (("aspp|classifier", 10.0),)
