@@ -28,7 +28,9 @@ def default_config() -> ConfigDict:
             "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
             "ema": 0.0,  # decay of the averaged parameters that evaluation then uses; 0 = off
             "class_weights": (),  # of the cross-entropy: one a class, or () for none
-            "balance_classes": False,  # class weights that grow with how rare a class is among the labels
+            # Class weights of 1 / share ** this, where share is that of a class among the labels: 0 = none, 1 = all
+            # classes weigh the same.
+            "balance_classes": 0.0,
             # What the loss is the sum of, for any method; weight 0 = off. `start` and `ramp` are shares of the steps,
             # or steps where they are above 1; `kinds` limits a term to rows of these kinds, () = all.
             "terms": _terms(),
@@ -271,6 +273,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice("checkpoint.metric", config.checkpoint.metric, METRICS)
     if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
         raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
+    _check_range("balance_classes", config.balance_classes, 0, 1)
     if config.balance_classes and config.class_weights:
         raise ValueError("config.balance_classes and config.class_weights exclude each other")
     for name in ("beta", "contrast", "radius", "iterations"):

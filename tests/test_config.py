@@ -146,6 +146,8 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("eval.overlap", -0.1),
         ("ema", 1.0),
         ("ema", -0.5),
+        ("balance_classes", 1.5),
+        ("balance_classes", -0.5),
         ("terms.gated_crf.pixel", (5,)),
         ("terms.gated_crf.pixel", (5, -1)),
     ],
@@ -159,7 +161,7 @@ def test_value_out_of_range_fails_naming_the_field(path, value):
 
 def test_class_weights_are_either_given_or_balanced():
     config = default_config()
-    config.balance_classes, config.class_weights = True, (1.0, 2.0)
+    config.balance_classes, config.class_weights = 0.5, (1.0, 2.0)
     with pytest.raises(ValueError, match=r"config\.balance_classes and config\.class_weights exclude each other"):
         validate(config)
 

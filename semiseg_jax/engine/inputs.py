@@ -72,12 +72,14 @@ class Input:
         self._restart(step)
 
 
-def balanced_weights(data: ConfigDict, dataset: Dataset) -> tuple[float, ...]:
-    """Weights of the classes, 1 / log(1.1 + share among the labels), of which the lowest is 1."""
+def balanced_weights(data: ConfigDict, dataset: Dataset, power: float) -> tuple[float, ...]:
+    """Weights of the classes, 1 / share ** power, of which the lowest is 1; none weighs more than a labelled one."""
     quota, records = pipeline.parse_quota(data.quota.to_dict()), dataset.records(data.train_split)
     shares = pipeline.class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
-    weights = 1 / np.log(1.1 + shares)
-    return tuple(round(float(weight), 4) for weight in weights / weights.min())
+    if not shares.any():
+        raise ValueError(f"balance_classes: no label names a class, with data.quota {data.quota.to_dict()}")
+    weights = (shares.max() / np.maximum(shares, shares[shares > 0].min())) ** power
+    return tuple(round(float(weight), 4) for weight in weights)
 
 
 def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: int, local_devices: int) -> Input:

@@ -84,7 +84,7 @@ def _balanced(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     if not config.balance_classes:
         return config
     weighted = ConfigDict(config.to_dict())
-    weighted.class_weights = balanced_weights(config.data, dataset)
+    weighted.class_weights = balanced_weights(config.data, dataset, config.balance_classes)
     names = zip(dataset.info.classes, weighted.class_weights, strict=True)
     if parallel.is_main():
         say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in names))

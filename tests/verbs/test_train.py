@@ -14,6 +14,7 @@ from runs import assert_same_run, logged, saved_arrays
 from semiseg_jax.config import differences, from_json, to_json
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.records import decode_mask
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inputs import balanced_weights, make_input
 from semiseg_jax.methods.supervised import Supervised
@@ -263,16 +264,29 @@ def test_a_config_that_cannot_run_says_why_before_training(tiny_config, tmp_path
 
 def test_balanced_classes_are_the_same_run_as_their_weights_given(tiny_config, tmp_path, capfd):
     given = ConfigDict(tiny_config.to_dict())
-    tiny_config.balance_classes = True
+    tiny_config.balance_classes = 0.5
     train(tiny_config, tmp_path / "balanced", on_step=terminate_at(3))
     train(tiny_config, tmp_path / "balanced")
     dataset = open_dataset(tiny_config.data)
-    given.class_weights = balanced_weights(tiny_config.data, dataset)
+    given.class_weights = balanced_weights(tiny_config.data, dataset, 0.5)
     assert min(given.class_weights) == 1 < max(given.class_weights)
     assert given.class_weights[dataset.info.background] == 1
     train(given, tmp_path / "given")
     assert_same_run(tmp_path / "balanced", tmp_path / "given", 6)
     assert f"class weights: {dataset.info.classes[0]} 1.00" in capfd.readouterr().out
+
+
+def test_fully_balanced_classes_weigh_the_same_and_missing_ones_no_more_than_the_rarest(tiny_config, make_folder):
+    on_folder(tiny_config, make_folder(), {"dense": 2})
+    data = tiny_config.data
+    dataset = open_dataset(data)
+    masks = [decode_mask(record["mask"], (0, 0)) for record in dataset.records("train")]
+    counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)[: dataset.info.num_classes]
+    weights = np.array(balanced_weights(data, dataset, 1.0))
+    np.testing.assert_allclose(weights, counts.max() / np.maximum(counts, counts[counts > 0].min()), rtol=1e-3)
+    data.quota = ConfigDict({"unlabeled": 1})
+    with pytest.raises(ValueError, match="balance_classes: no label names a class"):
+        balanced_weights(data, dataset, 1.0)
 
 
 def test_kind_without_images_is_named_with_a_way_out(tiny_config, tmp_path, make_folder):
