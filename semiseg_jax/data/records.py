@@ -161,7 +161,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         self.check_source()
         print(f"building {self.name} in {self.data_path}", flush=True)
         with _quiet_tfds():
-            self.download_and_prepare()
+            try:
+                self.download_and_prepare()
+            except FileExistsError:  # another process was faster
+                if not Path(self.data_path).exists():
+                    raise
+                self.info.read_from_directory(self.data_path)
 
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""

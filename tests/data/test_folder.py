@@ -181,6 +181,26 @@ def test_other_options_are_built_under_another_name(make_folder, open_folder, op
     assert open_folder(root, **options).data_path != open_folder(root).data_path
 
 
+def test_of_two_processes_that_build_at_once_the_slower_one_reads_what_the_other_wrote(
+    make_folder, open_folder, monkeypatch
+):
+    root = make_folder(points=True)
+    slow, fast = open_folder(root), open_folder(root)
+    generate = slow.generate
+
+    def generate_late(split):
+        fast.build()
+        return generate(split)
+
+    monkeypatch.setattr(slow, "generate", generate_late)
+    slow.build()
+    assert slow.dataset_info() == fast.dataset_info()
+    for ours, theirs in zip(slow.as_data_source("train"), fast.as_data_source("train"), strict=True):
+        assert ours["id"] == theirs["id"]
+        np.testing.assert_array_equal(ours["points"], theirs["points"])
+    assert not list(slow.data_path.parent.glob("*incomplete*"))
+
+
 def test_simulate_draws_the_kinds_that_are_missing(make_folder, open_folder):
     root = make_folder()
     builder = open_folder(root, simulate={"points": {}, "scribble": {}, "box": {}, "tags": {}, "partial": {}})
