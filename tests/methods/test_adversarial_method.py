@@ -28,7 +28,8 @@ def test_the_discriminator_starts_at_log_two_with_a_zero_last_layer():
     state = state.replace(networks={**state.networks, "discriminator": discriminator})
     step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
     _, metrics = step(state, jax.tree.map(lambda x: x[None], make_batch(ROWS)))
-    assert float(metrics["discriminator"][0]) == pytest.approx(np.log(2), abs=1e-6)
+    # Some thousands of equal float32 terms, added one by one.
+    assert float(metrics["discriminator"][0]) == pytest.approx(np.log(2), rel=1e-5)
 
 
 def test_nothing_of_the_discriminators_loss_reaches_the_segmenter():
