@@ -4,8 +4,8 @@
     python experiments/claims/gated_crf.py --data=DIR --weights=mobilenet_v2_imagenet.npz
 
 All runs have the same network, crops, batch and number of updates; classes are weighted by how rare they are among
-the labels, but for the scribbles on hearts, which are balanced as they are. The last lines of what it prints are the
-share of the gap between partial labels and full masks that the term closes.
+the labels, by powers that SETTINGS gives (none on the scribbles of hearts, where weights were not tried). The last
+lines of what it prints are the share of the gap between partial labels and full masks that the term closes.
 """
 
 import argparse
