@@ -164,6 +164,10 @@ def _adversarial() -> dict[str, Any]:
         "label_smoothing": 0.0,  # of real maps
         "real_rows": 0,  # of the quota's dense rows, those that only show D their labels; 0 = all do
         "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
+        # True maps show the network's own prediction where they have no label, and predictions nothing in padding: else
+        # D tells true maps by their holes, which lie around objects and in padding.
+        "fill_void": True,
+        "hard_maps": False,  # D sees predictions as one-hot maps too, and cannot tell them by how soft they are
         "features": 64,  # of the discriminator's first layer
         "class_agnostic": False,  # it sees background against everything else, beside the image
         "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),

@@ -53,7 +53,11 @@ class Claim:
 
     def __init__(self, name: str, runs: Path):
         self.path, self.runs = RESULTS / f"{name}.json", runs / name
-        self.rows: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.rows = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return rows
 
     def run(self, name: str, make: Make, seed: int, split: str, *, evaluate: Mapping[str, ConfigDict | None]) -> None:
         """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`."""
@@ -66,6 +70,7 @@ class Claim:
         if semiseg_jax.train(config, workdir).preempted:
             raise KeyboardInterrupt
         seconds = time.perf_counter() - started
+        found = {}
         for way, changes in evaluate.items():
             altered = ConfigDict(config.to_dict())
             if changes is not None:
@@ -74,9 +79,10 @@ class Claim:
             classes = json.loads((workdir / "dataset.json").read_text())["classes"]
             plain = as_json(scores, tuple(classes))
             row = {key: plain[key] for key in ("miou", "pixel_accuracy", "mean_accuracy", "boundary_f", "iou")}
-            self.rows[wanted[way]] = {
+            found[wanted[way]] = {
                 "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds), **row
             }  # fmt: skip
+        self.rows = self._read() | found  # runs may go on side by side
         write_json(self.path, self.rows)
         shutil.rmtree(workdir / "checkpoints")
 
@@ -94,11 +100,13 @@ class Claim:
         return "\n".join(lines)
 
 
-def with_choose(source: Path, target: Path) -> Path:
-    """The folder with three quarters of `train` as `fit` and the rest as `choose`, to choose settings on."""
+def with_choose(source: Path, target: Path, fold: int = 0) -> Path:
+    """The folder with three quarters of `train` as `fit` and the `fold`th quarter as `choose`."""
     ids = ids_of(source, "train")
     shuffled = random.Random(0).sample(ids, len(ids))
-    parts = {"fit": sorted(shuffled[len(ids) // 4 :]), "choose": sorted(shuffled[: len(ids) // 4])}
+    quarter = len(ids) // 4
+    chosen = set(shuffled[fold * quarter : (fold + 1) * quarter])
+    parts = {"fit": sorted(set(ids) - chosen), "choose": sorted(chosen)}
     return derived_folder(source, target, parts | {name: ids_of(source, name) for name in ("train", "test")})
 
 
@@ -112,7 +120,9 @@ def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str
             link.symlink_to(item.resolve())
     (target / "splits").mkdir(exist_ok=True)
     for name, ids in splits.items():
-        (target / "splits" / f"{name}.txt").write_text("\n".join(ids) + "\n")
+        path, text = target / "splits" / f"{name}.txt", "\n".join(ids) + "\n"
+        if not path.exists() or path.read_text() != text:  # claims that run side by side share the folder
+            path.write_text(text)
     return target
 
 

@@ -61,14 +61,14 @@ class Adversarial(Segmentation):
         batch, dense_rows = _rows(batch, slice(apart, None)), dense_rows - apart
         outputs, updated = self._look(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
-        probs = jax.nn.softmax(outputs["logits"])
+        maps = self._maps(jax.nn.softmax(outputs["logits"]), batch)
 
         dense = (batch["kind"] == Supervision.DENSE)[:, None, None]
         has_label = batch["label"] != IGNORE
         labelled, unlabelled = batch["valid"] & dense & has_label, batch["valid"] & ~dense
 
         # What S learns from D, whose parameters are constants here.
-        judged = self._judge(lax.stop_gradient(params["discriminator"]), probs, batch)
+        judged = self._judge(lax.stop_gradient(params["discriminator"]), maps, batch)
         confidence = lax.stop_gradient(jax.nn.sigmoid(judged))
         parts = {}
         if self.options.adversarial_labelled_weight:
@@ -88,10 +88,13 @@ class Adversarial(Segmentation):
             loss_s += self._weight(name, step) * value
 
         # What D learns; predictions are constants here.
+        fake_maps = lax.stop_gradient(maps)
         real_maps = jax.nn.one_hot(real["label"], self.num_classes)  # all zero where there is no label
+        if self.options.fill_void and not apart:
+            real_maps = jnp.where((real["label"] == IGNORE)[..., None], fake_maps[:dense_rows], real_maps)
         is_real = real["valid"] & (real["label"] != IGNORE) & (real["kind"] == Supervision.DENSE)[:, None, None]
         real_logits = self._judge(params["discriminator"], real_maps, real)
-        fake_logits = self._judge(params["discriminator"], lax.stop_gradient(probs), batch)
+        fake_logits = self._judge(params["discriminator"], fake_maps, batch)
         loss_d = discriminator_loss(
             real_logits,
             fake_logits,
@@ -115,6 +118,13 @@ class Adversarial(Segmentation):
         unlabelled, batch_stats = self.outputs(params, batch_stats, image[dense:])
         labelled, batch_stats = self.outputs(params, batch_stats, image[:dense])
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, unlabelled), batch_stats
+
+    def _maps(self, probs: jax.Array, batch: Batch) -> jax.Array:
+        """Predictions as D sees them: with nothing that tells them from true maps but what they show."""
+        if self.options.hard_maps:
+            hard = jax.nn.one_hot(jnp.argmax(probs, axis=-1), self.num_classes)
+            probs = probs + lax.stop_gradient(hard - probs)  # the gradient passes straight through
+        return probs * batch["valid"][..., None] if self.options.fill_void else probs
 
     def _judge(self, params: Any, maps: jax.Array, batch: Batch) -> jax.Array:
         judged: Any = self.discriminator.apply({"params": params}, maps, standardize(batch["image"]))
@@ -141,7 +151,8 @@ class Adversarial(Segmentation):
 
     def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
         logits = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])["logits"]
-        judged = self._judge(state.networks["discriminator"].params, jax.nn.softmax(logits), batch)
+        maps = self._maps(jax.nn.softmax(logits), batch)
+        judged = self._judge(state.networks["discriminator"].params, maps, batch)
         confidence = jax.nn.sigmoid(judged)
         found = {**super().pictures(state, batch), "confidence": confidence}
         if self.options.semi_weight:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select, train
 
+from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import make_method
 
 QUOTA = {"dense": 2, "unlabeled": 2}
@@ -100,6 +101,49 @@ def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
     changed, _, changed_metrics = gradients(config, other_label)
     assert_close(changed["segmenter"], grads["segmenter"], 1e-6)
     assert float(changed_metrics["discriminator"]) != float(metrics["discriminator"])
+
+
+def first_step(config, batch, sharpness=1.0):
+    """Metrics of the first step of a segmenter whose logits are `sharpness` times as large."""
+    state = initial(config)
+    network = state.networks["segmenter"]
+    head = jax.tree.map(lambda x: sharpness * x, network.params["classifier"])
+    segmenter = network.replace(params={**network.params, "classifier": head})
+    state = state.replace(networks={**state.networks, "segmenter": segmenter})
+    step = jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data")
+    return jax.tree.map(lambda x: np.asarray(x[0]), step(state, jax.tree.map(lambda x: x[None], batch))[1])
+
+
+def test_hard_maps_hide_how_soft_predictions_are():
+    batch = make_batch(ROWS)
+    for hard in (True, False):
+        soft, sharp = (first_step(config_with(hard_maps=hard), batch, factor) for factor in (1.0, 5.0))
+        same = np.isclose(sharp["discriminator"], soft["discriminator"], rtol=1e-6, atol=0)
+        assert same == hard
+
+
+def test_hard_maps_let_the_adversarial_gradient_through():
+    batch = make_batch(ROWS)
+    plain, taught = (
+        gradients(config_with(**OFF | {"adversarial_unlabelled_weight": weight, "hard_maps": True}), batch)[0]
+        for weight in (0.0, 1.0)
+    )
+    with pytest.raises(AssertionError):
+        assert_close(taught["segmenter"], plain["segmenter"], 1e-3)
+
+
+def test_a_true_map_that_is_the_prediction_cannot_be_told_from_it():
+    """Neither by its void and padding, where it has no label, nor by being one-hot."""
+    batch = make_batch(("dense", "dense"))
+    for fill in (True, False):
+        config = config_with(quota={"dense": 2}, fill_void=fill, hard_maps=True)
+        config.optimizer.learning_rate = 0.0
+        config.adversarial.optimizer.learning_rate = 0.02
+        variables = initial(config).networks["segmenter"].variables
+        own = np.argmax(make_method(config, CLASSES).look(variables, batch["image"])["logits"], axis=-1)
+        _, metrics = train(config, batch | {"label": np.where(batch["label"] == IGNORE, IGNORE, own)}, steps=30)
+        lowest = min(float(row["discriminator"]) for row in metrics)
+        assert lowest >= np.log(2) - 1e-4 if fill else lowest < 0.5
 
 
 def test_separate_passes_have_batch_statistics_of_their_own():
