@@ -17,8 +17,8 @@ from semiseg_jax.config import (
     from_json,
     parse_arg,
     to_json,
-    validate,
 )
+from semiseg_jax.config_checks import validate
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
 

@@ -19,7 +19,8 @@ ROOMS = {
     "data": {"data", "ops"},
     "engine": {"engine", "data", "models", "losses", "ops"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops"},
-    "verbs": {"verbs", "methods", "engine", "data", "models", "losses", "ops", "config"},
+    "verbs": {"verbs", "methods", "engine", "data", "models", "losses", "ops", "config", "config_checks"},
+    "config_checks": {"config_checks", "config"},
     "config": {"config"},
 }
 HEAVY = ("flax", "optax", "tensorflow_datasets", "orbax", "PIL", "cv2", "grain", "tensorflow", "torch", "clu")

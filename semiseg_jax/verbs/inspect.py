@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax import config as config_lib
+from semiseg_jax.config_checks import validate
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inputs import make_augment, make_input
@@ -14,7 +14,7 @@ from semiseg_jax.engine.inputs import make_augment, make_input
 
 def inspect(config: ConfigDict, output: str | Path = "batch.png", *, max_rows: int = 16) -> Path:
     """Draws image, labels, boxes, tags and valid pixels of the first batch of one device -> the picture's path."""
-    config_lib.validate(config)
+    validate(config)
     dataset = open_dataset(config.data)
     inputs = make_input(config, config.data, dataset, 1, 1)
     batch = jax.jit(make_augment(config.augment))(next(inputs.batches))

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from semiseg_jax import config as config_lib
 from semiseg_jax import models
+from semiseg_jax.config_checks import validate
 from semiseg_jax.data.datasets import open_dataset
 
 
@@ -14,7 +14,7 @@ def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
       config: from `configs/*.py` or `semiseg_jax.default_config()`.
       classes: how many; 0 = those of the dataset, which is built if need be.
     """
-    config_lib.validate(config)
+    validate(config)
     classes = classes or open_dataset(config.data).info.num_classes
     options = config.model.to_dict()
     model = models.make_model(options.pop("name"), classes, dtype=config.dtype, **options)

@@ -14,7 +14,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from semiseg_jax import config as config_lib
+from semiseg_jax.config_checks import validate
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Example
@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
       on_step: called with the number of steps done after each step.
     """
     parallel.keep_memory()
-    config_lib.validate(config)
+    validate(config)
     parallel.initialize(config.distributed)
     workdirs.use_compilation_cache()
     workdir = Path(workdir)

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax import config as config_lib
+from semiseg_jax.config_checks import validate
 from semiseg_jax.data.records import DatasetInfo
 from semiseg_jax.data.types import IGNORE, Batch
 from semiseg_jax.engine import inference
@@ -169,7 +170,7 @@ def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | 
     """Reads the model of a workdir; `config` (its own by default) may change how it is evaluated."""
     workdir = Path(workdir)
     config = config or read_config(workdir)
-    config_lib.validate(config)
+    validate(config)
     use_compilation_cache()
     path = workdir / "dataset.json"
     if not path.is_file():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config, validate
+from semiseg_jax.config import default_config
+from semiseg_jax.config_checks import validate
 from semiseg_jax.engine.inference import Options, Predictor
 from semiseg_jax.engine.postprocess import make_post
 from semiseg_jax.ops import mean_field, standardize

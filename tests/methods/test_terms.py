@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from method_steps import CLASSES, KINDS, assert_close, gradients, initial, make_batch, make_config, select, train
 
-from semiseg_jax.config import validate
+from semiseg_jax.config_checks import validate
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.methods import base, make_method
 from semiseg_jax.methods.terms import View
