@@ -42,6 +42,11 @@ class Adversarial(Segmentation):
                 f"method {config.method!r} needs rows with masks, more than adversarial.real_rows="
                 f"{self.options.real_rows}, but data.quota is {config.data.quota.to_dict()}"
             )
+        if self.options.real_rows and self.options.fill_void:
+            raise ValueError(
+                "adversarial.real_rows are not seen by the segmenter, so that their void cannot be filled with its "
+                "predictions; set adversarial.fill_void=False"
+            )
         self.discriminator = Discriminator(
             self.options.features, class_agnostic=self.options.class_agnostic, dtype=DTYPES[config.dtype]
         )
@@ -90,7 +95,7 @@ class Adversarial(Segmentation):
         # What D learns; predictions are constants here.
         fake_maps = lax.stop_gradient(maps)
         real_maps = jax.nn.one_hot(real["label"], self.num_classes)  # all zero where there is no label
-        if self.options.fill_void and not apart:
+        if self.options.fill_void:
             real_maps = jnp.where((real["label"] == IGNORE)[..., None], fake_maps[:dense_rows], real_maps)
         is_real = real["valid"] & (real["label"] != IGNORE) & (real["kind"] == Supervision.DENSE)[:, None, None]
         real_logits = self._judge(params["discriminator"], real_maps, real)

@@ -91,7 +91,7 @@ def test_rows_with_other_labels_count_as_unlabelled():
 
 def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
     """The first row is real only: its image changes nothing, its labels change L_D."""
-    config = config_with(quota={"dense": 3, "unlabeled": 1}, real_rows=1)
+    config = config_with(quota={"dense": 3, "unlabeled": 1}, real_rows=1, fill_void=False)
     batch = make_batch(("dense", "dense", "dense", "unlabeled"))
     grads, _, metrics = gradients(config, batch)
     other_image = batch | {"image": np.concatenate([1 - batch["image"][:1], batch["image"][1:]])}
@@ -144,6 +144,11 @@ def test_a_true_map_that_is_the_prediction_cannot_be_told_from_it():
         _, metrics = train(config, batch | {"label": np.where(batch["label"] == IGNORE, IGNORE, own)}, steps=30)
         lowest = min(float(row["discriminator"]) for row in metrics)
         assert lowest >= np.log(2) - 1e-4 if fill else lowest < 0.5
+
+
+def test_void_of_rows_that_the_segmenter_does_not_see_cannot_be_filled():
+    with pytest.raises(ValueError, match="real_rows are not seen"):
+        make_method(config_with(quota={"dense": 2, "unlabeled": 1}, real_rows=1), CLASSES)
 
 
 def test_separate_passes_have_batch_statistics_of_their_own():
