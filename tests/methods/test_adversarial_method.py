@@ -199,6 +199,8 @@ def test_both_networks_are_updated_with_their_own_optimiser():
         (30, {"discriminator": 0.3, "accepted": 0.0}, "accepts no pixel"),
         (5, {"discriminator": 0.3, "accepted": 0.0}, ""),
         (30, {"discriminator": 0.3}, ""),
+        (30, {"discriminator": 0.69, "accepted": 1.0}, "hardly tells"),
+        (5, {"discriminator": 0.69, "accepted": 1.0}, ""),
     ],
 )
 def test_a_plain_warning_says_when_the_game_is_over(step, means, words):
