@@ -149,8 +149,8 @@ class Adversarial(Segmentation):
         late = step > base.reached(options.semi_start, self.config.steps)
         if late and means["discriminator"] > 0.67:
             return (
-                f"the discriminator hardly tells predictions from true maps (loss {means['discriminator']:.3f}; healthy is "
-                "0.2 to 0.5), so its confidence says little: raise adversarial.optimizer.learning_rate"
+                f"the discriminator hardly tells true maps from predictions (loss {means['discriminator']:.3f}; "
+                "healthy is 0.2 to 0.5) and its confidence says little: raise adversarial.optimizer.learning_rate"
             )
         if late and means.get("accepted") == 0 and set(self.quota) > {Supervision.DENSE}:
             return (
