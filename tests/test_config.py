@@ -351,3 +351,10 @@ def test_supervised_config_takes_arguments():
     assert (config.data.name, config.data.path) == ("folder", "somewhere")
     assert config.data.quota.to_dict() == {"scribble": 2}
     assert (config.augment.crop, config.steps) == ((64, 64), 5)
+
+
+def test_the_quickstart_can_be_run_on_its_masks_alone():
+    mixed, alone = (load("quickstart").get_config(arg) for arg in ("", "labels=masks"))
+    assert alone.data.quota.to_dict() == {"dense": sum(mixed.data.quota.values())}
+    assert alone.data.assign == mixed.data.assign  # and so the same masks
+    assert not any(options.weight for name, options in alone.terms.items() if name != "cross_entropy")
