@@ -147,15 +147,15 @@ class Adversarial(Segmentation):
                 "nothing: lower adversarial.optimizer.learning_rate, or set adversarial.label_smoothing=0.1"
             )
         late = step > base.reached(options.semi_start, self.config.steps)
-        if late and means["discriminator"] > 0.67:
-            return (
-                f"the discriminator hardly tells true maps from predictions (loss {means['discriminator']:.3f}; "
-                "healthy is 0.2 to 0.5) and its confidence says little: raise adversarial.optimizer.learning_rate"
-            )
         if late and means.get("accepted") == 0 and set(self.quota) > {Supervision.DENSE}:
             return (
                 f"the discriminator accepts no pixel at threshold {options.threshold}, so there is no self-training: "
                 "lower adversarial.threshold"
+            )
+        if late and means["discriminator"] > 0.67:
+            return (
+                f"the discriminator hardly tells true maps from predictions (loss {means['discriminator']:.3f}; "
+                "healthy is 0.2 to 0.5) and its confidence says little: raise adversarial.optimizer.learning_rate"
             )
         return ""
 
