@@ -59,13 +59,28 @@ class Claim:
         rows: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
         return rows
 
-    def run(self, name: str, make: Make, seed: int, split: str, *, evaluate: Mapping[str, ConfigDict | None]) -> None:
-        """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`."""
+    def run(
+        self,
+        name: str,
+        make: Make,
+        seed: int,
+        split: str,
+        *,
+        evaluate: Mapping[str, ConfigDict | None],
+        shared: str = "",
+    ) -> None:
+        """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`.
+
+        `shared` names a stage that is the same in all runs of this seed that share it: the first trains it for all.
+        """
         wanted = {way: f"{name}{way} seed {seed}" for way in evaluate}
         if all(key in self.rows for key in wanted.values()):
             return
         workdir = self.runs / f"{name} seed {seed}".replace(" ", "_").replace("/", "-")
         config = make(seed)
+        kept, trained = self.runs / f"{shared}_seed_{seed}", workdir / "checkpoints" / shared
+        if shared and kept.exists() and not trained.exists():
+            shutil.copytree(kept, trained)
         started = time.perf_counter()
         if semiseg_jax.train(config, workdir).preempted:
             raise KeyboardInterrupt
@@ -84,6 +99,8 @@ class Claim:
             }  # fmt: skip
         self.rows = self._read() | found  # runs may go on side by side
         write_json(self.path, self.rows)
+        if shared and not kept.exists():
+            shutil.move(trained, kept)
         shutil.rmtree(workdir / "checkpoints")
 
     def score(self, name: str, seed: int) -> float:

@@ -26,7 +26,8 @@ def main() -> None:
         for letter, strong in SPLITS.items():
             for source in SOURCES:
                 make = functools.partial(config_of, flags, "+".join(strong), source)
-                claim.run(f"split {letter} labels from {source}", make, seed, "val", evaluate={"": None})
+                name = f"split {letter} labels from {source}"
+                claim.run(name, make, seed, "val", evaluate={"": None}, shared="classifier")
     print(claim.table())
     for letter, strong in SPLITS.items():
         for seed in flags.seeds:

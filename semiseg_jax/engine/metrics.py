@@ -72,10 +72,14 @@ class BoundaryF(clu_metrics.Metric):
 
     @classmethod
     def from_model_output(cls, truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> "BoundaryF":
-        """truth, prediction: one image [H,W]. Pixels with 255 in the truth belong to no class."""
+        """truth, prediction: one image [H,W]. Pixels with 255 in the truth belong to no class.
+
+        Masks such as Pascal VOC's draw boundaries as lines of void; the boundary is then the middle of the line.
+        """
         out = cls.empty(num_classes)
-        counts = truth != IGNORE
         reach = max(1, round(0.0075 * float(np.hypot(*truth.shape))))
+        truth = _close_lines(truth, reach)
+        counts = truth != IGNORE
         for klass in np.union1d(np.unique(truth[counts]), np.unique(prediction[counts])).astype(int):
             regions = np.stack([(labels == klass) & counts for labels in (truth, prediction)])
             window = _bounding_box(np.logical_or(*regions), margin=reach + 1)
@@ -100,6 +104,17 @@ class BoundaryF(clu_metrics.Metric):
         with np.errstate(invalid="ignore", divide="ignore"):
             scores = self.scores / self.images
         return {"boundary_f": _nanmean(scores), "class_boundary_f": scores}
+
+
+def _close_lines(truth: np.ndarray, reach: int) -> np.ndarray:
+    """Gives void pixels between two classes, within `reach` of the nearer and twice that of both, to the nearer."""
+    void = truth == IGNORE
+    if not void.any() or void.all():
+        return truth
+    classes = np.unique(truth[~void])
+    away = np.stack([cv2.distanceTransform((truth != c).astype(np.uint8), cv2.DIST_L2, 5) for c in classes])
+    between = void & (away.min(axis=0) <= reach) & ((away <= 2 * reach).sum(axis=0) > 1)
+    return np.where(between, classes[away.argmin(axis=0)], truth)
 
 
 def _bounding_box(region: np.ndarray, margin: int) -> tuple[slice, slice]:

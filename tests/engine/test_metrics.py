@@ -163,6 +163,13 @@ def test_void_region_makes_no_boundary():
     assert np.isnan(boundary(truth, prediction)["boundary_f"])
 
 
+def test_boundary_drawn_as_a_line_of_void_is_in_its_middle():
+    truth = half_plane(50, size=(400, 400))
+    truth[:, 48:52] = VOID
+    for column, score in ((50, 1), (54, 1), (60, 0)):
+        assert boundary(truth, half_plane(column, size=(400, 400)))["boundary_f"] == pytest.approx(score)
+
+
 def test_boundary_scores_are_means_over_images_then_classes():
     good = BoundaryF.from_model_output(half_plane(50), half_plane(50), 3)
     bad = BoundaryF.from_model_output(half_plane(50), half_plane(70), 3)
