@@ -25,7 +25,7 @@ def default_config() -> ConfigDict:
             "devices": 0,  # use only the first n devices of a single process; 0 = all
             "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
             "ema": 0.0,  # decay of the averaged parameters that evaluation then uses; 0 = off
-            "class_weights": (),  # of the cross-entropy: one a class, or () for none
+            "class_weights": (),  # of every cross-entropy: one a class, or () for none
             # Class weights of 1 / share ** this, where share is that of a class among the labels: 0 = none, 1 = all
             # classes weigh the same.
             "balance_classes": 0.0,

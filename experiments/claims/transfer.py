@@ -39,13 +39,16 @@ def main() -> None:
 
 
 def config_of(flags: argparse.Namespace, strong: str, source: str, seed: int) -> ConfigDict:
-    arg = f"path={flags.data / 'voc_animals'},crop=128,steps=600"
+    arg = f"path={flags.data / 'voc_animals'},crop=128,steps=500"
     arg += f",weights={flags.weights}" if flags.weights else ""
     config = supervised(arg)
     if strong:
         config = transfer(f"{arg},strong={strong},labels_from={source}")
-        config.transfer.classifier_steps, config.transfer.l_net_steps = 250, 400
-    config.data.train_split, config.data.eval_split = "train+train_aug_extra", "val"
+        config.transfer.classifier_steps, config.transfer.l_net_steps = 250, 300
+        config.transfer.classifier_crop, config.transfer.classifier_scale = (192, 192), (1.0, 1.4)
+        config.transfer.cam_scales = (1.0, 1.4)
+    claims.small_animals(config)
+    config.class_weights = (1.0, *[4.0] * 6)  # the background is three quarters of the pixels
     return claims.quiet(config, seed)
 
 

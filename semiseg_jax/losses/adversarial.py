@@ -1,5 +1,7 @@
 """A discriminator that tells label maps from predictions, and what the segmentation network learns from it."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -91,6 +93,7 @@ def confident_self_training(
     confidence: jax.Array,
     *,
     threshold: float = 0.2,
+    class_weights: jax.Array | Sequence[float] | None = None,
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
@@ -107,6 +110,7 @@ def confident_self_training(
       logits: [B,H,W,K] raw scores of the segmentation network; computed in float32.
       confidence: [B,H,W] or [B,H,W,1] in [0,1]: the sigmoid of the discriminator's raw output.
       threshold: T; 0 keeps every pixel and 1 none.
+      class_weights: [K] weight of each class; the mean is then the weighted mean.
       where: [B,H,W] bool, pixels that may count.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
 
@@ -133,7 +137,9 @@ def confident_self_training(
         check_shape(name, "where", where, logits.shape[:3])
         kept &= where.astype(bool)
     labels = jnp.argmax(lax.stop_gradient(logits), axis=-1)
-    return partial_cross_entropy(logits, labels, ignore_label=-1, where=kept, axis_name=axis_name)
+    return partial_cross_entropy(
+        logits, labels, ignore_label=-1, class_weights=class_weights, where=kept, axis_name=axis_name
+    )
 
 
 def _bce(

@@ -37,6 +37,7 @@ class Adversarial(Segmentation):
     def __init__(self, config: ConfigDict, num_classes: int):
         super().__init__(config, num_classes)
         self.options = config.adversarial
+        self.class_weights = terms.class_weights(config, num_classes)
         if self.quota.get(Supervision.DENSE, 0) <= self.options.real_rows:
             raise ValueError(
                 f"method {config.method!r} needs rows with masks, more than adversarial.real_rows="
@@ -85,6 +86,7 @@ class Adversarial(Segmentation):
                 outputs["logits"],
                 confidence,
                 threshold=self.options.threshold,
+                class_weights=self.class_weights,
                 where=unlabelled & ~has_label,
                 axis_name=AXIS,
             )

@@ -83,13 +83,7 @@ class CrossEntropy(Term):
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         super().__init__(options, config, num_classes)
-        self.class_weights = tuple(config.class_weights) or None
-        if self.class_weights and len(self.class_weights) != num_classes:
-            raise ValueError(f"class_weights has {len(self.class_weights)} entries but there are {num_classes} classes")
-        if self.class_weights and any(weight > 0 for weight in self.class_weights):
-            # Only their ratios matter to the weighted mean, whose denominator is floored at 1.
-            least = min(weight for weight in self.class_weights if weight > 0)
-            self.class_weights = tuple(weight / least for weight in self.class_weights)
+        self.class_weights = class_weights(config, num_classes)
         boxes = config.terms.boxes
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
         if self.uncertain and self.class_weights:
@@ -115,6 +109,15 @@ class CrossEntropy(Term):
         return losses.partial_cross_entropy(
             logits, label, class_weights=self.class_weights, where=where, axis_name=axis_name
         )
+
+
+def class_weights(config: ConfigDict, num_classes: int) -> tuple[float, ...] | None:
+    """`config.class_weights` with 1 as the lowest above 0: a weighted mean goes by ratios but divides by at least 1."""
+    weights = tuple(config.class_weights)
+    if weights and len(weights) != num_classes:
+        raise ValueError(f"class_weights has {len(weights)} entries but there are {num_classes} classes")
+    least = min((weight for weight in weights if weight > 0), default=1.0)
+    return tuple(weight / least for weight in weights) or None
 
 
 class TotalVariation(Term):

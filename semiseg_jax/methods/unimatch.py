@@ -25,6 +25,7 @@ class UniMatch(Segmentation):
     def __init__(self, config: ConfigDict, num_classes: int):
         super().__init__(config, num_classes)
         self.options = config.consistency
+        self.class_weights = terms.class_weights(config, num_classes)
         self.require_rows_without_mask()
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
@@ -48,15 +49,21 @@ class UniMatch(Segmentation):
         pseudo = jnp.where(valid & (sure >= options.threshold), pseudo, IGNORE)
 
         parts = {
-            "consistency_1": _kept_mean(logits_1, views.cutmix(pseudo, boxes[0]), views.cutmix(valid, boxes[0])),
-            "consistency_2": _kept_mean(logits_2, views.cutmix(pseudo, boxes[1]), views.cutmix(valid, boxes[1])),
-            "consistency_features": _kept_mean(logits_dropped, pseudo, valid),
+            "consistency_1": self._kept(logits_1, views.cutmix(pseudo, boxes[0]), views.cutmix(valid, boxes[0])),
+            "consistency_2": self._kept(logits_2, views.cutmix(pseudo, boxes[1]), views.cutmix(valid, boxes[1])),
+            "consistency_features": self._kept(logits_dropped, pseudo, valid),
         }
         weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
         first, second, features = parts.values()
         total += weight * (0.25 * first + 0.25 * second + 0.5 * features)
         kept, counted = lax.psum((jnp.sum(pseudo != IGNORE), jnp.sum(valid)), AXIS)
         return total, ({"segmenter": updated}, metrics | parts | {"accepted": kept / jnp.maximum(counted, 1)})
+
+    def _kept(self, logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
+        """Cross-entropy of labelled pixels times their share of the valid ones."""
+        kept, counted = lax.psum((jnp.sum((labels != IGNORE) & valid), jnp.sum(valid)), AXIS)
+        loss = partial_cross_entropy(logits, labels, class_weights=self.class_weights, where=valid, axis_name=AXIS)
+        return loss * kept / jnp.maximum(counted, 1)
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         if step > 0.5 * self.config.steps and means["accepted"] < 0.01:
@@ -75,9 +82,3 @@ class UniMatch(Segmentation):
 
 def _pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.max(jax.nn.softmax(logits), axis=-1), jnp.argmax(logits, axis=-1)
-
-
-def _kept_mean(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
-    """Cross-entropy summed over labelled pixels, divided by all valid ones."""
-    kept, counted = lax.psum((jnp.sum((labels != IGNORE) & valid), jnp.sum(valid)), AXIS)
-    return partial_cross_entropy(logits, labels, where=valid, axis_name=AXIS) * kept / jnp.maximum(counted, 1)

@@ -171,6 +171,13 @@ def test_the_default_threshold_of_self_training_is_a_fifth():
     np.testing.assert_allclose(confident_self_training(logits, confidence), expected, rtol=1e-6)
 
 
+def test_class_weights_of_self_training_are_those_of_the_predicted_classes():
+    logits, confidence = make_predictions()
+    weights = np.eye(logits.shape[-1])[1]
+    expected = SELF_TRAINING(logits, confidence, where=logits.argmax(-1) == 1)
+    np.testing.assert_allclose(SELF_TRAINING(logits, confidence, class_weights=weights), expected, rtol=1e-6)
+
+
 def test_no_gradient_reaches_the_confidence():
     logits, confidence = make_predictions()
     _, _, grad = self_training_with_grads(logits, confidence)

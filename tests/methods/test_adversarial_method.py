@@ -69,6 +69,12 @@ def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
         assert np.asarray(metrics["confidence_histogram"]).sum() == pytest.approx(1)
 
 
+def test_class_weights_weigh_self_training_too():
+    config = config_with(threshold=0.0)
+    config.class_weights = (0.0,) * CLASSES
+    assert float(gradients(config, make_batch(ROWS))[2]["semi"]) == 0
+
+
 def test_void_and_padding_do_not_matter_to_any_loss():
     batch, other = make_batch(ROWS), make_batch(ROWS)
     hidden = ~batch["valid"]

@@ -69,6 +69,13 @@ def test_nothing_is_taught_above_a_threshold_that_no_pixel_reaches():
     assert_close(grads, plain, 1e-4)
 
 
+def test_class_weights_weigh_pseudo_labels_too():
+    config = config_with("unimatch")
+    config.class_weights = (0.0,) * CLASSES
+    metrics = gradients(config, make_batch(ROWS))[2]
+    assert [float(value) for name, value in metrics.items() if name.startswith("consistency")] == [0, 0, 0]
+
+
 def test_the_teacher_gets_no_gradient_and_follows_the_student():
     config = config_with("mean_teacher")
     state = initial(config)
