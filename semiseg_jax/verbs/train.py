@@ -258,6 +258,8 @@ class _Run:
         results = evaluate_split(self.predictor, self.dataset, self.eval_split, self.config.eval.max_images)
         scores = f"mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
         say(f"step {step}: {self.eval_split} {scores}")
+        if step == self.stage.steps:
+            self._warn_of_lost_classes(results["iou"])
         if self.writer is None:
             return results
         state = parallel.fetch(self.state)
@@ -272,6 +274,14 @@ class _Run:
             pictures.save(self.workdir / "panels" / f"{self.stage.name}_{step:06d}.png", picture)
             self.writer.picture(step, "panel", picture)
         return results
+
+    def _warn_of_lost_classes(self, iou: np.ndarray) -> None:
+        lost = [name for name, value in zip(self.dataset.info.classes, iou, strict=True) if value == 0]
+        if lost and not self.config.balance_classes and not self.config.class_weights:
+            say(
+                f"warning: no pixel of {', '.join(lost)} was found; train longer, or let rare classes count for more "
+                "(--config.balance_classes=0.5)"
+            )
 
     def _panel_rows(self) -> list[panels.PanelRow]:
         limit = self.config.log.panel_rows

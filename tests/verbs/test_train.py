@@ -1,5 +1,6 @@
 """The training loop in one process: exact resume, guards, and every bad input that a run can meet."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_finished_run_trains_no_further_and_reports_its_metrics(tiny_config, t
     assert again.metrics["miou"] == first.metrics["miou"]
 
 
-def test_the_workdir_holds_what_a_reader_needs(tiny_config, tmp_path):
+def test_the_workdir_holds_what_a_reader_needs(tiny_config, tmp_path, capfd):
     tiny_config.log.panel_rows = 4
     tiny_config.log.tensorboard = True
     train(tiny_config, tmp_path)
@@ -92,6 +93,8 @@ def test_the_workdir_holds_what_a_reader_needs(tiny_config, tmp_path):
     assert differences(from_json((tmp_path / "config.json").read_text()), tiny_config) == []
     assert {"miou", "pixel_accuracy", "fw_iou", "boundary_f"} <= logged(tmp_path, "eval")[6].keys()
     assert "cross_entropy" in logged(tmp_path, "train")[6]
+    said = capfd.readouterr().out
+    assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", said)
 
 
 def test_best_and_last_checkpoints_are_kept(tiny_config, tmp_path):
@@ -273,7 +276,9 @@ def test_balanced_classes_are_the_same_run_as_their_weights_given(tiny_config, t
     assert given.class_weights[dataset.info.background] == 1
     train(given, tmp_path / "given")
     assert_same_run(tmp_path / "balanced", tmp_path / "given", 6)
-    assert f"class weights: {dataset.info.classes[0]} 1.00" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert f"class weights: {dataset.info.classes[0]} 1.00" in said
+    assert "was found" not in said  # this advice has been taken
 
 
 def test_fully_balanced_classes_weigh_the_same_and_missing_ones_no_more_than_the_rarest(tiny_config, make_folder):
