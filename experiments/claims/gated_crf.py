@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "acdc_scribble": Setting("scribble", "train", "test", 128, 800),
     "camvid": Setting("scribble", "train", "test", 160, 800, simulate=True, balance=1.0),
-    "voc_animals": Setting("points", "train+train_aug_extra", "val", 160, 800, balance=0.5),
+    "voc_animals": Setting("points", "train+train_aug_extra", "val", 128, 500, balance=0.5),
 }
 RUNS = ("partial cross-entropy", "gated CRF", "all masks")
 
@@ -60,6 +60,8 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     if setting.simulate and labels != "dense":
         config.data.simulate = {labels: {}}
     config.data.train_split, config.data.eval_split = setting.train, setting.test
+    if name == "voc_animals":
+        claims.small_animals(config)
     config.balance_classes = max(setting.balance, 0.5) if labels == "dense" else setting.balance
     return claims.quiet(config, seed)
 

@@ -22,7 +22,7 @@ SETTINGS: dict[str, tuple[str, str, int, int]] = {
     CHECK: ("fit", "choose", 128, 600),
     "weizmann_horse": ("train", "test", 128, 600),
     "dsb2018_nuclei": ("train", "test", 128, 600),
-    "voc_animals": ("train+train_aug_extra", "val", 160, 800),
+    "voc_animals": ("train+train_aug_extra", "val", 128, 500),
 }
 RIVALS = {
     "masks and boxes": {},
@@ -58,6 +58,8 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     if run == "masks alone":
         config.data.assign = {"dense": 0.18, "unlabeled": 0.82}
     config.data.train_split, config.data.eval_split = train, test
+    if name == "voc_animals":
+        claims.small_animals(config)
     return claims.quiet(config, seed)
 
 

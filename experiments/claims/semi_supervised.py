@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:
-    arg = f"path={flags.data / name},crop=128,steps=600"
+    arg = f"path={flags.data / name},crop=128,steps=500"
     arg += f",weights={flags.weights}" if flags.weights else ""
     if run in METHODS:
         config = METHODS[run](f"{arg},batch=16")
@@ -40,7 +40,7 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
         config = supervised(f"{arg},batch=8")
         if run != "all masks":
             config.data.assign = {"dense": 0.125, "unlabeled": 0.875}
-    config.data.train_split, config.data.eval_split = "train+train_aug_extra", "val"
+    claims.small_animals(config)
     return claims.quiet(config, seed)
 
 

@@ -48,7 +48,8 @@ def config_of(flags: argparse.Namespace, strong: str, source: str, seed: int) ->
         config.transfer.classifier_crop, config.transfer.classifier_scale = (192, 192), (1.0, 1.4)
         config.transfer.cam_scales = (1.0, 1.4)
     claims.small_animals(config)
-    config.class_weights = (1.0, *[4.0] * 6)  # the background is three quarters of the pixels
+    # No mask tells how rare the weak classes are; the background is three quarters of the pixels.
+    config.balance_classes, config.class_weights = 0.0, (1.0, *[4.0] * 6)
     return claims.quiet(config, seed)
 
 
