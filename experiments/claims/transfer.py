@@ -46,7 +46,7 @@ def config_of(flags: argparse.Namespace, strong: str, source: str, seed: int) ->
         config = transfer(f"{arg},strong={strong},labels_from={source}")
         config.transfer.classifier_steps, config.transfer.l_net_steps = 250, 300
         config.transfer.classifier_crop, config.transfer.classifier_scale = (192, 192), (1.0, 1.4)
-        config.transfer.cam_scales = (1.0, 1.4)
+        config.transfer.cam_scales = (1.4, 2.0)
     claims.small_animals(config)
     # No mask tells how rare the weak classes are; the background is three quarters of the pixels.
     config.balance_classes, config.class_weights = 0.0, (1.0, *[4.0] * 6)
