@@ -9,10 +9,10 @@ the total variation, `labels` (`partial`, or dense, scribble, points where the f
 drawn), and those of the small-data setting in semiseg_jax/presets.py. Thin structures:
 --config.terms.total_variation.norm=curvilinear.
 
-`setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 200 epochs'
-worth of updates at batch 8, flips and scales from 0.5 to 2. The paper's networks and its weight are not documented;
-the compact U-Net and the weight here are ours, and the weight is to be chosen on validation images, for each fraction
-(0.01, 0.03, 0.1, 0.3, 1, 3).
+`setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000
+updates at batch 8 (800 epochs of the 200 horses), flips and scales from 0.5 to 2. The paper's networks, length of
+training and weight are not documented; the compact U-Net and the numbers here are ours, and the weight is to be chosen
+on validation images, for each fraction (0.01, 0.03, 0.1, 0.3, 1, 3).
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method = "total_variation"
     config.data.quota = {given.labels: given.batch}
     if given.labels == "partial":
+        if config.data.name != "folder" and given.fraction != 0.01:
+            raise ValueError(f"fraction draws from masks of a folder, path=DIR; {config.data.name} comes with 0.01")
         simulate(config, "partial", fraction=given.fraction)
     config.terms.total_variation.weight = given.weight
     if given.setting == "paper":

@@ -144,8 +144,8 @@ def _terms() -> dict[str, Any]:
             "min_crossed": 0.9,  # of a box's rows and of its columns that hold some of the object, likewise
             "regularizer": 0.0,  # of log(1 + v)
         },
-        # like cross_entropy, of labels that a program made
-        "made_labels": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "average": "pixels", "kinds": ()},
+        # Takes rows whose labels a program made (data.made_labels) from cross_entropy, and gives them its own weight.
+        "made_labels": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "average": "pixels"},
         "absent_tags": {"weight": 0.0, "start": 0.0, "ramp": 0.0, "kinds": ()},
     }
 

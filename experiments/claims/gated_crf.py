@@ -4,7 +4,7 @@
     python experiments/claims/gated_crf.py --data=DIR --weights=mobilenet_v2_imagenet.npz
 
 All runs have the same network, crops, batch and number of updates; classes are weighted by how rare they are among
-the labels, by powers that SETTINGS gives (none on the scribbles of hearts, where weights were not tried). The last
+the labels, by powers that SETTINGS gives (none on hearts, where weights were not tried). The last
 lines of what it prints are the share of the gap between partial labels and full masks that the term closes.
 """
 
@@ -62,7 +62,7 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     config.data.train_split, config.data.eval_split = setting.train, setting.test
     if name == "voc_animals":
         claims.small_animals(config)
-    config.balance_classes = max(setting.balance, 0.5) if labels == "dense" else setting.balance
+    config.balance_classes = setting.balance
     return claims.quiet(config, seed)
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.losses._reduce import masked_mean
 from semiseg_jax.losses.cross_entropy import partial_cross_entropy
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
+from semiseg_jax.ops.reduce import masked_mean
 
 
 def discriminator_loss(

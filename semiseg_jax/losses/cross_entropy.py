@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.losses._reduce import masked_mean
 from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops.reduce import masked_mean
 
 
 def partial_cross_entropy(

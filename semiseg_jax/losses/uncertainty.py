@@ -1,11 +1,13 @@
 """Cross-entropy with a learned variance of the logits, for labels that may be wrong: pixels inside a box."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.losses._reduce import masked_mean
 from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops.reduce import masked_mean
 
 
 def uncertainty_cross_entropy(
@@ -14,6 +16,7 @@ def uncertainty_cross_entropy(
     labels: jax.Array,
     *,
     candidates: jax.Array | None = None,
+    class_weights: jax.Array | Sequence[float] | None = None,
     where: jax.Array | None = None,
     ignore_label: int = 255,
     axis_name: str | None = None,
@@ -35,6 +38,8 @@ def uncertainty_cross_entropy(
       labels: [B,H,W] integers: 0 and 1 in the binary form, else class indices.
       candidates: [B,H,W,K] bool (K = 2 in the binary form), the classes that a pixel may have. Where a pixel has any,
         they take the place of its label; where it has none, the label counts.
+      class_weights: [K] weight of each class; the mean is then the weighted mean. A pixel has the weight of its label,
+        of several candidates the highest.
       where: [B,H,W] bool, pixels that may count.
       ignore_label: the label of pixels without a label. Labels outside the classes do not count either.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
@@ -75,6 +80,11 @@ def uncertainty_cross_entropy(
         candidates = candidates.astype(bool)
         allowed = jnp.where(jnp.any(candidates, axis=-1, keepdims=True), candidates, allowed)
     counts = jnp.any(allowed, axis=-1)
+    weights = jnp.ones(counts.shape, jnp.float32)
+    if class_weights is not None:
+        class_weights = jnp.asarray(class_weights, jnp.float32)
+        check_shape(name, "class_weights", class_weights, (classes,))
+        weights = jnp.max(jnp.where(allowed, class_weights, 0.0), axis=-1)
     if where is not None:
         check_shape(name, "where", where, mean.shape[:3])
         counts &= where.astype(bool)
@@ -89,4 +99,4 @@ def uncertainty_cross_entropy(
     log_allowed = jax.nn.logsumexp(jnp.where(allowed, scores, -jnp.inf), axis=-1) - jax.nn.logsumexp(scores, axis=-1)
     # All classes allowed is certainty, which rounding may miss.
     loss = jnp.where(jnp.all(allowed, axis=-1), 0.0, -log_allowed)
-    return masked_mean(loss, counts, axis_name)
+    return masked_mean(loss, weights * counts, axis_name)

@@ -29,6 +29,7 @@ from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Discriminator
 from semiseg_jax.models.segmenter import Outputs
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.ops.reduce import masked_mean
 
 BINS = 10  # of the histogram of confidences
 
@@ -90,7 +91,7 @@ class Adversarial(Segmentation):
                 where=unlabelled & ~has_label,
                 axis_name=AXIS,
             )
-            metrics["accepted"] = _mean(confidence > self.options.threshold, unlabelled)
+            metrics["accepted"] = masked_mean(confidence > self.options.threshold, unlabelled, AXIS)
         for name, value in parts.items():
             loss_s += self._weight(name, step) * value
 
@@ -112,8 +113,8 @@ class Adversarial(Segmentation):
         )
         metrics |= parts | {
             "discriminator": loss_d,
-            "accuracy_real": _mean(real_logits > 0, is_real),
-            "accuracy_fake": _mean(fake_logits <= 0, labelled | unlabelled),
+            "accuracy_real": masked_mean(real_logits > 0, is_real, AXIS),
+            "accuracy_fake": masked_mean(fake_logits <= 0, labelled | unlabelled, AXIS),
             "confidence_histogram": _histogram(confidence, unlabelled),
         }
         return loss_s + loss_d, ({"segmenter": updated}, metrics)
@@ -176,11 +177,6 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     """Rows with a mask come first."""
     found: Batch = jax.tree.map(lambda x: x[rows], batch)
     return found
-
-
-def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
-    total, count = lax.psum((jnp.sum(values & where), jnp.sum(where)), AXIS)
-    return total / jnp.maximum(count, 1)
 
 
 def _histogram(confidence: jax.Array, where: jax.Array) -> jax.Array:

@@ -181,6 +181,17 @@ def gradients(
     return grads, batch_stats, metrics
 
 
+def step(
+    loss: Loss, state: State, batch: Batch, optimizers: Mapping[str, optax.GradientTransformation], config: ConfigDict
+) -> tuple[State, Metrics]:
+    """One update of the networks that `optimizers` names -> (the state after it, metrics)."""
+    rng = jax.random.fold_in(state.rng, state.step)
+    networks = {name: state.networks[name] for name in optimizers}
+    grads, batch_stats, metrics = gradients(loss, networks, batch, rng, config.accumulate)
+    state, norms = update(state, grads, batch_stats, optimizers, ema_decay=config.ema)
+    return state, {**metrics, **norms}
+
+
 def update(
     state: State,
     grads: Trees,

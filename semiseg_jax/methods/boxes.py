@@ -22,7 +22,8 @@ from semiseg_jax import losses
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods.base import Metrics, reached, scheduled
-from semiseg_jax.methods.terms import Pictures, Term, View
+from semiseg_jax.methods.terms import Pictures, Term, View, class_weights
+from semiseg_jax.ops.reduce import masked_mean
 
 BACKGROUND = 0
 
@@ -87,7 +88,7 @@ class BoxTerm(Term):
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         super().__init__(options, config, num_classes)
-        self.num_classes = num_classes
+        self.num_classes, self.class_weights = num_classes, class_weights(config, num_classes)
         self.needs_variance = options.inside == "uncertainty"
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
@@ -108,15 +109,21 @@ class BoxTerm(Term):
         if self.needs_variance:
             heard = jnp.where(view.step >= reached(options.mean_start, self.steps), mean, lax.stop_gradient(mean))
         inside = losses.uncertainty_cross_entropy(
-            heard, variance, nothing, candidates=targets.candidates, where=targets.inside, axis_name=AXIS
+            heard,
+            variance,
+            nothing,
+            candidates=targets.candidates,
+            class_weights=self.class_weights,
+            where=targets.inside,
+            axis_name=AXIS,
         )
-        spread = _share(jnp.log1p(variance), targets.covered)
+        spread = masked_mean(jnp.log1p(variance), targets.covered, AXIS)
         weight = scheduled(options.inside_weight, options.inside_start, 0.0, view.step, self.steps)
         value = outside + weight * inside + options.regularizer * spread
         metrics = {
             "boxes_outside": outside,
             "boxes_inside": inside,
-            "boxes_flipped": _share(targets.flipped, targets.covered),
+            "boxes_flipped": masked_mean(targets.flipped, targets.covered, AXIS),
             "boxes_log_variance": spread,
         }
         return value, metrics
@@ -166,9 +173,3 @@ def _covers(start: jax.Array, end: jax.Array, length: int) -> jax.Array:
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     return part / jnp.maximum(whole, 1.0)
-
-
-def _share(values: jax.Array, where: jax.Array) -> jax.Array:
-    """The mean of `values` over the pixels `where`, of all devices."""
-    total, count = lax.psum((jnp.sum(jnp.where(where, values, 0.0)), jnp.sum(where)), AXIS)
-    return total / jnp.maximum(count, 1)

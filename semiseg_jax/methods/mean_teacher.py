@@ -19,6 +19,7 @@ from semiseg_jax.data.types import Batch
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods import base, terms, views
 from semiseg_jax.methods.segmentation import Segmentation
+from semiseg_jax.ops.reduce import masked_mean
 
 
 class MeanTeacher(Segmentation):
@@ -55,7 +56,6 @@ class MeanTeacher(Segmentation):
         taught = views.cutmix(lax.stop_gradient(self.predict(teacher, unlabelled["image"])), boxes)
         distance = jnp.sum(jnp.square(jax.nn.softmax(outputs["logits"][rows:]) - taught), axis=-1)
         valid = views.cutmix(unlabelled["valid"], boxes)
-        paid, counted = lax.psum((jnp.sum(distance * valid), jnp.sum(valid)), AXIS)
-        consistency = paid / jnp.maximum(counted, 1)
+        consistency = masked_mean(distance, valid, AXIS)
         weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
         return total + weight * consistency, ({"segmenter": updated}, metrics | {"consistency": consistency})

@@ -19,7 +19,7 @@ from semiseg_jax.ops.images import standardize
 
 TERMS = {
     "cross_entropy": terms.CrossEntropy,
-    "made_labels": terms.CrossEntropy,
+    "made_labels": terms.MadeLabels,
     "total_variation": terms.TotalVariation,
     "gated_crf": terms.GatedCRF,
     "boxes": BoxTerm,
@@ -110,11 +110,7 @@ class Segmentation:
         return functools.partial(self.loss, step=state.step)
 
     def train_step(self, state: base.State, batch: Batch) -> tuple[base.State, base.Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
-        networks = {name: state.networks[name] for name in self.optimizers}
-        grads, batch_stats, metrics = base.gradients(self.loss_of(state), networks, batch, rng, self.config.accumulate)
-        state, norms = base.update(state, grads, batch_stats, self.optimizers, ema_decay=self.config.ema)
-        return state, {**metrics, **norms}
+        return base.step(self.loss_of(state), state, batch, self.optimizers, self.config)
 
     def eval_variables(self, state: base.State, weights: str = "auto") -> base.Variables:
         network = state.networks["segmenter"]

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from ml_collections import ConfigDict
 
 from semiseg_jax import losses
+from semiseg_jax.data.pipeline import MADE_FOR
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods.base import Metrics, scheduled
@@ -22,8 +24,10 @@ from semiseg_jax.models.segmenter import Outputs
 from semiseg_jax.ops import local_filter
 from semiseg_jax.ops.images import area_average, standardize
 from semiseg_jax.ops.pairwise import kernel_terms
+from semiseg_jax.ops.reduce import masked_mean
 
 LABELLED = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
+MADE = frozenset(MADE_FOR)
 Kinds = frozenset[Supervision]
 # By name: class maps [B,H,W] of integers, heat maps [B,H,W] of floats in [0,1].
 Pictures = dict[str, jax.Array]
@@ -76,7 +80,7 @@ class Term(abc.ABC):
 class CrossEntropy(Term):
     """Cross-entropy over the labelled pixels, from full masks, scribbles, clicks and random pixels alike.
 
-    It is two terms: `cross_entropy`, and `made_labels` for labels that a program made, with a weight of their own.
+    From labels that a program made too, unless the term `made_labels` gives them a weight of their own.
     """
 
     learns_from = LABELLED
@@ -86,29 +90,44 @@ class CrossEntropy(Term):
         self.class_weights = class_weights(config, num_classes)
         boxes = config.terms.boxes
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
-        if self.uncertain and self.class_weights:
-            raise ValueError("class_weights do not go with terms.boxes.scope='all'; use 'weak_in_box'")
+        if config.terms.made_labels.weight > 0:
+            self.kinds = (self.kinds or frozenset(Supervision)) - MADE
+        elif config.data.made_labels:
+            self.learns_from = LABELLED | MADE
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)
-        labelled = jax.lax.pmean(jnp.mean(label != IGNORE), AXIS)
+        labelled = lax.pmean(jnp.mean(label != IGNORE), AXIS)
         if self.uncertain:
             value = losses.uncertainty_cross_entropy(
-                logits, view.outputs["variance"], label, where=where, axis_name=AXIS
+                logits,
+                view.outputs["variance"],
+                label,
+                class_weights=self.class_weights,
+                where=where,
+                axis_name=AXIS,
             )
         elif self.options.average == "pixels":
             value = self._over(logits, label, where, AXIS)
         else:
             images = jax.vmap(lambda x, y, m: self._over(x[None], y[None], m[None], None))(logits, label, where)
-            has_labels = jnp.any((label != IGNORE) & where, axis=(1, 2))
-            total, count = jax.lax.psum((jnp.sum(images * has_labels), jnp.sum(has_labels)), AXIS)
-            value = total / jnp.maximum(count, 1)
+            value = masked_mean(images, jnp.any((label != IGNORE) & where, axis=(1, 2)), AXIS)
         return value, {"labelled_pixels": labelled}
 
     def _over(self, logits: jax.Array, label: jax.Array, where: jax.Array, axis_name: str | None) -> jax.Array:
         return losses.partial_cross_entropy(
             logits, label, class_weights=self.class_weights, where=where, axis_name=axis_name
         )
+
+
+class MadeLabels(CrossEntropy):
+    """The same, from rows whose labels a program made."""
+
+    learns_from = MADE
+
+    def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
+        super().__init__(options, config, num_classes)
+        self.kinds = MADE
 
 
 def class_weights(config: ConfigDict, num_classes: int) -> tuple[float, ...] | None:
@@ -151,8 +170,9 @@ class GatedCRF(Term):
             kernels=self._kernels(),
             radius=self.options.radius,
             source_mask=sources,
-            # Padding is no centre either where the rows are chosen by kind; by default as in the paper.
-            target_mask=where if self.kinds else None,
+            # Padding is no centre either where the rows are chosen by kind; by default as in the paper. Not with chosen
+            # sources: the mean is over targets where they are given, else over sources.
+            target_mask=where if self.kinds and self.options.sources == "valid" else None,
             axis_name=AXIS,
         )
         return value, {}
@@ -191,15 +211,17 @@ class GatedCRF(Term):
 class AbsentTags(Term):
     """What the tags rule out: -log(1 - max_p P_c(p)), averaged over the classes that are not in the image."""
 
-    learns_from: Kinds = frozenset()
-
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        where = view.rows_of(self.kinds)
-        highest = jnp.max(jnp.where(where[..., None], view.probs, 0.0), axis=(1, 2))
-        absent = view.batch["tags"] == 0
-        paid = -jnp.log1p(-jnp.minimum(highest, 1 - 1e-6)) * absent
-        total, count = jax.lax.psum((jnp.sum(paid), jnp.sum(absent & jnp.any(where, axis=(1, 2))[:, None])), AXIS)
-        return total / jnp.maximum(count, 1), {}
+        where, logits = view.rows_of(self.kinds), view.outputs["logits"]
+        batch, classes = logits.shape[0], logits.shape[-1]
+        # From the logits at the one pixel that counts: 1 - P is 0 in float32 where the network is very sure.
+        ranked = jnp.where(where[..., None], jax.nn.log_softmax(logits), -jnp.inf).reshape(batch, -1, classes)
+        highest = jnp.argmax(lax.stop_gradient(ranked), axis=1)
+        there = jnp.take_along_axis(logits.reshape(batch, -1, classes), highest[..., None], axis=1)  # [B,K,K]
+        others = jnp.where(jnp.eye(classes, dtype=bool), -jnp.inf, there)
+        paid = jax.nn.logsumexp(there, axis=-1) - jax.nn.logsumexp(others, axis=-1)
+        absent = (view.batch["tags"] == 0) & jnp.any(where, axis=(1, 2))[:, None]
+        return masked_mean(paid, absent, AXIS), {}
 
 
 class Sum:

@@ -14,18 +14,17 @@ class, which it would otherwise call false. Prediction is G alone and uses no ta
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
-from semiseg_jax.engine import inference
+from semiseg_jax.engine.inference import Options, Predictor
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods import base, label_transfer
@@ -34,8 +33,11 @@ from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Classifier
 from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.ops.reduce import masked_mean
 
 CAMS, LABELS, PICTURES = "cams", "labels", "maps"
+Columns = dict[str, np.ndarray]  # of a picture
+Made = Callable[[str, np.ndarray, np.ndarray, np.ndarray], Columns]  # of an image's name, pixels, tags and prediction
 
 
 class Transfer(Adversarial):
@@ -84,63 +86,58 @@ class Transfer(Adversarial):
     def _finish_classifier(self, state: base.State, site: base.Site) -> None:
         """Activation maps of every image of weak classes; labels of the baseline, which has no L-Net."""
         options = self.config.transfer
-        images = self._weak_images(site)
-        variables = state.networks["classifier"].averaged
-        looks = dataclasses.replace(site.inference, flip=True, scales=tuple(options.cam_scales), post=None)
-        predictor = inference.Predictor(self.classifier.cam, variables, looks, self.num_classes)
-        rows = zip(images.named(), predictor(images.pixels()), strict=True)
-        for number, ((name, image, tags), cam) in enumerate(site.progress(rows, "activation maps", len(images))):
+
+        def made(name: str, image: np.ndarray, tags: np.ndarray, cam: np.ndarray) -> Columns:
             maps = label_transfer.activations(cam, tags)
-            columns = {"image": image} | self._columns(maps)
-            if options.labels_from == "cam":
-                labels = label_transfer.labels_from_activations(
-                    maps, seed=options.class_seed, background=options.background_seed
-                )
-                label_transfer.write_labels(site.workdir / LABELS, name, labels)
-                columns["label made"] = labels
-            else:
+            if options.labels_from != "cam":
                 label_transfer.write_map(site.workdir / CAMS, name, maps)
-            self._picture(site, "classifier", number, name, columns)
+                return {"activation": maps.max(axis=-1)}
+            labels = label_transfer.labels_from_activations(
+                maps, seed=options.class_seed, background=options.background_seed
+            )
+            label_transfer.write_labels(site.workdir / LABELS, name, labels)
+            return {"activation": maps.max(axis=-1), "label made": labels}
+
+        looks = _looks(site, *options.cam_scales)
+        predictor = Predictor(self.classifier.cam, state.networks["classifier"].averaged, looks, self.num_classes)
+        self._over_weak_images(site, "classifier", "activation maps", predictor, made)
 
     def _finish_l_net(self, state: base.State, site: base.Site) -> None:
         """Object maps of every image of weak classes, and L_w."""
-        images = self._weak_images(site)
-        variables = self.l_net.eval_variables(state)
-        looks = dataclasses.replace(site.inference, flip=True, scales=(1.0,), post=None)
-        predictor = inference.Predictor(self.l_net.predict, variables, looks, 2)
-        rows = zip(images.named(), predictor(images.pixels()), strict=True)
-        for number, ((name, image, _), probs) in enumerate(site.progress(rows, "labels", len(images))):
+
+        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> Columns:
+            del tags
             maps, objects = label_transfer.read_map(site.workdir / CAMS, name, image.shape), probs[..., 1]
             labels = label_transfer.diffused_labels(image, maps, objects, self.config.transfer)
             label_transfer.write_labels(site.workdir / LABELS, name, labels)
-            columns = {"image": image} | self._columns(maps) | {"object": objects, "label made": labels}
-            self._picture(site, "l_net", number, name, columns)
+            return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
+
+        predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(site, 1.0), 2)
+        self._over_weak_images(site, "l_net", "labels", predictor, made)
 
     def _finish_p_net(self, state: base.State, site: base.Site) -> None:
-        images = self._weak_images(site)
-        looks = dataclasses.replace(site.inference, flip=True, scales=(1.0,), post=None)
-        predictor = inference.Predictor(self.predict, self.eval_variables(state), looks, self.num_classes)
-        rows = zip(images.named(), predictor(images.pixels()), strict=True)
-        for number, ((name, image, tags), probs) in enumerate(site.progress(rows, "labels", len(images))):
+        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> Columns:
+            del image
             labels = label_transfer.restricted_labels(probs, tags, sure=self.config.transfer.sure)
             label_transfer.write_labels(site.workdir / f"{LABELS}_2", name, labels)
-            self._picture(site, "p_net", number, name, {"image": image, "label made": labels})
+            return {"label made": labels}
 
-    def _weak_images(self, site: base.Site) -> label_transfer.Images:
+        predictor = Predictor(self.predict, self.eval_variables(state), _looks(site, 1.0), self.num_classes)
+        self._over_weak_images(site, "p_net", "labels", predictor, made)
+
+    def _over_weak_images(self, site: base.Site, stage: str, what: str, predictor: Predictor, made: Made) -> None:
+        """Writes what `made` makes of each image of weak classes, and pictures of the first few."""
         data = self.config.data
         pools = pipeline.make_pools(
             site.dataset.info, data.train_split, self.quota, {}, data.seed, tuple(data.strong_classes)
         )
-        return label_transfer.Images(site.dataset, data.train_split, pools[Supervision.TAGS].tolist())
-
-    def _columns(self, maps: np.ndarray) -> dict[str, np.ndarray]:
-        """The strongest activation at each pixel."""
-        return {"activation": maps.max(axis=-1)}
-
-    def _picture(self, site: base.Site, stage: str, number: int, name: str, columns: dict[str, np.ndarray]) -> None:
-        if number < self.config.transfer.pictures:
-            path = site.workdir / PICTURES / stage / f"{name}.png"
-            label_transfer.write_picture(path, columns, name[:16], site.dataset.info)
+        images = label_transfer.Images(site.dataset, data.train_split, pools[Supervision.TAGS].tolist())
+        rows = zip(images.named(), predictor(images.pixels()), strict=True)
+        for number, ((name, image, tags), output) in enumerate(site.progress(rows, what, len(images))):
+            columns = {"image": image, **made(name, image, tags, output)}
+            if number < self.config.transfer.pictures:
+                path = site.workdir / PICTURES / stage / f"{name}.png"
+                label_transfer.write_picture(path, columns, name[:16], site.dataset.info)
 
 
 class LNet(Segmentation):
@@ -184,22 +181,21 @@ class TagClassifier:
         logits, updated = self.model.apply(variables, standardize(batch["image"]), train=True, mutable=["batch_stats"])
         known = (batch["tags"] >= 0) & (jnp.arange(logits.shape[-1]) > 0)
         present = batch["tags"] == 1
-        paid = jnp.where(known, jax.nn.softplus(jnp.where(present, -logits, logits)), 0.0)
-        right = known & ((logits > 0) == present)
-        total, hits, count = lax.psum((jnp.sum(paid), jnp.sum(right), jnp.sum(known)), AXIS)
-        count = jnp.maximum(count, 1)
-        return total / count, ({"classifier": updated.get("batch_stats", {})}, {"tag_accuracy": hits / count})
+        paid, right = jax.nn.softplus(jnp.where(present, -logits, logits)), (logits > 0) == present
+        metrics = {"tag_accuracy": masked_mean(right, known, AXIS)}
+        return masked_mean(paid, known, AXIS), ({"classifier": updated.get("batch_stats", {})}, metrics)
 
     def train_step(self, state: base.State, batch: Batch) -> tuple[base.State, base.Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
-        grads, stats, metrics = base.gradients(self.loss, state.networks, batch, rng, self.config.accumulate)
-        state, norms = base.update(state, grads, stats, self.optimizers, ema_decay=self.config.ema)
-        return state, {**metrics, **norms}
+        return base.step(self.loss, state, batch, self.optimizers, self.config)
 
     def cam(self, variables: base.Variables, images: jax.Array) -> jax.Array:
         """What each pixel adds to each class -> [B,H,W,K]."""
         outputs: Any = self.model.apply(variables, standardize(images), train=False, method="outputs")
         return resize(outputs["cam"], images.shape[1:3])
+
+
+def _looks(site: base.Site, *scales: float) -> Options:
+    return dataclasses.replace(site.inference, flip=True, scales=scales, post=None)
 
 
 def _with(config: ConfigDict, **changes: Any) -> ConfigDict:

@@ -19,6 +19,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import partial_cross_entropy
 from semiseg_jax.methods import base, terms, views
 from semiseg_jax.methods.segmentation import Segmentation
+from semiseg_jax.ops.reduce import masked_mean
 
 
 class UniMatch(Segmentation):
@@ -56,14 +57,13 @@ class UniMatch(Segmentation):
         weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
         first, second, features = parts.values()
         total += weight * (0.25 * first + 0.25 * second + 0.5 * features)
-        kept, counted = lax.psum((jnp.sum(pseudo != IGNORE), jnp.sum(valid)), AXIS)
-        return total, ({"segmenter": updated}, metrics | parts | {"accepted": kept / jnp.maximum(counted, 1)})
+        accepted = masked_mean(pseudo != IGNORE, valid, AXIS)
+        return total, ({"segmenter": updated}, metrics | parts | {"accepted": accepted})
 
     def _kept(self, logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
         """Cross-entropy of labelled pixels times their share of the valid ones."""
-        kept, counted = lax.psum((jnp.sum((labels != IGNORE) & valid), jnp.sum(valid)), AXIS)
         loss = partial_cross_entropy(logits, labels, class_weights=self.class_weights, where=valid, axis_name=AXIS)
-        return loss * kept / jnp.maximum(counted, 1)
+        return loss * masked_mean(labels != IGNORE, valid, AXIS)
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         if step > 0.5 * self.config.steps and means["accepted"] < 0.01:

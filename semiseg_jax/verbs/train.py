@@ -68,6 +68,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
             open_dataset(config.data)  # builds it; the other processes wait and then only open it
         parallel.barrier("dataset built")
         dataset = open_dataset(config.data)
+        _check_background(config, dataset)
         method = make_method(_balanced(config, dataset), dataset.info.num_classes)
         result = Result(0, {})
         for stage in method.stages(config):
@@ -77,6 +78,18 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
             if result.signal:
                 break
     return result
+
+
+def _check_background(config: ConfigDict, dataset: Dataset) -> None:
+    """Boxes and `transfer` set things apart from what is no thing, which has to be class 0."""
+    what = "method 'transfer'" if config.method == "transfer" else "terms.boxes" if config.terms.boxes.weight else ""
+    info = dataset.info
+    if what and info.background != 0:
+        named = "none" if info.background is None else f"{info.classes[info.background]!r}, class {info.background}"
+        raise ValueError(
+            f"{what} needs a dataset whose class 0 is background, but here that is {named}; the classes are "
+            f'{", ".join(info.classes)}. Name the first class "background", or set "background": 0 in dataset.json'
+        )
 
 
 def _balanced(config: ConfigDict, dataset: Dataset) -> ConfigDict:

@@ -1,5 +1,8 @@
 """Steps of a method on small hand-made batches, on one device or two."""
 
+from collections.abc import Callable
+
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -79,9 +82,18 @@ def select(batch: dict, rows) -> dict:
     return {key: value[list(rows)] for key, value in batch.items()}
 
 
-def initial(config: ConfigDict) -> base.State:
+class TinyBackbone(nn.Module):
+    """In place of a ResNet, which compiles for long."""
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        features = nn.relu(nn.Conv(8, (8, 8), (8, 8))(image))
+        return {"layer4": features, "head": features}
+
+
+def initial(config: ConfigDict, init: Callable | None = None) -> base.State:
     """The same start for every test with this config, drawn by numpy: nothing is compiled."""
-    init = make_method(config, CLASSES).init
+    init = init or make_method(config, CLASSES).init
     state = jax.eval_shape(init, jax.random.PRNGKey(1), make_batch(["dense"]))
     networks = {name: _drawn(network) for name, network in state.networks.items()}
     return base.State(np.int32(0), np.asarray(jax.random.PRNGKey(1)), networks)
@@ -120,11 +132,13 @@ def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "sh
     return parallel.fetch(result)
 
 
-def train(config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map") -> tuple:
-    """Steps on one batch -> (states, metrics) after each of them, on the host."""
-    stage = make_method(config, CLASSES).stages(config)[0]
+def train(
+    config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map", stage: int = 0
+) -> tuple:
+    """Steps on one batch, of one of the method's stages -> (states, metrics) after each of them, on the host."""
+    trained = make_method(config, CLASSES).stages(config)[stage]
     devices = Devices.create(mapper, count)
-    step, state = devices.map(stage.train_step), devices.replicate(initial(config))
+    step, state = devices.map(trained.train_step), devices.replicate(initial(config, trained.init))
     states, metrics = [], []
     for _ in range(steps):
         state, values = step(state, devices.split(batch))

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select
+from ml_collections import ConfigDict
 
+from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import make_method
 from semiseg_jax.methods.terms import View
 
@@ -159,11 +161,25 @@ def test_boxes_as_masks_and_boxes_left_out():
     np.testing.assert_array_equal(left_out["outside"], as_masks["outside"])
 
 
-def test_class_weights_are_refused_where_they_would_not_count():
+@pytest.mark.parametrize("inside", ["uncertainty", "foreground"])
+def test_class_weights_weigh_what_is_inside_of_boxes(inside):
+    batch = select(make_batch(["box"]), [0])
+    plain = config_with(inside=inside)
+    alike, apart, none = (ConfigDict(plain.to_dict()) for _ in range(3))
+    alike.class_weights, apart.class_weights, none.class_weights = (2.0,) * CLASSES, (1.0, 1.0, 5.0), (1.0, 0.0, 0.0)
+    value = [float(gradients(config, batch)[2]["boxes_inside"]) for config in (plain, alike, apart, none)]
+    assert value[0] == pytest.approx(value[1], rel=1e-5)
+    assert abs(value[0] - value[2]) > 1e-3
+    assert value[3] == 0
+
+
+def test_class_weights_go_with_a_variance_of_exact_masks():
     config = config_with(scope="all")
-    config.class_weights = (1.0,) * CLASSES
-    with pytest.raises(ValueError, match=r"class_weights do not go with terms\.boxes\.scope='all'"):
-        make_method(config, CLASSES)
+    config.class_weights = (1.0, 0.0, 0.0)
+    label = make_batch(["dense"])["label"]
+    background = gradients(config, make_batch(["dense"]))[0]
+    others_left_out = gradients(config, make_batch(["dense"]) | {"label": np.where(label > 0, IGNORE, label)})[0]
+    assert_close(background, others_left_out, 1e-5)
 
 
 def test_exact_masks_teach_the_variance_nothing_in_the_default_scope():

@@ -76,7 +76,7 @@ def test_class_weights_weigh_pseudo_labels_too():
     assert [float(value) for name, value in metrics.items() if name.startswith("consistency")] == [0, 0, 0]
 
 
-def test_the_teacher_gets_no_gradient_and_follows_the_student():
+def test_the_teacher_follows_the_student():
     config = config_with("mean_teacher")
     state = initial(config)
     step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))

@@ -16,7 +16,7 @@ EXTRA = {  # what turns each term on, beside the cross-entropy
     "total_variation": {"weight": 0.5, "start": 0.0, "ramp": 0.0},
     "gated_crf": {"weight": 0.1, "start": 0.0},
     "boxes": {"weight": 1.0, "inside_start": 0.0},
-    "made_labels": {"weight": 1.0, "kinds": ("tags",)},
+    "made_labels": {"weight": 1.0},
     "absent_tags": {"weight": 1.0},
 }
 
@@ -101,6 +101,7 @@ IGNORED = [
     ("total_variation", {"norm": "l2", "kinds": ("scribble",)}, ("scribble",), ("dense", "unlabeled")),
     ("total_variation", {"norm": "curvilinear", "kinds": ("scribble",)}, ("scribble",), ("dense",)),
     ("gated_crf", {"kinds": ("scribble", "points")}, ("scribble", "points"), ("dense", "box", "unlabeled")),
+    ("gated_crf", {"kinds": ("points",), "sources": "labelled"}, ("points",), ("scribble", "unlabeled")),
     ("boxes", {}, ("box",), ("dense", "scribble", "points", "tags", "unlabeled")),
     ("boxes", {"inside": "foreground"}, ("box",), ("dense", "unlabeled")),
     ("boxes", {"inside": "ignore"}, ("box",), ("dense", "unlabeled")),
@@ -126,14 +127,46 @@ def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, 
         assert not slopes[others].any(), output
 
 
-def test_only_made_labels_of_the_named_kinds_count():
+def test_made_labels_have_a_weight_of_their_own_and_no_other():
     batch = mixed()
     batch["label"][3] = batch["image"][3].argmax(-1)
-    config = config_with(made_labels=EXTRA["made_labels"], cross_entropy={"kinds": ("dense", "scribble")})
+    config = config_with(made_labels=EXTRA["made_labels"])
     (_, metrics), _ = look(config, batch)
     (_, without), _ = look(config, mixed())
     assert float(metrics["made_labels"]) > 0 == float(without["made_labels"])
     np.testing.assert_allclose(metrics["cross_entropy"], without["cross_entropy"], rtol=1e-6)
+    (_, together), _ = look(config_with(), batch)  # without the term, the cross-entropy takes them all alike
+    assert abs(float(together["cross_entropy"]) - float(metrics["cross_entropy"])) > 1e-3
+
+
+def test_sources_that_are_labelled_are_no_fewer_by_their_kind():
+    batch = make_batch(("points", "points"))
+    options = EXTRA["gated_crf"] | {"sources": "labelled"}
+    values = [
+        float(look(config_with(gated_crf=options | {"kinds": kinds}), batch)[0][1]["gated_crf"])
+        for kinds in ((), ("points",))
+    ]
+    assert values[0] > 0
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_a_class_that_tags_rule_out_is_unlearned_however_sure_the_network_is():
+    config = config_with(absent_tags=EXTRA["absent_tags"])
+    batch = make_batch(("tags",))
+
+    def slope(logit):
+        def paid(logits):
+            outputs = {"logits": logits, "low_logits": logits}
+            return make_method(config, CLASSES).terms.terms["absent_tags"](View(outputs, batch, jnp.asarray(0)))[0]
+
+        logits = jnp.zeros((1, 32, 32, CLASSES)).at[0, 5, 5, 2].set(logit)
+        value, slopes = jax.vmap(jax.value_and_grad(paid), axis_name="data")(logits[None])
+        assert np.isfinite(value).all()
+        return float(slopes[0, 0, 5, 5, 2])
+
+    assert slope(0.5) > 0
+    assert slope(15.0) == pytest.approx(1, abs=1e-3)
+    assert slope(300.0) == pytest.approx(1, abs=1e-3)
 
 
 def test_averaging_over_images_gives_a_click_the_weight_of_a_mask():
@@ -245,6 +278,13 @@ def test_boxes_alone_are_supervision():
     assert Supervision.BOX in method.terms.learns_from
     with pytest.raises(ValueError, match="learns from"):
         make_method(config_with_quota({"box": 2}), CLASSES)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_labels_that_a_program_made_are_supervision(weight):
+    config = config_with_quota({"unlabeled": 2}, made_labels={"weight": weight})
+    config.data.made_labels = "somewhere"
+    assert Supervision.UNLABELED in make_method(config, CLASSES).terms.learns_from
 
 
 def config_with_quota(quota, **terms):

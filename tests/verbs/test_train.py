@@ -265,6 +265,15 @@ def test_a_config_that_cannot_run_says_why_before_training(tiny_config, tmp_path
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").glob("*/[0-9]*"))
 
 
+@pytest.mark.parametrize("change", [edit("method", "transfer"), edit("terms.boxes.weight", 1.0)])
+def test_boxes_and_transfer_need_a_background(tiny_config, tmp_path, make_folder, change):
+    make_folder.classes = ("sky", "road", "car")
+    on_folder(tiny_config, make_folder(), {"dense": 2})
+    change(tiny_config)
+    with pytest.raises(ValueError, match=r"whose class 0 is background, but here that is none.*sky, road, car"):
+        train(tiny_config, tmp_path)
+
+
 def test_balanced_classes_are_the_same_run_as_their_weights_given(tiny_config, tmp_path, capfd):
     given = ConfigDict(tiny_config.to_dict())
     tiny_config.balance_classes = 0.5

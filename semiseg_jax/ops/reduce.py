@@ -1,4 +1,4 @@
-"""The one way a loss becomes a scalar: a mean over the pixels that count, exact over devices."""
+"""The one way that values become a scalar: a mean over the pixels that count, exact over devices."""
 
 import jax
 import jax.numpy as jnp
