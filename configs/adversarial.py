@@ -58,7 +58,7 @@ def released(config: ConfigDict) -> None:
     config.optimizer.weight_decay = 5e-4
     config.optimizer.multipliers = (("aspp", 10.0), ("shortcut/", 4.0), ("layer./conv|layer._", 3.0))
     config.adversarial.optimizer.betas = (0.9, 0.99)
-    config.adversarial.separate_passes = True
+    config.separate_passes = True
     config.batch_size = 30
     config.data.quota = {"dense": 2, "unlabeled": 1}
     config.adversarial.real_rows = 1

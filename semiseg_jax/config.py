@@ -21,6 +21,8 @@ def default_config() -> ConfigDict:
             "steps": 1000,  # optimiser updates
             "batch_size": 0,  # images an update over all devices; 0 = sum of the quota x devices x accumulate
             "accumulate": 1,  # micro-batches an update; gradients are averaged, each micro-batch with its own means
+            # Rows without a mask and rows with one pass the network apart, each with batch statistics of their own.
+            "separate_passes": False,
             "parallel": "shard_map",  # or "pmap"
             "devices": 0,  # use only the first n devices of a single process; 0 = all
             "dtype": "float32",  # of the computation: float32 or bfloat16; parameters are float32
@@ -161,7 +163,6 @@ def _adversarial() -> dict[str, Any]:
         "threshold": 0.2,  # confidence above which a pixel's own prediction becomes its label
         "label_smoothing": 0.0,  # of real maps
         "real_rows": 0,  # of the quota's dense rows, those that only show D their labels; 0 = all do
-        "separate_passes": False,  # unlabelled and labelled rows apart, for their batch statistics
         # True maps show the network's own prediction where they have no label, and predictions nothing in padding: else
         # D tells true maps by their holes, which lie around objects and in padding.
         "fill_void": True,

@@ -27,7 +27,6 @@ from semiseg_jax.losses import adversarial_loss, confident_self_training, discri
 from semiseg_jax.methods import base, terms
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Discriminator
-from semiseg_jax.models.segmenter import Outputs
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.reduce import masked_mean
 
@@ -66,7 +65,7 @@ class Adversarial(Segmentation):
         apart = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
         real = _rows(batch, slice(apart or dense_rows))
         batch, dense_rows = _rows(batch, slice(apart, None)), dense_rows - apart
-        outputs, updated = self._look(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
+        outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
         maps = self._maps(jax.nn.softmax(outputs["logits"]), batch)
 
@@ -118,14 +117,6 @@ class Adversarial(Segmentation):
             "confidence_histogram": _histogram(confidence, unlabelled),
         }
         return loss_s + loss_d, ({"segmenter": updated}, metrics)
-
-    def _look(self, params: base.Trees, batch_stats: base.Trees, image: jax.Array, dense: int) -> tuple[Outputs, Any]:
-        """In one pass, or first unlabelled and then labelled images, each with batch statistics of their own."""
-        if not self.options.separate_passes or dense in (0, len(image)):
-            return self.outputs(params, batch_stats, image)
-        unlabelled, batch_stats = self.outputs(params, batch_stats, image[dense:])
-        labelled, batch_stats = self.outputs(params, batch_stats, image[:dense])
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, unlabelled), batch_stats
 
     def _maps(self, probs: jax.Array, batch: Batch) -> jax.Array:
         """Predictions as D sees them: with nothing that tells them from true maps but what they show."""

@@ -49,7 +49,7 @@ class MeanTeacher(Segmentation):
         boxes = views.cutmix_boxes(unlabelled, 1, options.cutmix)
         strong = views.cutmix(views.strong_view(unlabelled, 2), boxes)
         outputs, updated = self.outputs(
-            params["segmenter"], batch_stats["segmenter"], jnp.concatenate([batch["image"], strong])
+            params["segmenter"], batch_stats["segmenter"], jnp.concatenate([batch["image"], strong]), dense
         )
         total, metrics = self.terms(terms.View(jax.tree.map(lambda x: x[:rows], outputs), batch, step))
 

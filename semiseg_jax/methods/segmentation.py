@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.pipeline import parse_quota
@@ -90,9 +91,17 @@ class Segmentation:
             )
 
     def outputs(
-        self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None = None
+        self, params: Any, batch_stats: Any, image: jax.Array, dense: int, perturb: Perturb | None = None
     ) -> tuple[Outputs, Any]:
-        """-> (what the network says in training, its new batch statistics)"""
+        """-> (what the network says in training, its new batch statistics). The first `dense` rows have a mask."""
+        if not self.config.separate_passes or dense in (0, len(image)):
+            return self._outputs(params, batch_stats, image, perturb)
+        first = perturb and (perturb[0] - dense, perturb[1])
+        others, batch_stats = self._outputs(params, batch_stats, image[dense:], first)
+        labelled, batch_stats = self._outputs(params, batch_stats, image[:dense], None)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, others), batch_stats
+
+    def _outputs(self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None) -> tuple[Outputs, Any]:
         outputs, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats}, standardize(image), train=True, perturb=perturb,
             mutable=["batch_stats"], method="outputs",
@@ -102,7 +111,9 @@ class Segmentation:
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         """The sum of the terms -> (loss, (batch_stats, metrics))"""
         del rng
-        outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"])
+        outputs, updated = self.outputs(
+            params["segmenter"], batch_stats["segmenter"], batch["image"], self.dense_rows(batch)
+        )
         total, metrics = self.terms(terms.View(outputs, batch, step))
         return total, ({"segmenter": updated}, metrics)
 

@@ -39,6 +39,7 @@ class UniMatch(Segmentation):
             params["segmenter"],
             batch_stats["segmenter"],
             jnp.concatenate([batch["image"], *strong]),
+            dense,
             perturb=(dense, views.seeds_of(unlabelled, 5)),
         )
         weak = jax.tree.map(lambda x: x[:rows], outputs)

@@ -154,18 +154,6 @@ def test_void_of_rows_that_the_segmenter_does_not_see_cannot_be_filled():
         make_method(config_with(quota={"dense": 2, "unlabeled": 1}, real_rows=1), CLASSES)
 
 
-def test_separate_passes_have_batch_statistics_of_their_own():
-    batch = make_batch(ROWS)
-    together, apart = (
-        gradients(config_with(norm="batch", separate_passes=on), batch)[1]["segmenter"]["stem_norm"]["mean"]
-        for on in (False, True)
-    )
-    assert np.abs(together - apart).max() > 0
-    # Without batch statistics both ways are one.
-    one, two = (gradients(config_with(separate_passes=on), batch) for on in (False, True))
-    assert_close(one[0], two[0], 1e-4)
-
-
 def test_one_and_two_devices_agree():
     batch = make_batch(ROWS * 2)
     batch = select(batch, (0, 1, 4, 5, 2, 3, 6, 7))

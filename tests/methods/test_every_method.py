@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from method_steps import make_batch, make_config, train
+from method_steps import assert_close, gradients, make_batch, make_config, train
 
 QUOTAS = {
     "supervised": ("dense", "scribble"),
@@ -26,3 +26,20 @@ def test_bfloat16_trains_with_float32_parameters_and_stays_finite(method):
         assert {leaf.dtype for leaf in held} == {np.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((states[-1].networks, metrics)))
     assert metrics[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize("method", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch"])
+def test_separate_passes_have_batch_statistics_of_their_own_and_differ_by_nothing_else(method):
+    kinds = QUOTAS[method] * 2
+    batch = make_batch(sorted(kinds, key=kinds.index))
+    quota = dict.fromkeys(kinds, 2)
+
+    def step(norm, apart):
+        return gradients(make_config(method, quota=quota, norm=norm, separate_passes=apart), batch)
+
+    together, apart = (step("batch", on)[1]["segmenter"]["stem_norm"]["mean"] for on in (False, True))
+    assert np.abs(together - apart).max() > 0
+    together, apart = (step("group", on) for on in (False, True))
+    assert_close(apart[0], together[0], 1e-4)
+    for name, value in together[2].items():
+        np.testing.assert_allclose(apart[2][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
