@@ -26,8 +26,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
     some_masks(config, given.labelled, "unlabeled")
     config.adversarial.features = 16  # with 64, the discriminator costs more than MobileNetV2
-    # In short runs predictions stay soft, and a discriminator that sees how soft they are wins within 100 updates.
-    config.adversarial.hard_maps = True
+    # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.
+    config.adversarial.label_smoothing = 0.1
+    config.separate_passes = True
     if given.setting in ("paper", "released"):
         published(config, given)
     if given.setting == "released":
@@ -43,8 +44,9 @@ def published(config: ConfigDict, given: ConfigDict) -> None:
     config.steps = 20_000
     config.batch_size = 20
     config.adversarial.features = 64
-    config.adversarial.hard_maps = False
+    config.adversarial.label_smoothing = 0.0
     config.adversarial.fill_void = False
+    config.separate_passes = False
     config.data.quota = {"dense": 1, "unlabeled": 1}
     config.adversarial.semi_start = 5000
     config.eval.every = 2000
