@@ -49,7 +49,7 @@ def quiet(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def small_animals(config: ConfigDict) -> None:
-    """Animals of Pascal VOC at half their size and with class weights: 500 updates then suffice to tell them apart."""
+    """Animals of Pascal VOC at half their size and with class weights: short runs then tell all of them apart."""
     config.data.train_split, config.data.eval_split = "train+train_aug_extra", "val"
     config.data.canvas = (160, 160)
     config.augment.scale = (0.7, 1.5)

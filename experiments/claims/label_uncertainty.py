@@ -22,7 +22,7 @@ SETTINGS: dict[str, tuple[str, str, int, int]] = {
     CHECK: ("fit", "choose", 128, 600),
     "weizmann_horse": ("train", "test", 128, 600),
     "dsb2018_nuclei": ("train", "test", 128, 600),
-    "voc_animals": ("train+train_aug_extra", "val", 128, 500),
+    "voc_animals": ("train+train_aug_extra", "val", 128, 1000),
 }
 RIVALS = {
     "masks and boxes": {},

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:
-    arg = f"path={flags.data / name},crop=128,steps=500"
+    arg = f"path={flags.data / name},crop=128,steps=1000"
     arg += f",weights={flags.weights}" if flags.weights else ""
     if run in METHODS:
         config = METHODS[run](f"{arg},batch=16")

@@ -1,0 +1,117 @@
+"""The networks of `transfer` and the labels that it makes; whole runs are in verbs/test_methods.py."""
+
+import jax
+import numpy as np
+import pytest
+from method_steps import CLASSES, TinyBackbone, assert_close, initial, make_batch, make_config, select, train
+
+from semiseg_jax.data.types import IGNORE
+from semiseg_jax.methods import label_transfer, make_method
+from semiseg_jax.models import backbones
+
+STAGES = {"classifier": ("tags", "tags"), "l_net": ("dense", "dense"), "p_net": ("dense", "tags")}
+
+
+@pytest.fixture(autouse=True)
+def _tiny_classifier(monkeypatch):
+    monkeypatch.setattr(backbones, "make_backbone", lambda name, /, **options: TinyBackbone(name="backbone"))
+
+
+def transfer_config(**changes):
+    config = make_config("transfer", quota={"dense": 1, "tags": 1})
+    config.data.strong_classes = ("thing",)
+    config.terms.made_labels.weight = 1.0
+    config.terms.absent_tags.weight = 0.1
+    config.adversarial.update({"class_agnostic": True, "semi_weight": 0.0})
+    config.update(changes)
+    return config
+
+
+def rows_of(stage, times=1):
+    batch = make_batch(STAGES[stage] * times)
+    batch["tags"] = np.where(batch["kind"][:, None] == batch["kind"].min(), batch["tags"], -1)
+    if stage == "p_net":  # labels that an earlier stage made
+        made = np.where(batch["image"][..., 0] > 0.5, 1, 0)
+        batch["label"] = np.where(batch["valid"] & (batch["tags"] >= 0).any(-1)[:, None, None], made, batch["label"])
+    return batch
+
+
+def stage_number(stage):
+    return list(STAGES).index(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_trains_with_float32_parameters_and_stays_finite(stage):
+    config = transfer_config(dtype="bfloat16", ema=0.9)
+    states, metrics = train(config, rows_of(stage), 2, stage=stage_number(stage))
+    for network in states[-1].networks.values():
+        held = jax.tree.leaves((network.params, network.ema, network.batch_stats))
+        assert {leaf.dtype for leaf in held} == {np.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((states[-1].networks, metrics)))
+    assert metrics[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_and_two_devices_take_the_same_step(stage):
+    config = transfer_config()
+    for options in (config.optimizer, config.adversarial.optimizer):
+        options.name, options.learning_rate = "sgd", 0.1
+    batch = rows_of(stage, 2) if stage != "p_net" else select(rows_of(stage, 2), (0, 2, 1, 3))
+    spread = batch if stage != "p_net" else rows_of(stage, 2)
+    alone, both = (train(config, rows, 1, n, stage=stage_number(stage)) for n, rows in ((1, batch), (2, spread)))
+    for name, network in alone[0][0].networks.items():
+        assert_close(both[0][0].networks[name].params, network.params, 1e-5, zero=True)
+    for name, value in alone[1][0].items():
+        np.testing.assert_allclose(both[1][0][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_classifier_learns_from_known_tags_alone_and_not_of_background():
+    classifier = make_method(transfer_config(), CLASSES).classifier
+    network = initial(transfer_config(), classifier.init).networks["classifier"]
+
+    def loss(tags):
+        batch = make_batch(("tags", "tags"))
+        batch["tags"] = np.array(tags, np.int8)
+        found = jax.vmap(
+            lambda rows: classifier.loss(
+                {"classifier": network.params}, {"classifier": network.batch_stats}, rows, jax.random.PRNGKey(0)
+            ),
+            axis_name="data",
+        )(jax.tree.map(lambda x: x[None], batch))
+        return float(found[0][0])
+
+    known = loss([[-1, 1, 0], [-1, -1, -1]])
+    assert known > 0
+    assert loss([[1, 1, 0], [0, -1, -1]]) == pytest.approx(known)  # background is no class to find
+    assert loss([[-1, 0, 1], [-1, -1, -1]]) != pytest.approx(known)
+    assert loss([[-1, -1, -1], [-1, -1, -1]]) == 0
+
+
+def test_l_net_sees_objects_and_no_classes():
+    batch, config = rows_of("l_net"), transfer_config()
+    swapped = batch | {"label": np.array([0, 2, 1])[np.minimum(batch["label"], 2)]}
+    swapped["label"] = np.where(batch["label"] == IGNORE, IGNORE, swapped["label"])
+    other = batch | {"label": np.where(batch["label"] == 0, 1, batch["label"])}
+    states = [train(config, rows, 1, stage=stage_number("l_net"))[0][0] for rows in (batch, swapped, other)]
+    params = [state.networks["segmenter"].params for state in states]
+    assert_close(params[1], params[0], 0.0, zero=True)
+    with pytest.raises(AssertionError):
+        assert_close(params[2], params[0], 1e-3, zero=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_name_no_class_that_is_not_in_the_image(seed):
+    rng = np.random.default_rng(seed)
+    tags = np.array([-1, 1, 0, 1, 0], np.int8)
+    image = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    maps = label_transfer.activations(rng.normal(size=(40, 52, 5)).astype(np.float32), tags)
+    assert not maps[..., [0, 2, 4]].any()
+    assert maps[..., 1].max() == maps[..., 3].max() == 1
+    options = transfer_config().transfer
+    objects = np.broadcast_to(np.linspace(0, 1, 52, dtype=np.float32), (40, 52))
+    probs = rng.dirichlet(np.ones(5), size=(40, 52)).astype(np.float32)
+    allowed = {0, 1, 3, IGNORE}
+    assert set(np.unique(label_transfer.labels_from_activations(maps, seed=0.4, background=0.2))) <= allowed
+    diffused = label_transfer.diffused_labels(image, maps, objects, options)
+    assert {1, 3} <= set(np.unique(diffused)) <= allowed
+    assert set(np.unique(label_transfer.restricted_labels(probs, tags, sure=0.5))) <= allowed
