@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 
 from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
-from semiseg_jax.ops._reduce import sum_last
 from semiseg_jax.ops.images import covered
 from semiseg_jax.ops.pairwise import check_radius, kernel_terms, local_filter, potts_energy
+from semiseg_jax.ops.reduce import sum_last
 
 NAME = "gated_crf"
 

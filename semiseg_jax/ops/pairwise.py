@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
-from semiseg_jax.ops._reduce import sum_last
 from semiseg_jax.ops.images import area_average
+from semiseg_jax.ops.reduce import sum_last
 
 IMPLEMENTATIONS = (None, "xla", "pallas", "interpret")
 

@@ -1,4 +1,4 @@
-"""The one way that values become a scalar: a mean over the pixels that count, exact over devices."""
+"""Sums and means: one way to the mean of the pixels that count, exact over devices, and a fast sum of classes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,3 +15,8 @@ def masked_mean(values: jax.Array, weights: jax.Array, axis_name: str | None) ->
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
     return total / jnp.maximum(count, 1.0)
+
+
+def sum_last(array: jax.Array) -> jax.Array:
+    """[...,K] -> [...], as a product with ones: XLA on CPU sums a computed array several times faster this way."""
+    return jnp.matmul(array, jnp.ones(array.shape[-1], array.dtype), precision="highest")
