@@ -92,6 +92,8 @@ class CrossEntropy(Term):
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
         if config.terms.made_labels.weight > 0:
             self.kinds = (self.kinds or frozenset(Supervision)) - MADE
+            if not self.kinds:  # which would mean all rows
+                raise ValueError(f"terms.made_labels takes all rows of terms.cross_entropy.kinds={options.kinds}")
         elif config.data.made_labels:
             self.learns_from = LABELLED | MADE
 

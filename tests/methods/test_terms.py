@@ -139,6 +139,11 @@ def test_made_labels_have_a_weight_of_their_own_and_no_other():
     assert abs(float(together["cross_entropy"]) - float(metrics["cross_entropy"])) > 1e-3
 
 
+def test_a_cross_entropy_of_made_labels_alone_is_no_second_one_beside_their_own_term():
+    with pytest.raises(ValueError, match="made_labels takes all rows of"):
+        make_method(config_with(made_labels=EXTRA["made_labels"], cross_entropy={"kinds": ("tags",)}), CLASSES)
+
+
 def test_sources_that_are_labelled_are_no_fewer_by_their_kind():
     batch = make_batch(("points", "points"))
     options = EXTRA["gated_crf"] | {"sources": "labelled"}
