@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = small(given)
     config.method = "label_uncertainty"
     config.data.quota = {"dense": given.batch // 2, "box": given.batch - given.batch // 2}
+    config.separate_passes = True
     some_masks(config, given.masks, "box")
     if given.simulated:
         simulate(config, "box")
@@ -36,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         sgd(config, 0.01, 1e-4)
         config.steps = 40_000
         config.batch_size = 16
+        config.separate_passes = False
         config.data.quota = {"dense": 1, "box": 1}
         config.data.canvas = (512, 1024)
         config.eval.every = 4000

@@ -16,5 +16,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config = small(given)
     config.method = "unimatch"
     config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
+    config.separate_passes = True
     some_masks(config, given.labelled, "unlabeled")
     return config

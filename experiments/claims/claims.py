@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -103,7 +104,8 @@ class Claim:
             plain = as_json(scores, tuple(classes))
             row = {key: plain[key] for key in ("miou", "pixel_accuracy", "mean_accuracy", "boundary_f", "iou")}
             found[wanted[way]] = {
-                "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds), **row
+                "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds),
+                "device": jax.devices()[0].device_kind, **row
             }  # fmt: skip
         self.rows = self._read() | found  # runs may go on side by side
         write_json(self.path, self.rows)

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "acdc_scribble": Setting("scribble", "train", "test", 128, 800),
     "camvid": Setting("scribble", "train", "test", 160, 800, simulate=True, balance=1.0),
-    "voc_animals": Setting("points", "train+train_aug_extra", "val", 128, 500, balance=0.5),
+    "voc_animals": Setting("points", "train+train_aug_extra", "val", 128, 1000, balance=0.5),
 }
 RUNS = ("partial cross-entropy", "gated CRF", "all masks")
 

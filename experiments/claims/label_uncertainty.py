@@ -3,7 +3,8 @@
     python experiments/claims/label_uncertainty.py --data=DIR --weights=mobilenet_v2_imagenet.npz
 
 Rivals: the masks alone, boxes as masks, boxes of which only the outside is learned, and the method without correction
-of its labels. Every run has the same network, crops, batch and number of updates.
+of its labels. Every run has the same network, crops and number of updates; on animals, an update with boxes sees as
+many masks as one without, and as many boxes beside them, and all masks are also given that many images an update.
 """
 
 import argparse
@@ -36,7 +37,8 @@ def main() -> None:
     flags = claims.parse_flags(list(SETTINGS))
     claim = claims.Claim("label_uncertainty", flags.runs)
     for name in flags.sets:
-        for run in ("masks and boxes", "all masks", "masks alone", *RIVALS):
+        full = ("all masks", *(["all masks, 16 an update"] if name == "voc_animals" else []))
+        for run in ("masks and boxes", *full, "masks alone", *RIVALS):
             for seed in flags.seeds:
                 make = functools.partial(config_of, flags, name, run)
                 claim.run(f"{name} {run}", make, seed, SETTINGS[name][1], evaluate={"": None})
@@ -50,6 +52,8 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
         folder = claims.with_choose(flags.data / "weizmann_horse", flags.runs / "weizmann_horse")
     arg = f"path={folder},crop={crop},steps={steps}"
     arg += f",weights={flags.weights}" if flags.weights else ""
+    if name == "voc_animals" and (run in RIVALS or run.endswith("16 an update")):
+        arg += ",batch=16"
     if run in RIVALS:
         config = label_uncertainty(arg)
         config.terms.boxes.update(RIVALS[run])

@@ -3,7 +3,8 @@ UniMatch, what one would take today, on the same images.
 
     python experiments/claims/semi_supervised.py --data=DIR --weights=mobilenet_v2_imagenet.npz
 
-All runs see the same masks, and as many labelled images an update; the others see as many plain images beside them.
+All runs see the same masks, and as many labelled images an update; the methods see as many plain images beside them.
+Variants show what the discriminator's parts do.
 """
 
 import argparse
@@ -18,6 +19,11 @@ from configs.supervised import get_config as supervised
 from configs.unimatch import get_config as unimatch
 
 METHODS = {"adversarial": adversarial, "mean_teacher": mean_teacher, "unimatch": unimatch}
+VARIANTS = {
+    "adversarial without self-training": {"semi_weight": 0.0},
+    "adversarial, maps one-hot": {"hard_maps": True},
+    "adversarial, ten times the weights": {"adversarial_labelled_weight": 0.1, "adversarial_unlabelled_weight": 0.01},
+}
 
 
 def main() -> None:
@@ -25,7 +31,7 @@ def main() -> None:
     claim = claims.Claim("semi_supervised", flags.runs)
     for name in flags.sets:
         for seed in flags.seeds:
-            for run in ("1/8 of the masks", *METHODS, "all masks"):
+            for run in ("1/8 of the masks", *METHODS, *VARIANTS, "all masks"):
                 make = functools.partial(config_of, flags, name, run)
                 claim.run(f"{name} {run}", make, seed, "val", evaluate={"": None})
         print(claim.table(name))
@@ -36,6 +42,9 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     arg += f",weights={flags.weights}" if flags.weights else ""
     if run in METHODS:
         config = METHODS[run](f"{arg},batch=16")
+    elif run in VARIANTS:
+        config = adversarial(f"{arg},batch=16")
+        config.adversarial.update(VARIANTS[run])
     else:
         config = supervised(f"{arg},batch=8")
         if run != "all masks":

@@ -4,7 +4,8 @@ without a Markov random field after it (Javanmardi et al., arXiv 1605.01368), on
     python experiments/claims/total_variation.py --data=DIR
     python experiments/claims/total_variation.py --data=DIR --weights=mobilenet_v2_imagenet.npz    # not from scratch
 
-The weight of the term and that of the field are chosen on a quarter of the training images, then all of them train.
+The weight of the term and those of the fields, with and without regard to the contrast of the image, are chosen on a
+quarter of the training images, then all of them train.
 """
 
 import argparse
@@ -17,36 +18,35 @@ from ml_collections import ConfigDict
 from configs.supervised import get_config as supervised
 from configs.total_variation import get_config as total_variation
 
-FRACTIONS = (0.001, 0.01)
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
-BETAS = (1.0, 3.0, 10.0, 30.0)
+FIELDS = {"MRF": (0.2, (3.0, 10.0, 30.0)), "plain MRF": (0.0, (0.3, 1.0, 3.0))}  # contrast, costs of a boundary
 
 
 def main() -> None:
-    flags = claims.parse_flags(["weizmann_horse"])
+    flags = claims.parse_flags(["0.1", "1", "100"])  # per cent of the pixels
     how = "ImageNet" if flags.weights else "scratch"
     claim = claims.Claim("total_variation", flags.runs)
     folder = claims.with_choose(flags.data / "weizmann_horse", flags.runs / "weizmann_horse")
-    for fraction in FRACTIONS:
-        name = f"{how} {100 * fraction:g} %"
-
-        def make(weight: float, part: str, fraction: float = fraction) -> claims.Make:
-            return functools.partial(config_of, flags, folder, fraction, weight, part)
-
-        fields = {f" MRF {beta:g}": field(beta) for beta in BETAS}
-        claim.run(f"choose {name} pCE", make(0.0, "fit"), 0, "choose", evaluate={"": None} | fields)
-        for weight in WEIGHTS:
-            claim.run(f"choose {name} TV {weight:g}", make(weight, "fit"), 0, "choose", evaluate={"": None} | fields)
-        weight = max(WEIGHTS, key=lambda w: claim.score(f"choose {name} TV {w:g}", 0))
-        beta = max(BETAS, key=lambda b: claim.score(f"choose {name} pCE MRF {b:g}", 0))
-        beta_after_tv = max(BETAS, key=lambda b: claim.score(f"choose {name} TV {weight:g} MRF {b:g}", 0))
-        for seed in flags.seeds:
-            claim.run(f"{name} pCE", make(0.0, "train"), seed, "test", evaluate={"": None, " + MRF": field(beta)})
-            ways = {"": None, " + MRF": field(beta_after_tv)}
-            claim.run(f"{name} TV {weight:g}", make(weight, "train"), seed, "test", evaluate=ways)
-    everything = functools.partial(config_of, flags, folder, 1.0, 0.0, "train")
-    for seed in flags.seeds:
-        claim.run(f"{how} all pixels", everything, seed, "test", evaluate={"": None})
+    for percent in flags.sets:
+        name = f"{how} {percent} %"
+        make = functools.partial(config_of, flags, folder, float(percent) / 100)
+        if percent == "100":
+            for seed in flags.seeds:
+                claim.run(f"{name} pCE", functools.partial(make, 0.0, "train"), seed, "test", evaluate={"": None})
+            continue
+        runs = {0.0: "pCE", **{weight: f"TV {weight:g}" for weight in WEIGHTS}}
+        every = {"": None, **{f" + {kind} {beta:g}": field(kind, beta) for kind in FIELDS for beta in FIELDS[kind][1]}}
+        for weight, run in runs.items():
+            claim.run(f"choose {name} {run}", functools.partial(make, weight, "fit"), 0, "choose", evaluate=every)
+        best = max(WEIGHTS, key=lambda weight: claim.score(f"choose {name} {runs[weight]}", 0))
+        for weight in (0.0, best):
+            ways: dict[str, ConfigDict | None] = {"": None}
+            for kind, (_, betas) in FIELDS.items():
+                scores = {b: claim.score(f"choose {name} {runs[weight]} + {kind} {b:g}", 0) for b in betas}
+                ways[f" + {kind}"] = field(kind, max(scores, key=lambda beta: scores[beta]))
+            for seed in flags.seeds:
+                config = functools.partial(make, weight, "train")
+                claim.run(f"{name} {runs[weight]}", config, seed, "test", evaluate=ways)
     print(claim.table(how))
 
 
@@ -73,8 +73,8 @@ def config_of(
     return claims.quiet(config, seed)
 
 
-def field(beta: float) -> ConfigDict:
-    return ConfigDict({"eval": {"post": {"name": "mrf", "beta": beta}}})
+def field(kind: str, beta: float) -> ConfigDict:
+    return ConfigDict({"eval": {"post": {"name": "mrf", "beta": beta, "contrast": FIELDS[kind][0]}}})
 
 
 if __name__ == "__main__":
