@@ -57,6 +57,7 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     if run in RIVALS:
         config = label_uncertainty(arg)
         config.terms.boxes.update(RIVALS[run])
+        config.separate_passes = name == "voc_animals"  # the others were measured in one pass
     else:
         config = supervised(arg)
     if run == "masks alone":
