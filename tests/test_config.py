@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import operator
 import re
 from pathlib import Path
 
@@ -326,6 +327,42 @@ def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
     for stage in method.stages(config):
         state = jax.eval_shape(stage.init, jax.random.PRNGKey(0), batch)
         assert state.networks
+
+
+ADVERSARIAL = {
+    "model.name": "deeplab_v2", "augment.crop": (321, 321), "steps": 20_000,
+    "optimizer.name": "sgd", "optimizer.learning_rate": 2.5e-4, "optimizer.momentum": 0.9, "optimizer.schedule": "poly",
+    "adversarial.adversarial_labelled_weight": 0.01, "adversarial.adversarial_unlabelled_weight": 0.001,
+    "adversarial.semi_weight": 0.1, "adversarial.semi_start": 5000, "adversarial.threshold": 0.2,
+    "adversarial.features": 64, "adversarial.optimizer.learning_rate": 1e-4, "adversarial.optimizer.name": "adamw",
+    "adversarial.optimizer.weight_decay": 0.0,  # that is Adam
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "documented"),
+    [
+        ("adversarial", "setting=paper", ADVERSARIAL | {
+            "optimizer.nesterov": True, "optimizer.weight_decay": 1e-4, "adversarial.optimizer.betas": (0.9, 0.999),
+        }),
+        ("adversarial", "setting=released", ADVERSARIAL | {
+            "optimizer.nesterov": False, "optimizer.weight_decay": 5e-4, "adversarial.optimizer.betas": (0.9, 0.99),
+            "model.aspp_branches": 2, "augment.flip": 0.0, "augment.scale": (1.0, 1.0),
+        }),
+        ("gated_crf", "setting=paper,labels=points", {
+            "model.backbone": "resnet34", "augment.crop": (256, 256), "augment.scale": (0.5, 2.0), "batch_size": 48,
+            "steps": 90_000, "optimizer.name": "sgd", "optimizer.learning_rate": 0.007, "optimizer.momentum": 0.9,
+            "optimizer.weight_decay": 1e-4, "optimizer.schedule": "poly", "terms.gated_crf.weight": 0.1,
+            "terms.gated_crf.start": 450, "terms.gated_crf.radius": 5, "terms.gated_crf.sources": "valid",
+            "terms.gated_crf.kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
+        }),
+    ],
+    ids=["adversarial", "adversarial released", "gated_crf"],
+)  # fmt: skip
+def test_settings_of_papers_have_the_numbers_that_are_documented(name, arg, documented):
+    config = load(name).get_config(arg)
+    found = {field: operator.attrgetter(field)(config) for field in documented}
+    assert found == documented
 
 
 @pytest.mark.parametrize("name", ["gated_crf", "label_uncertainty"])
