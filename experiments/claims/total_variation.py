@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs.supervised import get_config as supervised
 from configs.total_variation import get_config as total_variation
 
-WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 FIELDS = {"MRF": (0.2, (3.0, 10.0, 30.0)), "plain MRF": (0.0, (0.3, 1.0, 3.0))}  # contrast, costs of a boundary
 
 
