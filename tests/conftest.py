@@ -45,7 +45,7 @@ def fast_compilation(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _fast_where_programs_are_many_and_small(request):
-    if request.path.parent.name in ("methods", "models", "verbs"):
+    if request.path.parent.name in ("methods", "verbs"):
         request.getfixturevalue("fast_compilation")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from semiseg_jax.models import MODELS, Classifier, make_backbone, make_model, summary
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 SMALL = {
     "deeplab_mobile": {"channels": 16, "skip_channels": 8},
     "deeplab_v2": {"backbone": "resnet18"},
