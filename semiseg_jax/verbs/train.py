@@ -69,10 +69,13 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
         parallel.barrier("dataset built")
         dataset = open_dataset(config.data)
         _check_background(config, dataset)
+        eval_split = dataset.eval_split(config.data.eval_split)
+        if eval_split and config.data.strong_classes:
+            _check_apart(dataset, config.data.train_split, eval_split)
         method = make_method(_balanced(config, dataset), dataset.info.num_classes)
         result = Result(0, {})
         for stage in method.stages(config):
-            run = _Run(config, workdir, devices, dataset, method, stage)
+            run = _Run(config, workdir, devices, dataset, method, stage, eval_split if stage.scored else "")
             with workdirs.lock(workdir):
                 result = run.train(stop_signal, on_step)
             if result.signal:
@@ -115,19 +118,19 @@ class _Run:
         dataset: Dataset,
         method: Method,
         stage: Stage,
+        eval_split: str,
     ):
         self.config, self.workdir, self.devices = config, workdir, devices
-        self.dataset, self.method, self.stage = dataset, method, stage
+        self.dataset, self.method, self.stage, self.eval_split = dataset, method, stage, eval_split
         data = ConfigDict(stage.data.to_dict())
         if stage.labels:
             data.made_labels = str(workdir / stage.labels)
         self.inputs = make_input(config, data, dataset, devices.count, devices.local_count)
         self.augment = stage.augment or config.augment
-        self.eval_split = dataset.eval_split(config.data.eval_split) if stage.scored else ""
-        if self.eval_split and config.data.strong_classes:
-            _check_apart(dataset, config.data.train_split, self.eval_split)
         batch = workdirs.dummy_batch(self.augment.crop, dataset.info.num_classes)
-        self.state = jax.jit(stage.init)(jax.random.PRNGKey(config.seed), batch)
+        # This program runs once, in a blink, and optimising it takes a CPU 15 to 20 s.
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        self.state = jax.jit(stage.init, compiler_options=quick)(jax.random.PRNGKey(config.seed), batch)
         if not workdirs.has_checkpoint(workdir, stage):
             self.state = stage.start(self.state)
         self.canvas = self.inputs.loader.layout.canvas

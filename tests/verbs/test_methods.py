@@ -158,6 +158,7 @@ def test_transfer_refuses_what_it_cannot_do(tiny_config, tmp_path, field, value,
     tiny_config[section][name] = value
     with pytest.raises(ValueError, match=message):
         train(tiny_config, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()  # refused before the first stage trains
 
 
 def test_made_labels_stand_in_for_masks_and_missing_ones_are_named(tiny_config, tmp_path):
