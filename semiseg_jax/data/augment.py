@@ -6,7 +6,9 @@ geometry and drawn after the crop, so a one-pixel label neither vanishes nor mul
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import dm_pix
@@ -121,6 +123,12 @@ class Augment:
             blurred = jnp.clip(blurred[..., :3] / jnp.maximum(blurred[..., 3:], 1e-6), 0, 1)
             image = jnp.where(jax.random.bernoulli(chance, self.blur), blurred, image)
         return image
+
+
+@functools.cache
+def on_canvas(canvas: tuple[int, int]) -> Callable[[Example], Batch]:
+    """Rows as they are, each in the middle of the canvas; compiled once a shape."""
+    return jax.jit(Augment(crop=canvas, random_crop=False))
 
 
 def _source_pixels(

@@ -6,7 +6,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.augment import on_canvas
 from semiseg_jax.data.pipeline import ExampleLoader
 from semiseg_jax.data.types import IGNORE, Batch, Example, Supervision
 from semiseg_jax.engine.metrics import ConfusionMatrix
@@ -21,7 +21,7 @@ def made_label_scores(
 
     Over `limit` images of each kind without a mask of its own, of those that have one to hide.
     """
-    plain = Augment(crop=loader.layout.canvas, random_crop=False)
+    plain = on_canvas(loader.layout.canvas)
     classes = loader.info.num_classes
     scores: dict[str, float] = {}
     for kind, pool in loader.pools.items():

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.augment import on_canvas
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.pipeline import ExampleLoader
 from semiseg_jax.data.records import decode_image, decode_mask
@@ -31,7 +31,7 @@ class PanelRow:
 def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[PanelRow]:
     """One training image of each kind, with the labels that training sees. Masks of other kinds stay closed."""
     rows = []
-    plain = Augment(crop=loader.layout.canvas, random_crop=False)
+    plain = on_canvas(loader.layout.canvas)
     for kind in list(loader.pools)[:limit]:
         example = loader((0, int(kind), 0, 0))
         batch = jax.device_get(plain(cast(Example, {key: np.asarray(value)[None] for key, value in example.items()})))

@@ -11,10 +11,9 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -137,17 +136,18 @@ def has_checkpoint(workdir: Path, stage: Stage) -> bool:
 def dummy_batch(crop: Sequence[int], num_classes: int) -> Batch:
     """One row of the right shapes, to initialise networks with."""
     height, width = crop
-    return {
-        "image": jnp.zeros((1, height, width, 3), jnp.float32),
-        "label": jnp.full((1, height, width), IGNORE, jnp.int32),
-        "valid": jnp.ones((1, height, width), bool),
-        "boxes": jnp.zeros((1, 1, 4), jnp.float32),
-        "box_class": jnp.full((1, 1), -1, jnp.int32),
-        "tags": jnp.full((1, num_classes), -1, jnp.int8),
-        "kind": jnp.zeros((1,), jnp.int32),
-        "id": jnp.zeros((1, 2), jnp.int32),
-        "seed": jnp.zeros((1,), jnp.uint32),
+    batch = {
+        "image": np.zeros((1, height, width, 3), np.float32),
+        "label": np.full((1, height, width), IGNORE, np.int32),
+        "valid": np.ones((1, height, width), bool),
+        "boxes": np.zeros((1, 1, 4), np.float32),
+        "box_class": np.full((1, 1), -1, np.int32),
+        "tags": np.full((1, num_classes), -1, np.int8),
+        "kind": np.zeros((1,), np.int32),
+        "id": np.zeros((1, 2), np.int32),
+        "seed": np.zeros((1,), np.uint32),
     }
+    return cast(Batch, batch)
 
 
 @dataclasses.dataclass(frozen=True)
