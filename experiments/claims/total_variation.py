@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs.supervised import get_config as supervised
 from configs.total_variation import get_config as total_variation
 
-WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+WEIGHTS = {"scratch": (0.1, 0.3, 1.0, 3.0, 10.0), "ImageNet": (0.1, 0.3, 1.0, 3.0)}
 FIELDS = {"MRF": (0.2, (3.0, 10.0, 30.0)), "plain MRF": (0.0, (0.3, 1.0, 3.0))}  # contrast, costs of a boundary
 
 
@@ -34,11 +34,11 @@ def main() -> None:
             for seed in flags.seeds:
                 claim.run(f"{name} pCE", functools.partial(make, 0.0, "train"), seed, "test", evaluate={"": None})
             continue
-        runs = {0.0: "pCE", **{weight: f"TV {weight:g}" for weight in WEIGHTS}}
+        runs = {0.0: "pCE", **{weight: f"TV {weight:g}" for weight in WEIGHTS[how]}}
         every = {"": None, **{f" + {kind} {beta:g}": field(kind, beta) for kind in FIELDS for beta in FIELDS[kind][1]}}
         for weight, run in runs.items():
             claim.run(f"choose {name} {run}", functools.partial(make, weight, "fit"), 0, "choose", evaluate=every)
-        best = max(WEIGHTS, key=lambda weight: claim.score(f"choose {name} {runs[weight]}", 0))
+        best = max(WEIGHTS[how], key=lambda weight: claim.score(f"choose {name} {runs[weight]}", 0))
         for weight in (0.0, best):
             ways: dict[str, ConfigDict | None] = {"": None}
             for kind, (_, betas) in FIELDS.items():
