@@ -45,8 +45,7 @@ def fast_compilation(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _fast_where_programs_are_many_and_small(request):
-    """Networks keep the forms that the published ones are compared with, and losses meet the compiler once in full."""
-    if request.path.parent.name != "models" and request.path.name != "test_contract.py":
+    if request.path.parent.name in ("methods", "verbs"):
         request.getfixturevalue("fast_compilation")
 
 
