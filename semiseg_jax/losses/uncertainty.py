@@ -92,9 +92,10 @@ def uncertainty_cross_entropy(
     # A class may be ruled out by -inf, which times the scale's zero gradient would be NaN as well.
     safe_mean = jnp.where(counts[..., None], jnp.maximum(mean, -1e30), 0.0)
     safe_variance = jnp.where(counts, variance.astype(mean.dtype), 0.0)
+    # Shifted before it is scaled: a product and a difference in one instruction would leave scores above zero.
+    safe_mean -= lax.stop_gradient(jnp.max(safe_mean, axis=-1, keepdims=True))
     scale = 1.0 / jnp.sqrt(1.0 + (jnp.pi / 8.0) * safe_variance)
     scores = scale[..., None] * safe_mean
-    scores -= lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     allowed |= ~counts[..., None]
     log_allowed = jax.nn.logsumexp(jnp.where(allowed, scores, -jnp.inf), axis=-1) - jax.nn.logsumexp(scores, axis=-1)
     # All classes allowed is certainty, which rounding may miss.

@@ -238,6 +238,18 @@ def test_extreme_means_and_variances_keep_loss_and_gradients_finite(mean, varian
     assert np.isfinite(one_pixel(mean, variance, label)).all()
 
 
+@pytest.mark.parametrize("variance", [1.0, 1e4])
+def test_no_way_of_compiling_makes_the_loss_of_a_sure_mistake_infinite(variance):
+    def loss(mean, variance):
+        return uncertainty_cross_entropy(mean, variance, np.zeros((1, 1, 1), np.int32))
+
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1)), compiler_options=options)
+    value, grads = compiled(np.full((1, 1, 1), 1e12, np.float32), np.full((1, 1, 1), variance, np.float32))
+    np.testing.assert_allclose(value, 1e12 / np.sqrt(1 + np.pi / 8 * variance), rtol=1e-5)
+    assert np.isfinite(grads).all()
+
+
 @few_examples
 @given(seed=st.integers(0, 2**31), order=st.permutations(range(4)))
 def test_renaming_the_classes_does_not_change_the_loss(seed, order):
