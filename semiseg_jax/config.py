@@ -119,6 +119,7 @@ def _terms() -> dict[str, Any]:
             "start": 0.05,
             "ramp": 0.1,
             "norm": "l1",  # "l2" or "curvilinear"
+            "contrast": 0.0,  # of l1 and l2: colour difference (standardised) that makes a boundary cheap; 0 = never
             "sigma": 1.0,  # of curvilinear: half the width of a line
             "kinds": (),
         },

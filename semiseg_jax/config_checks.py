@@ -105,6 +105,9 @@ def _check_terms(terms: ConfigDict) -> None:
     for name in ("cross_entropy", "made_labels"):
         _check_choice(f"terms.{name}.average", terms[name].average, ("pixels", "images"))
     _check_choice("terms.total_variation.norm", terms.total_variation.norm, ("l1", "l2", "curvilinear"))
+    _check_range("terms.total_variation.contrast", terms.total_variation.contrast, 0, float("inf"))
+    if terms.total_variation.contrast and terms.total_variation.norm == "curvilinear":
+        raise ValueError("config.terms.total_variation.contrast goes with norm 'l1' or 'l2', not with 'curvilinear'")
     _check_choice("terms.boxes.inside", terms.boxes.inside, ("uncertainty", "foreground", "ignore"))
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
     _check_choice("terms.gated_crf.sources", terms.gated_crf.sources, ("valid", "labelled"))

@@ -145,11 +145,11 @@ class TotalVariation(Term):
     """TV(P) at full resolution, of every valid pixel."""
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        probs, where = view.probs, view.rows_of(self.kinds)
-        if self.options.norm == "curvilinear":
-            sigma = self.options.sigma
-            return losses.curvilinear_total_variation(probs, where=where, sigma=sigma, axis_name=AXIS), {}
-        return losses.total_variation(probs, norm=self.options.norm, where=where, axis_name=AXIS), {}
+        options, probs, where = self.options, view.probs, view.rows_of(self.kinds)
+        if options.norm == "curvilinear":
+            return losses.curvilinear_total_variation(probs, where=where, sigma=options.sigma, axis_name=AXIS), {}
+        edges = {"image": standardize(view.batch["image"]), "contrast": options.contrast} if options.contrast else {}
+        return losses.total_variation(probs, norm=options.norm, where=where, axis_name=AXIS, **edges), {}
 
 
 class GatedCRF(Term):

@@ -22,6 +22,7 @@ def isotropic(probs, **options):
 VARIATIONS = {"l1": total_variation, "l2": isotropic, "curvilinear": curvilinear_total_variation}
 JITTED = {name: jax.jit(function) for name, function in VARIATIONS.items()}
 WITH_GRAD = {name: jax.jit(jax.value_and_grad(function)) for name, function in VARIATIONS.items()}
+WITH_EDGES = {name: jax.jit(jax.value_and_grad(VARIATIONS[name]), static_argnames="contrast") for name in NORMS}
 few_examples = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 
 
@@ -39,7 +40,11 @@ def two_classes(foreground):
     return np.stack([1 - foreground, foreground], axis=-1)[None].astype(np.float32)
 
 
-def numpy_variation(probs, norm="l1", where=None):
+def make_image(shape, seed=0):
+    return np.random.default_rng(200 + seed).normal(size=(*shape[:3], 3)).astype(np.float32)
+
+
+def numpy_variation(probs, norm="l1", where=None, image=None, contrast=None):
     """Pixel by pixel, in float64."""
     batch, height, width, _ = probs.shape
     counts = np.ones(probs.shape[:3], bool) if where is None else where
@@ -49,6 +54,9 @@ def numpy_variation(probs, norm="l1", where=None):
         for y, x in ((i + 1, j), (i, j + 1)):
             if y < height and x < width and counts[n, i, j] and counts[n, y, x]:
                 step = probs[n, y, x].astype(np.float64) - probs[n, i, j].astype(np.float64)
+                if image is not None:
+                    change = np.square(image[n, y, x].astype(np.float64) - image[n, i, j]).sum()
+                    step = step * np.exp(-change / (2 * contrast**2))
                 pairs += 1
                 squared += (step**2).sum()
                 total += np.abs(step).sum() if norm == "l1" else 0.0
@@ -66,6 +74,36 @@ def test_equals_a_pixelwise_numpy_computation(norm, shape, masked):
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, numpy_variation(probs, norm, where), rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_boundaries_are_cheap_where_the_image_changes(norm, masked):
+    probs, image = make_probs(), make_image((2, 5, 7))
+    where = make_mask((2, 5, 7)) if masked else None
+    edges = {"image": image, "contrast": 1.5}
+    loss, grad = WITH_EDGES[norm](probs, where=where, **edges)
+    np.testing.assert_allclose(loss, numpy_variation(probs, norm, where, **edges), rtol=1e-5)
+    np.testing.assert_allclose(jnp.vdot(grad, probs), loss, rtol=1e-5)
+    assert 0 < loss < JITTED[norm](probs, where=where)
+    if masked:
+        image[~where] = np.nan
+        np.testing.assert_array_equal(WITH_EDGES[norm](probs, where=where, **edges)[1], grad)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_image_of_one_colour_changes_nothing(norm):
+    probs, grey = make_probs(), np.full((2, 5, 7, 1), 128, np.uint8)
+    loss, grad = WITH_EDGES[norm](probs, image=grey, contrast=0.2)
+    expected, expected_grad = WITH_GRAD[norm](probs)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_gradient_reaches_the_image(norm):
+    grad = jax.grad(lambda image: VARIATIONS[norm](make_probs(), image=image, contrast=1.0))(make_image((2, 5, 7)))
+    np.testing.assert_array_equal(grad, 0.0)
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
@@ -301,3 +339,17 @@ def test_a_scale_that_is_not_positive_raises(sigma):
 def test_an_unknown_norm_raises():
     with pytest.raises(ValueError, match="total_variation: norm is 'l3' but must be 'l1' or 'l2'"):
         total_variation(make_probs(), norm="l3")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contrast": 0.2}, "image and contrast go together"),
+        ({"image": make_image((2, 5, 7))}, "image and contrast go together"),
+        ({"image": make_image((2, 5, 7)), "contrast": 0.0}, "contrast is 0.0 but must be positive"),
+        ({"image": make_image((2, 5, 6)), "contrast": 0.2}, "image"),
+    ],
+)
+def test_an_image_that_does_not_fit_raises(options, message):
+    with pytest.raises(ValueError, match=f"total_variation: {message}"):
+        total_variation(make_probs(), **options)

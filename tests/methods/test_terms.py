@@ -99,6 +99,7 @@ IGNORED = [
     ("cross_entropy", {"kinds": ("scribble",)}, ("scribble",), ("dense", "points", "unlabeled")),
     ("total_variation", {"kinds": ("unlabeled",)}, ("unlabeled",), ("dense", "scribble", "box", "tags")),
     ("total_variation", {"norm": "l2", "kinds": ("scribble",)}, ("scribble",), ("dense", "unlabeled")),
+    ("total_variation", {"contrast": 0.5, "kinds": ("scribble",)}, ("scribble",), ("dense",)),
     ("total_variation", {"norm": "curvilinear", "kinds": ("scribble",)}, ("scribble",), ("dense",)),
     ("gated_crf", {"kinds": ("scribble", "points")}, ("scribble", "points"), ("dense", "box", "unlabeled")),
     ("gated_crf", {"kinds": ("points",), "sources": "labelled"}, ("points",), ("scribble", "unlabeled")),
