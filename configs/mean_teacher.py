@@ -17,7 +17,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method = "mean_teacher"
     config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
     config.separate_passes = True
-    config.consistency.weight = 10.0
     config.consistency.ramp = 0.3
     some_masks(config, given.labelled, "unlabeled")
     return config
