@@ -151,6 +151,7 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("balance_classes", -0.5),
         ("terms.gated_crf.pixel", (5,)),
         ("terms.gated_crf.pixel", (5, -1)),
+        ("terms.total_variation.contrast", -0.1),
     ],
 )
 def test_value_out_of_range_fails_naming_the_field(path, value):
@@ -164,6 +165,13 @@ def test_class_weights_are_either_given_or_balanced():
     config = default_config()
     config.balance_classes, config.class_weights = 0.5, (1.0, 2.0)
     with pytest.raises(ValueError, match=r"config\.balance_classes and config\.class_weights exclude each other"):
+        validate(config)
+
+
+def test_curvilinear_total_variation_knows_no_contrast():
+    config = default_config()
+    config.terms.total_variation.norm, config.terms.total_variation.contrast = "curvilinear", 0.2
+    with pytest.raises(ValueError, match=r"config\.terms\.total_variation\.contrast goes with norm 'l1' or 'l2'"):
         validate(config)
 
 
