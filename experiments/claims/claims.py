@@ -5,13 +5,17 @@ Each script beside this one measures one paper's claim on real data and keeps ev
 
     python experiments/claims/NAME.py --data=DIR --weights=mobilenet_v2_imagenet.npz [--sets=...] [--seeds=0,1]
 
-where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the layout that the README describes.
+where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the layout that the README describes. What was
+measured so far, without training anything:
+
+    python experiments/claims/claims.py NAME
 """
 
 import argparse
 import json
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,7 +123,7 @@ class Claim:
     def table(self, prefix: str = "") -> str:
         """mIoU by run: every seed, and their mean."""
         by_run: dict[str, list[float]] = {}
-        for row in self.rows.values():
+        for row in sorted(self.rows.values(), key=lambda row: row["seed"]):
             if row["run"].startswith(prefix):
                 by_run.setdefault(row["run"], []).append(row["miou"])
         lines = ["| run | mIoU by seed | mean |", "| --- | --- | --- |"]
@@ -155,3 +159,7 @@ def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str
 
 def ids_of(folder: Path, split: str) -> list[str]:
     return (folder / "splits" / f"{split}.txt").read_text().split()
+
+
+if __name__ == "__main__":
+    print(Claim(sys.argv[1], Path("runs")).table())
