@@ -7,7 +7,7 @@
 Arguments: `fraction` of the pixels of each mask that training sees (drawn once, with --config.data.seed), `weight` of
 the total variation, `labels` (`partial`, or dense, scribble, points where the folder has them: then nothing is
 drawn), and those of the small-data setting in semiseg_jax/presets.py. Thin structures:
---config.terms.total_variation.norm=curvilinear. Boundaries at edges of the image, where weights of 10 to 30 suit:
+--config.terms.total_variation.norm=curvilinear. Boundaries at edges of the image, where weights of 20 to 50 suit:
 --config.terms.total_variation.contrast=0.1.
 
 `setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000

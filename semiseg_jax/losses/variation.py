@@ -35,7 +35,7 @@ def total_variation(
     equal neighbours is 0. A constant prediction is a minimum: start the term late, or with a small weight (0.1 to 1).
 
     With `image` and `contrast`, each difference is multiplied by :math:`\exp(-|I_p - I_q|^2 / 2\sigma^2)`, as the costs
-    of `potts_mrf` are: predictions may then change where the image does, and larger weights (10 to 30) suit.
+    of `potts_mrf` are: predictions may then change where the image does, and larger weights (20 to 50) suit.
 
     Args:
       probs: [B,H,W,K] class probabilities (softmax output at full resolution), any floating dtype; computed in float32.
