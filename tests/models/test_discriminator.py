@@ -11,6 +11,8 @@ import pytest
 from semiseg_jax.losses import adversarial_loss, discriminator_loss
 from semiseg_jax.models import Discriminator
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SHARED = Path(os.environ.get("SEMISEG_SHARED", Path(__file__).parents[3] / "shared"))
 FIXTURE = SHARED / "fixtures" / "advsemiseg_discriminator.npz"
 

@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 from semiseg_jax.models import Classifier, Discriminator, make_model, pretrained
 from semiseg_jax.models.pretrained import WeightsError
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 NAMES = json.loads(Path(__file__).with_name("weight_names.json").read_text())
 NETWORKS = {
     "torchvision_resnet18": "resnet18",

@@ -9,6 +9,8 @@ from jax.sharding import PartitionSpec as P
 from semiseg_jax.engine.parallel import AXIS, Devices
 from semiseg_jax.models import make_model
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 CLASSES = 3
 WIDTHS = (8, 16)
 
