@@ -1,5 +1,6 @@
 """Steps of a method on small hand-made batches, on one device or two."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, from_json
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.parallel import Devices
@@ -121,15 +122,23 @@ def _drawn(network: base.Network) -> base.Network:
 
 def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "shard_map", step: int = 0) -> tuple:
     """(gradients, batch statistics, metrics) at the initial parameters, of a batch split over `count` devices."""
+    mapped, devices = _gradient_step(config.to_json_best_effort(), count, mapper)
+    state = initial(config).replace(step=np.int32(step))
+    _, result = mapped(devices.replicate(state), devices.split(batch))
+    return parallel.fetch(result)
+
+
+@functools.lru_cache(maxsize=32)
+def _gradient_step(config_json: str, count: int, mapper: str) -> tuple[Callable, Devices]:
+    """One compiled program for all calls with the same config."""
+    config = from_json(config_json)
     method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
 
     def once(state, rows):
         loss, networks = method.loss_of(state), {name: state.networks[name] for name in method.optimizers}
         return state, base.gradients(loss, networks, rows, state.rng, config.accumulate)
 
-    state = initial(config).replace(step=np.int32(step))
-    _, result = devices.map(once)(devices.replicate(state), devices.split(batch))
-    return parallel.fetch(result)
+    return devices.map(once), devices
 
 
 def train(
