@@ -106,23 +106,22 @@ def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
     assert float(changed_metrics["discriminator"]) != float(metrics["discriminator"])
 
 
-def first_step(config, batch, sharpness=1.0):
-    """Metrics of the first step of a segmenter whose logits are `sharpness` times as large."""
+def test_hard_maps_hide_how_soft_predictions_are():
+    batch = jax.tree.map(lambda x: x[None], make_batch(ROWS))
+    for hard in (True, False):
+        config = config_with(hard_maps=hard)
+        step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
+        soft, sharp = (float(step(sharpened(config, by), batch)[1]["discriminator"][0]) for by in (1.0, 5.0))
+        assert np.isclose(sharp, soft, rtol=1e-6, atol=0) == hard
+
+
+def sharpened(config, factor):
+    """The first state, of a segmenter whose logits are `factor` times as large."""
     state = initial(config)
     network = state.networks["segmenter"]
-    head = jax.tree.map(lambda x: sharpness * x, network.params["classifier"])
+    head = jax.tree.map(lambda x: factor * x, network.params["classifier"])
     segmenter = network.replace(params={**network.params, "classifier": head})
-    state = state.replace(networks={**state.networks, "segmenter": segmenter})
-    step = jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data")
-    return jax.tree.map(lambda x: np.asarray(x[0]), step(state, jax.tree.map(lambda x: x[None], batch))[1])
-
-
-def test_hard_maps_hide_how_soft_predictions_are():
-    batch = make_batch(ROWS)
-    for hard in (True, False):
-        soft, sharp = (first_step(config_with(hard_maps=hard), batch, factor) for factor in (1.0, 5.0))
-        same = np.isclose(sharp["discriminator"], soft["discriminator"], rtol=1e-6, atol=0)
-        assert same == hard
+    return state.replace(networks={**state.networks, "segmenter": segmenter})
 
 
 def test_hard_maps_let_the_adversarial_gradient_through():
