@@ -15,7 +15,6 @@ import argparse
 import json
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -162,4 +161,6 @@ def ids_of(folder: Path, split: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(Claim(sys.argv[1], Path("runs")).table())
+    parser = argparse.ArgumentParser(description="Prints what was measured so far of a claim.")
+    parser.add_argument("name", choices=sorted(path.stem for path in RESULTS.glob("*.json")))
+    print(Claim(parser.parse_args().name, Path("runs")).table())
