@@ -24,9 +24,8 @@ from semiseg_jax.ops import convolution
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
-    """Programs compiled by one test serve the next, in every worker, and nothing is written to the user's cache."""
-    base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
+    """Programs compiled by one test serve the next, and nothing is written to the user's cache."""
+    cache = tmp_path_factory.mktemp("xla")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache))
 

@@ -39,7 +39,8 @@ def on_folder(config: ConfigDict, root: Path, quota: dict[str, int]) -> None:
     config.data.name, config.data.path = "folder", str(root)
 
 
-@pytest.mark.parametrize(("devices", "mapper"), [(1, "shard_map"), (2, "pmap")])  # the others: test_killed.py
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_config, tmp_path, devices, mapper):
     tiny_config.parallel, tiny_config.devices = mapper, devices
     tiny_config.ema = 0.9
