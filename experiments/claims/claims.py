@@ -12,6 +12,7 @@ measured so far, without training anything:
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -146,12 +147,13 @@ def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str
     target.mkdir(parents=True, exist_ok=True)
     for item in source.iterdir():
         link = target / item.name
-        if item.name != "splits" and not link.exists():
-            link.symlink_to(item.resolve())
+        if item.name != "splits":
+            with contextlib.suppress(FileExistsError):  # claims that run side by side share the folder
+                link.symlink_to(item.resolve())
     (target / "splits").mkdir(exist_ok=True)
     for name, ids in splits.items():
         path, text = target / "splits" / f"{name}.txt", "\n".join(ids) + "\n"
-        if not path.exists() or path.read_text() != text:  # claims that run side by side share the folder
+        if not path.exists() or path.read_text() != text:
             path.write_text(text)
     return target
 
