@@ -46,7 +46,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
     """Raises if the workdir holds checkpoints of a run with another config, or is no folder."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {workdir} is a file")
-    if not (workdir / "config.json").exists() or not any((workdir / "checkpoints").glob("*/[0-9]*")):
+    if not (workdir / "config.json").exists() or not _holds_steps(workdir / "checkpoints", "*/*"):
         return
     changed = config_lib.differences(read_config(workdir), config)
     if changed:
@@ -130,7 +130,12 @@ def checkpoint_dir(workdir: Path, stage: Stage) -> Path:
 
 
 def has_checkpoint(workdir: Path, stage: Stage) -> bool:
-    return any(checkpoint_dir(workdir, stage).glob("[0-9]*"))
+    return _holds_steps(checkpoint_dir(workdir, stage), "*")
+
+
+def _holds_steps(directory: Path, pattern: str) -> bool:
+    """Whether a checkpoint was finished; one that a kill cut short is named 10.orbax-checkpoint-tmp."""
+    return any(path.name.isdigit() for path in directory.glob(pattern))
 
 
 def dummy_batch(crop: Sequence[int], num_classes: int) -> Batch:
