@@ -12,6 +12,7 @@ terms of the config.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,16 +136,20 @@ class Adversarial(Segmentation):
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         options = self.options
-        if means["discriminator"] < 0.1:
+        smoothing = options.label_smoothing
+        # Smoothed targets cost even a discriminator that knows everything their entropy.
+        least = -sum(share * math.log(share) for share in (smoothing, 1 - smoothing) if share) / 2
+        if means["discriminator"] - least < 0.1 * (math.log(2) - least):
+            remedy = "" if smoothing else ", or set adversarial.label_smoothing=0.1"
             return (
-                f"the discriminator wins (loss {means['discriminator']:.3f}; healthy is 0.2 to 0.5) and teaches "
-                "nothing: lower adversarial.optimizer.learning_rate, or set adversarial.label_smoothing=0.1"
+                f"the discriminator wins (loss {means['discriminator']:.3f}; it cannot be below {least:.3f}, healthy is "
+                f"up to 0.5) and teaches nothing: lower adversarial.optimizer.learning_rate{remedy}"
             )
         late = step > base.reached(options.semi_start, self.config.steps)
-        if late and means.get("accepted") == 0 and set(self.quota) > {Supervision.DENSE}:
+        if late and means.get("accepted", 1.0) < 0.001 and set(self.quota) > {Supervision.DENSE}:
             return (
-                f"the discriminator accepts no pixel at threshold {options.threshold}, so there is no self-training: "
-                "lower adversarial.threshold"
+                f"the discriminator accepts hardly a pixel at threshold {options.threshold}, so there is no "
+                "self-training: lower adversarial.threshold"
             )
         if late and means["discriminator"] > 0.67:
             return (

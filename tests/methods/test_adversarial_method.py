@@ -186,7 +186,7 @@ def test_both_networks_are_updated_with_their_own_optimiser():
     [
         (30, {"discriminator": 0.3, "accepted": 0.2}, ""),
         (30, {"discriminator": 0.05, "accepted": 0.2}, "the discriminator wins"),
-        (30, {"discriminator": 0.3, "accepted": 0.0}, "accepts no pixel"),
+        (30, {"discriminator": 0.3, "accepted": 0.0}, "accepts hardly a pixel"),
         (5, {"discriminator": 0.3, "accepted": 0.0}, ""),
         (30, {"discriminator": 0.3}, ""),
         (30, {"discriminator": 0.69, "accepted": 1.0}, "hardly tells"),
@@ -195,7 +195,16 @@ def test_both_networks_are_updated_with_their_own_optimiser():
 )
 def test_a_plain_warning_says_when_the_game_is_over(step, means, words):
     warning = make_method(config_with(semi_start=0.25), CLASSES).watch(step, means)
-    assert warning.startswith(words) if not words else words in warning
+    assert words in warning
+    assert bool(warning) == bool(words)
+
+
+@pytest.mark.parametrize(("loss", "wins"), [(0.165, True), (0.2, True), (0.24, False)])
+def test_with_smoothed_labels_the_discriminator_wins_above_the_least_loss_there_is(loss, wins):
+    """A discriminator that knows everything pays half the entropy of 0.1, that is 0.163."""
+    warning = make_method(config_with(label_smoothing=0.1), CLASSES).watch(30, {"discriminator": loss})
+    assert ("wins" in warning) == wins
+    assert "label_smoothing" not in warning
 
 
 def test_a_quota_without_masks_fails_naming_it():

@@ -66,7 +66,7 @@ def test_a_game_that_is_over_is_said_once_in_plain_words(tiny_config, tmp_path, 
     configure(tiny_config, "adversarial")
     tiny_config.adversarial.update({"threshold": 1.0, "semi_start": 0.0})
     train(tiny_config, tmp_path)
-    assert capsys.readouterr().out.count("the discriminator accepts no pixel at threshold 1.0") == 1
+    assert capsys.readouterr().out.count("the discriminator accepts hardly a pixel at threshold 1.0") == 1
     assert len(logged(tmp_path, "train")[6]["confidence_histogram"]) == 10
 
 
