@@ -8,7 +8,8 @@ Arguments: `labelled`, the share (0.125), number (50) or split of the training i
 of the small-data setting in semiseg_jax/presets.py. All others are unlabelled: an image without a mask file is fine.
 
 `setting=paper` is the protocol of the text for Pascal VOC 2012 with 10,582 training images: DeepLab-v2 on ResNet-101,
-crops of 321, 10 labelled and 10 unlabelled images an update, 20,000 updates, self-training from update 5,000 on.
+crops of 321, 10 labelled and 10 unlabelled images an update, 20,000 updates, self-training from update 5,000 on; with
+it goes what only the code does, an adversarial term on unlabelled images, whose predictions the discriminator sees.
 `setting=released` is what the published code does instead: two of the four ASPP branches, crops without scale or
 flip, block convolutions at 3 and shortcuts at 4 times the learning rate, batch statistics that move on unlabelled and
 labelled images in turn, and a third stream of masks for the discriminator.
@@ -48,7 +49,7 @@ def published(config: ConfigDict, given: ConfigDict) -> None:
     config.adversarial.fill_void = False
     config.separate_passes = False
     config.data.quota = {"dense": 1, "unlabeled": 1}
-    config.adversarial.semi_start = 5000
+    config.adversarial.semi_start = 0.25  # update 5,000
     config.eval.every = 2000
 
 

@@ -43,7 +43,7 @@ def paper(config: ConfigDict, given: ConfigDict) -> None:
     config.steps = 90_000
     config.batch_size = 48
     config.data.quota = {given.labels: 1}
-    config.terms.gated_crf.start = 450
+    config.terms.gated_crf.start = 0.005  # update 450
     config.terms.gated_crf.sources = "valid"
     config.class_weights = click_weights(VOC_CLICKS)
     config.eval.every = 5000

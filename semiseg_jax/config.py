@@ -215,6 +215,9 @@ def _optimizer(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
 def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
     """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail.
 
@@ -230,8 +233,8 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
             raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}")
         kind = type(values[name])
         try:
-            values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
-        except ValueError:
+            values[name] = YES_OR_NO[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
             raise ValueError(f"config argument {name}={text!r} must be of type {kind.__name__}") from None
         choices = defaults[name]
         if isinstance(choices, tuple) and text not in choices:

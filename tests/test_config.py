@@ -296,6 +296,8 @@ def test_parse_arg_unknown_name_fails_with_the_known_ones():
 def test_parse_arg_wrong_type_fails_naming_the_argument():
     with pytest.raises(ValueError, match="crop='big' must be of type int"):
         parse_arg("crop=big", crop=1)
+    with pytest.raises(ValueError, match="simulated='flase' must be of type bool"):
+        parse_arg("simulated=flase", simulated=True)
 
 
 def load(name: str):
@@ -341,7 +343,7 @@ ADVERSARIAL = {
     "model.name": "deeplab_v2", "augment.crop": (321, 321), "steps": 20_000,
     "optimizer.name": "sgd", "optimizer.learning_rate": 2.5e-4, "optimizer.momentum": 0.9, "optimizer.schedule": "poly",
     "adversarial.adversarial_labelled_weight": 0.01, "adversarial.adversarial_unlabelled_weight": 0.001,
-    "adversarial.semi_weight": 0.1, "adversarial.semi_start": 5000, "adversarial.threshold": 0.2,
+    "adversarial.semi_weight": 0.1, "adversarial.semi_start": 5000 / 20_000, "adversarial.threshold": 0.2,
     "adversarial.features": 64, "adversarial.optimizer.learning_rate": 1e-4, "adversarial.optimizer.name": "adamw",
     "adversarial.optimizer.weight_decay": 0.0,  # that is Adam
 }  # fmt: skip
@@ -361,7 +363,7 @@ ADVERSARIAL = {
             "model.backbone": "resnet34", "augment.crop": (256, 256), "augment.scale": (0.5, 2.0), "batch_size": 48,
             "steps": 90_000, "optimizer.name": "sgd", "optimizer.learning_rate": 0.007, "optimizer.momentum": 0.9,
             "optimizer.weight_decay": 1e-4, "optimizer.schedule": "poly", "terms.gated_crf.weight": 0.1,
-            "terms.gated_crf.start": 450, "terms.gated_crf.radius": 5, "terms.gated_crf.sources": "valid",
+            "terms.gated_crf.start": 450 / 90_000, "terms.gated_crf.radius": 5, "terms.gated_crf.sources": "valid",
             "terms.gated_crf.kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
         }),
     ],

@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[str, str, int, int]] = {
 RIVALS = {
     "masks and boxes": {},
     "boxes as masks": {"inside": "foreground"},
+    "boxes as masks, full weight": {"inside": "foreground", "inside_weight": 1.0, "inside_start": 0.0},
     "only outside of boxes": {"inside": "ignore"},
     "without correction": {"bootstrap_start": 1.0},
 }

@@ -84,7 +84,8 @@ class Targets:
 class BoxTerm(Term):
     """The loss above, of rows whose kind is box. Class 0 is background."""
 
-    learns_from = frozenset({Supervision.BOX})
+    reads = frozenset({Supervision.BOX})
+    teaches = True
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         super().__init__(options, config, num_classes)

@@ -48,11 +48,13 @@ class Segmentation:
         off = [name for name in self.needs if name not in self.terms.terms]
         if off:
             raise ValueError(f"method {config.method!r} needs terms.{off[0]}.weight to be positive")
+        quota = config.data.quota.to_dict()
         if not self.terms.learns_from & self.quota.keys():
-            names = ", ".join(kind.name.lower() for kind in sorted(self.terms.learns_from))
             raise ValueError(
-                f"method {config.method!r} learns from {names} only, but data.quota is {config.data.quota.to_dict()}"
+                f"method {config.method!r} learns from {_names(self.terms.learns_from)} only, but data.quota is {quota}"
             )
+        for name, kinds in self.terms.idle(self.quota).items():
+            raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
         stage = base.Stage(
@@ -139,3 +141,7 @@ class Segmentation:
         """What a panel shows beside prediction and truth, of training images."""
         outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
         return self.terms.pictures(terms.View(outputs, batch, state.step))
+
+
+def _names(kinds: terms.Kinds) -> str:
+    return ", ".join(kind.name.lower() for kind in sorted(kinds)) or "no kind"

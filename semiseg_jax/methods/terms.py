@@ -6,7 +6,7 @@ is never traced.
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from semiseg_jax.ops.images import area_average, standardize
 from semiseg_jax.ops.pairwise import kernel_terms
 from semiseg_jax.ops.reduce import masked_mean
 
+ALL = frozenset(Supervision)
 LABELLED = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
 MADE = frozenset(MADE_FOR)
 Kinds = frozenset[Supervision]
@@ -56,12 +57,18 @@ class View:
 class Term(abc.ABC):
     """Base of the terms. `options` is `config.terms.NAME`; the constructor checks it."""
 
-    learns_from: Kinds = frozenset()  # kinds that the term alone can train a network with
+    reads: Kinds = ALL  # kinds of rows that the term has a use for
+    teaches = False  # whether it alone can train a network
     needs_variance = False
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         self.options, self.steps = options, config.steps
         self.kinds = frozenset(Supervision.parse(name) for name in options.get("kinds", ()))
+
+    @property
+    def uses(self) -> Kinds:
+        """What it reads of the rows that the config lets it see."""
+        return self.reads & (self.kinds or ALL)
 
     def weight(self, step: jax.Array) -> jax.Array:
         options = self.options
@@ -83,19 +90,22 @@ class CrossEntropy(Term):
     From labels that a program made too, unless the term `made_labels` gives them a weight of their own.
     """
 
-    learns_from = LABELLED
+    reads = LABELLED
+    teaches = True
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         super().__init__(options, config, num_classes)
         self.class_weights = class_weights(config, num_classes)
         boxes = config.terms.boxes
         self.uncertain = boxes.weight > 0 and boxes.inside == "uncertainty" and boxes.scope == "all"
+        if self.uncertain and options.average == "images":
+            raise ValueError('terms.boxes.scope="all" tempers all pixels: terms.cross_entropy.average must be "pixels"')
         if config.terms.made_labels.weight > 0:
-            self.kinds = (self.kinds or frozenset(Supervision)) - MADE
+            self.kinds = (self.kinds or ALL) - MADE
             if not self.kinds:  # which would mean all rows
                 raise ValueError(f"terms.made_labels takes all rows of terms.cross_entropy.kinds={options.kinds}")
         elif config.data.made_labels:
-            self.learns_from = LABELLED | MADE
+            self.reads = LABELLED | MADE
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)
@@ -125,7 +135,7 @@ class CrossEntropy(Term):
 class MadeLabels(CrossEntropy):
     """The same, from rows whose labels a program made."""
 
-    learns_from = MADE
+    reads = MADE
 
     def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
         super().__init__(options, config, num_classes)
@@ -213,6 +223,11 @@ class GatedCRF(Term):
 class AbsentTags(Term):
     """What the tags rule out: -log(1 - max_p P_c(p)), averaged over the classes that are not in the image."""
 
+    def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
+        super().__init__(options, config, num_classes)
+        if config.data.assign:  # then an image shows the labels of its kind alone
+            self.reads = frozenset({Supervision.TAGS})
+
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         where, logits = view.rows_of(self.kinds), view.outputs["logits"]
         batch, classes = logits.shape[0], logits.shape[-1]
@@ -238,7 +253,18 @@ class Sum:
 
     @property
     def learns_from(self) -> Kinds:
-        return frozenset[Supervision]().union(*(term.learns_from for term in self.terms.values()))
+        return frozenset[Supervision]().union(*(term.uses for term in self.terms.values() if term.teaches))
+
+    def idle(self, kinds: Collection[Supervision]) -> dict[str, Kinds]:
+        """Terms that a batch of these kinds gives nothing to do, and what each looks at.
+
+        Not cross-entropy, which is on by default.
+        """
+        return {
+            name: term.uses
+            for name, term in self.terms.items()
+            if name != "cross_entropy" and not term.uses & frozenset(kinds)
+        }
 
     @property
     def needs_variance(self) -> bool:

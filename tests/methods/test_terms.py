@@ -113,6 +113,7 @@ IGNORED = [
 @pytest.mark.parametrize(("name", "options", "used", "ignored"), IGNORED)
 def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, used, ignored):
     config = config_with(**{name: EXTRA[name] | options})
+    config.data.quota = dict.fromkeys((kind.name.lower() for kind in KINDS), 1)
     if name != "cross_entropy":
         config.terms.cross_entropy.kinds = ("partial",)  # there are none
     rows = [kind for kind in KINDS if kind.name.lower() in (*used, *ignored)]
@@ -126,6 +127,30 @@ def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, 
         np.testing.assert_allclose(slopes[uses], gradient[output], rtol=1e-4, atol=1e-7)
         others = [i for i in range(len(rows)) if i not in uses]
         assert not slopes[others].any(), output
+
+
+@pytest.mark.parametrize(
+    ("method", "quota", "change", "message"),
+    [
+        ("gated_crf", "scribble", {"cross_entropy": {"kinds": ("dense",)}}, "learns from dense only, but data.quota"),
+        ("gated_crf", "scribble", {"gated_crf": {"kinds": ("tags",)}}, "terms.gated_crf looks at rows of tags only"),
+        ("label_uncertainty", "dense", {}, "terms.boxes looks at rows of box only"),
+        ("supervised", "dense", {"absent_tags": {"weight": 1.0}}, "terms.absent_tags looks at rows of tags only"),
+        ("supervised", "dense", {"made_labels": {"weight": 1.0}}, "terms.made_labels looks at rows of unlabeled, tags"),
+        (
+            "label_uncertainty",
+            "box",
+            {"boxes": {"scope": "all"}, "cross_entropy": {"average": "images"}},
+            'cross_entropy.average must be "pixels"',
+        ),
+    ],
+)
+def test_terms_that_the_quota_gives_nothing_to_do_are_refused(method, quota, change, message):
+    config = make_config(method, {quota: 2})
+    config.data.assign = {quota: 1.0}
+    config.terms.update(change)
+    with pytest.raises(ValueError, match=message):
+        make_method(config, CLASSES)
 
 
 def test_made_labels_have_a_weight_of_their_own_and_no_other():
@@ -148,10 +173,11 @@ def test_a_cross_entropy_of_made_labels_alone_is_no_second_one_beside_their_own_
 def test_sources_that_are_labelled_are_no_fewer_by_their_kind():
     batch = make_batch(("points", "points"))
     options = EXTRA["gated_crf"] | {"sources": "labelled"}
-    values = [
-        float(look(config_with(gated_crf=options | {"kinds": kinds}), batch)[0][1]["gated_crf"])
-        for kinds in ((), ("points",))
-    ]
+    values = []
+    for kinds in ((), ("points",)):
+        config = config_with(gated_crf=options | {"kinds": kinds})
+        config.data.quota = {"points": 2}
+        values.append(float(look(config, batch)[0][1]["gated_crf"]))
     assert values[0] > 0
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
