@@ -17,14 +17,14 @@ labelled images in turn, and a third stream of masks for the discriminator.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v2, parse, sgd, small, some_masks
+from semiseg_jax.presets import crops_and_flips, deeplab_v2, half_masks, parse, sgd, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper", "released"), labelled="0.125")
     config = small(given)
     config.method = "adversarial"
-    config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
+    half_masks(config, given.batch, "unlabeled")
     some_masks(config, given.labelled, "unlabeled")
     config.adversarial.features = 16  # with 64, the discriminator costs more than MobileNetV2
     # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.

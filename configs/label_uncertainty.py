@@ -17,14 +17,14 @@ resolution): of the paper's only the data, the share of masks and the loss are d
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, parse, sgd, simulate, small, some_masks
+from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, half_masks, parse, sgd, simulate, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), masks="0.18", simulated=True)
     config = small(given)
     config.method = "label_uncertainty"
-    config.data.quota = {"dense": given.batch // 2, "box": given.batch - given.batch // 2}
+    half_masks(config, given.batch, "box")
     config.separate_passes = True
     some_masks(config, given.masks, "box")
     if given.simulated:

@@ -8,14 +8,14 @@ of the small-data setting in semiseg_jax/presets.py. Fields under `consistency`:
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import parse, small, some_masks
+from semiseg_jax.presets import half_masks, parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, labelled="0.125")
     config = small(given)
     config.method = "mean_teacher"
-    config.data.quota = {"dense": given.batch // 2, "unlabeled": given.batch - given.batch // 2}
+    half_masks(config, given.batch, "unlabeled")
     config.separate_passes = True
     config.consistency.ramp = 0.3
     some_masks(config, given.labelled, "unlabeled")

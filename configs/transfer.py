@@ -14,7 +14,7 @@ DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v2, parse, sgd, small
+from semiseg_jax.presets import crops_and_flips, deeplab_v2, half_masks, parse, sgd, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = small(given)
     config.method = "transfer"
     config.data.strong_classes = tuple(filter(None, given.strong.split("+")))
-    config.data.quota = {"dense": given.batch // 2, "tags": given.batch - given.batch // 2}
+    half_masks(config, given.batch, "tags")
     config.terms.made_labels.weight = 1.0
     config.terms.absent_tags.weight = 0.1
     config.terms.absent_tags.kinds = ("tags",)

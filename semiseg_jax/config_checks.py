@@ -50,6 +50,10 @@ def validate(config: ConfigDict) -> None:
     if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
         raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
     _check_range("balance_classes", config.balance_classes, 0, 1)
+    if any(weight < 0 for weight in config.class_weights):
+        raise ValueError(f"config.class_weights is {config.class_weights} but must be 0 or more for each class")
+    if config.optimizer.decay_vectors and config.model.get("norm") in ("frozen", "affine_frozen"):
+        raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={config.model.norm!r}")
     if config.balance_classes and config.class_weights:
         raise ValueError("config.balance_classes and config.class_weights exclude each other")
     for name in ("beta", "contrast", "radius", "iterations"):
@@ -93,13 +97,16 @@ def _check_scales(name: str, scales: Sequence[float]) -> None:
 def _check_optimizer(name: str, options: ConfigDict) -> None:
     _check_choice(f"{name}.name", options.name, ("adamw", "sgd"))
     _check_choice(f"{name}.schedule", options.schedule, ("cosine", "poly", "constant"))
-    for field in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "momentum"):
+    for field in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "momentum", "power"):
         _check_range(f"{name}.{field}", options[field], 0, float("inf"))
+    if len(options.betas) != 2 or any(not 0 <= beta < 1 for beta in options.betas):
+        raise ValueError(f"config.{name}.betas is {options.betas} but must be two numbers in [0, 1)")
 
 
 def _check_terms(terms: ConfigDict) -> None:
+    positive = ("weight", "start", "ramp", "inside_weight", "inside_start", "mean_start", "bootstrap_start")
     for name, options in terms.items():
-        for field in ("weight", "start", "ramp", "inside_weight", "inside_start", "bootstrap_start", "regularizer"):
+        for field in (*positive, "bootstrap_variance", "regularizer"):
             if field in options:
                 _check_range(f"terms.{name}.{field}", options[field], 0, float("inf"))
     for name in ("cross_entropy", "made_labels"):
@@ -108,6 +115,8 @@ def _check_terms(terms: ConfigDict) -> None:
     _check_range("terms.total_variation.contrast", terms.total_variation.contrast, 0, float("inf"))
     if terms.total_variation.contrast and terms.total_variation.norm == "curvilinear":
         raise ValueError("config.terms.total_variation.contrast goes with norm 'l1' or 'l2', not with 'curvilinear'")
+    for field in ("min_share", "min_crossed"):
+        _check_range(f"terms.boxes.{field}", terms.boxes[field], 0, 1)
     _check_choice("terms.boxes.inside", terms.boxes.inside, ("uncertainty", "foreground", "ignore"))
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
     _check_choice("terms.gated_crf.sources", terms.gated_crf.sources, ("valid", "labelled"))

@@ -108,6 +108,13 @@ def deeplab_v2(config: ConfigDict, weights: str) -> None:
     config.pretrained.new_classifier = bool(weights)
 
 
+def half_masks(config: ConfigDict, batch: int, others: str) -> None:
+    """Half of a batch brings masks, the other half is of another kind."""
+    if batch < 2:
+        raise ValueError(f"config argument batch={batch} leaves no row for masks; of 2 rows, one would be {others}")
+    config.data.quota = {"dense": batch // 2, others: batch - batch // 2}
+
+
 def some_masks(config: ConfigDict, labelled: str, others: str) -> None:
     """Gives a share ("0.125"), a number ("50") or a split of the images their masks, and the rest to another kind."""
     try:

@@ -152,6 +152,13 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("terms.gated_crf.pixel", (5,)),
         ("terms.gated_crf.pixel", (5, -1)),
         ("terms.total_variation.contrast", -0.1),
+        ("terms.boxes.mean_start", -3.0),
+        ("terms.boxes.bootstrap_variance", -1.0),
+        ("terms.boxes.min_share", 7.0),
+        ("terms.boxes.min_crossed", 1.5),
+        ("optimizer.power", -1.0),
+        ("optimizer.betas", (0.9, 1.0)),
+        ("class_weights", (1.0, -1.0)),
     ],
 )
 def test_value_out_of_range_fails_naming_the_field(path, value):
@@ -165,6 +172,13 @@ def test_class_weights_are_either_given_or_balanced():
     config = default_config()
     config.balance_classes, config.class_weights = 0.5, (1.0, 2.0)
     with pytest.raises(ValueError, match=r"config\.balance_classes and config\.class_weights exclude each other"):
+        validate(config)
+
+
+def test_norms_that_are_frozen_do_not_decay():
+    config = default_config()
+    config.model.norm, config.optimizer.decay_vectors = "frozen", True
+    with pytest.raises(ValueError, match=r"optimizer\.decay_vectors would shrink the scales of model\.norm='frozen'"):
         validate(config)
 
 
@@ -298,6 +312,12 @@ def test_parse_arg_wrong_type_fails_naming_the_argument():
         parse_arg("crop=big", crop=1)
     with pytest.raises(ValueError, match="simulated='flase' must be of type bool"):
         parse_arg("simulated=flase", simulated=True)
+
+
+@pytest.mark.parametrize("name", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch", "transfer"])
+def test_a_batch_of_one_row_has_no_room_for_masks(name):
+    with pytest.raises(ValueError, match="batch=1 leaves no row for masks"):
+        load(name).get_config("batch=1")
 
 
 def load(name: str):

@@ -142,8 +142,8 @@ class Adversarial(Segmentation):
         if means["discriminator"] - least < 0.1 * (math.log(2) - least):
             remedy = "" if smoothing else ", or set adversarial.label_smoothing=0.1"
             return (
-                f"the discriminator wins (loss {means['discriminator']:.3f}; it cannot be below {least:.3f}, healthy is "
-                f"up to 0.5) and teaches nothing: lower adversarial.optimizer.learning_rate{remedy}"
+                f"the discriminator wins (loss {means['discriminator']:.3f} of at least {least:.3f}; healthy is 0.2 to "
+                f"0.5) and teaches nothing: lower adversarial.optimizer.learning_rate{remedy}"
             )
         late = step > base.reached(options.semi_start, self.config.steps)
         if late and means.get("accepted", 1.0) < 0.001 and set(self.quota) > {Supervision.DENSE}:

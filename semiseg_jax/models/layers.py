@@ -88,14 +88,15 @@ class Norm(nn.Module):
             scale, bias = lax.stop_gradient((scale, bias))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        batch_mean, batch_var = mean.value, var.value
         if train and self.kind != "frozen":
-            batch_mean, batch_var, count = self._statistics(x)
-            if not self.is_initializing():
-                unbiased = lax.stop_gradient(batch_var) * (count / max(count - 1, 1))
-                mean.value += (1.0 - self.momentum) * (lax.stop_gradient(batch_mean) - mean.value)
-                var.value += (1.0 - self.momentum) * (unbiased - var.value)
-        else:
-            batch_mean, batch_var = mean.value, var.value
+            found_mean, found_var, count = self._statistics(x)
+            if count > 1:  # a single value, as of the pooled features of one row, has no variance
+                batch_mean, batch_var = found_mean, found_var
+                if not self.is_initializing():
+                    unbiased = lax.stop_gradient(batch_var) * (count / (count - 1))
+                    mean.value += (1.0 - self.momentum) * (lax.stop_gradient(batch_mean) - mean.value)
+                    var.value += (1.0 - self.momentum) * (unbiased - var.value)
         factor = scale * lax.rsqrt(batch_var + self.epsilon)
         return x.astype(self.dtype) * factor.astype(self.dtype) + (bias - batch_mean * factor).astype(self.dtype)
 

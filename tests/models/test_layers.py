@@ -21,6 +21,17 @@ def run(norm, variables, x, train=True):
     return norm.apply(variables, x, train, mutable=["batch_stats"])
 
 
+def test_a_single_value_is_normalised_by_what_is_stored():
+    """As pooled features of one row are: by a variance of 0, evaluation would divide later."""
+    norm, x = Norm("batch"), features(batch=1, size=(1, 1))
+    variables = norm.init(jax.random.key(0), features(), True)
+    variables["batch_stats"] = {"mean": np.full(16, 2.0, np.float32), "var": np.full(16, 9.0, np.float32)}
+    y, updated = run(norm, variables, x)
+    np.testing.assert_allclose(y, (x - 2) / 3, rtol=1e-5)
+    for name, value in updated["batch_stats"].items():
+        np.testing.assert_array_equal(value, variables["batch_stats"][name])
+
+
 @pytest.mark.parametrize(
     ("kind", "moves", "learns"),
     [("batch", True, True), ("affine_frozen", True, False), ("frozen", False, False), ("group", False, True)],
