@@ -1,11 +1,12 @@
 """A fraction of the images with masks, the rest without labels, and a discriminator (Hung et al., arXiv 1802.07934).
 
-    semiseg train --config=configs/adversarial.py:path=DIR,labelled=0.125 --workdir=runs/adv
+    semiseg train --config=configs/adversarial.py:path=DIR --workdir=runs/adv
     semiseg train --config=configs/adversarial.py:path=DIR,labelled=50,weights=mobilenet_v2.npz --workdir=runs/adv
     semiseg train --config=configs/adversarial.py:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
 
-Arguments: `labelled`, the share (0.125), number (50) or split of the training images that bring their mask, and those
-of the small-data setting in semiseg_jax/presets.py. All others are unlabelled: an image without a mask file is fine.
+Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
+(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. All others
+are unlabelled: an image without a mask file is fine.
 
 `setting=paper` is the protocol of the text for Pascal VOC 2012 with 10,582 training images: DeepLab-v2 on ResNet-101,
 crops of 321, 10 labelled and 10 unlabelled images an update, 20,000 updates, self-training from update 5,000 on; with
@@ -21,11 +22,11 @@ from semiseg_jax.presets import crops_and_flips, deeplab_v2, half_masks, parse, 
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, setting=("small", "paper", "released"), labelled="0.125")
+    given = parse(arg, setting=("small", "paper", "released"), labelled="")
     config = small(given)
     config.method = "adversarial"
     half_masks(config, given.batch, "unlabeled")
-    some_masks(config, given.labelled, "unlabeled")
+    some_masks(config, given.labelled, "unlabeled", share="0.125")
     config.adversarial.features = 16  # with 64, the discriminator costs more than MobileNetV2
     # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.
     config.adversarial.label_smoothing = 0.1
@@ -38,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def published(config: ConfigDict, given: ConfigDict) -> None:
+    some_masks(config, given.labelled or "0.125", "unlabeled", share="0.125")
     crops_and_flips(config, (321, 321), (0.5, 1.5))
     sgd(config, 2.5e-4, 1e-4, nesterov=True)
     deeplab_v2(config, given.weights)

@@ -4,9 +4,10 @@
     semiseg train --config=configs/label_uncertainty.py:path=DIR,masks=50,weights=mobilenet_v2.npz --workdir=runs/boxes
     semiseg train --config=configs/label_uncertainty.py:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
 
-Arguments: `masks`, the share (0.18), number (50) or split of the training images that bring their mask while all
-others bring boxes; `simulated`, to draw boxes from masks where the folder has no boxes.json; and those of the
-small-data setting in semiseg_jax/presets.py. Class 0 must be background. Rivals of the comparison are fields: boxes
+Arguments: `masks`, which training images bring their mask: all that have one (as a folder does by default, beside all
+boxes that it has), or a share (0.18), a number (50) or a split, and all others bring boxes, which are then drawn from
+their masks unless the folder has them (`simulated`); and those of the small-data setting in semiseg_jax/presets.py.
+Class 0 must be background. Rivals of the comparison are fields: boxes
 as masks are --config.terms.boxes.inside=foreground, only what is outside of boxes is
 --config.terms.boxes.inside=ignore.
 
@@ -21,17 +22,19 @@ from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, half_masks, par
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, setting=("small", "paper"), masks="0.18", simulated=True)
+    given = parse(arg, setting=("small", "paper"), masks="", simulated=True)
     config = small(given)
     config.method = "label_uncertainty"
     half_masks(config, given.batch, "box")
     config.separate_passes = True
-    some_masks(config, given.masks, "box")
-    if given.simulated:
+    some_masks(config, given.masks, "box", share="0.18")
+    if given.simulated and config.data.assign:
         simulate(config, "box")
     config.terms.boxes.weight = 1.0
     config.log.hidden_masks = 32
     if given.setting == "paper":
+        some_masks(config, given.masks or "0.18", "box", share="0.18")
+        simulate(config, "box")
         deeplab_v3plus(config, "resnet50", given.weights)
         crops_and_flips(config, (512, 512), (0.5, 2.0))
         sgd(config, 0.01, 1e-4)

@@ -1,9 +1,10 @@
 """A fraction of the images with masks, the rest without labels, and an average of the network as their teacher.
 
-    semiseg train --config=configs/mean_teacher.py:path=DIR,labelled=0.125 --workdir=runs/mt
+    semiseg train --config=configs/mean_teacher.py:path=DIR --workdir=runs/mt
 
-Arguments: `labelled`, the share (0.125), number (50) or split of the training images that bring their mask, and those
-of the small-data setting in semiseg_jax/presets.py. Fields under `consistency`: the weight, its ramp, and CutMix.
+Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
+(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. Fields under
+`consistency`: the weight, its ramp, and CutMix.
 """
 
 from ml_collections import ConfigDict
@@ -12,11 +13,11 @@ from semiseg_jax.presets import half_masks, parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, labelled="0.125")
+    given = parse(arg, labelled="")
     config = small(given)
     config.method = "mean_teacher"
     half_masks(config, given.batch, "unlabeled")
     config.separate_passes = True
     config.consistency.ramp = 0.3
-    some_masks(config, given.labelled, "unlabeled")
+    some_masks(config, given.labelled, "unlabeled", share="0.125")
     return config

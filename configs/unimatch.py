@@ -1,9 +1,10 @@
 """A fraction of the images with masks, the rest without labels, and weak-to-strong consistency (arXiv 2208.09910).
 
-    semiseg train --config=configs/unimatch.py:path=DIR,labelled=0.125,weights=mobilenet_v2.npz --workdir=runs/um
+    semiseg train --config=configs/unimatch.py:path=DIR,weights=mobilenet_v2.npz --workdir=runs/um
 
-Arguments: `labelled`, the share (0.125), number (50) or split of the training images that bring their mask, and those
-of the small-data setting in semiseg_jax/presets.py. A step looks at each unlabelled image four times.
+Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
+(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. A step looks
+at each unlabelled image four times.
 """
 
 from ml_collections import ConfigDict
@@ -12,10 +13,10 @@ from semiseg_jax.presets import half_masks, parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, labelled="0.125")
+    given = parse(arg, labelled="")
     config = small(given)
     config.method = "unimatch"
     half_masks(config, given.batch, "unlabeled")
     config.separate_passes = True
-    some_masks(config, given.labelled, "unlabeled")
+    some_masks(config, given.labelled, "unlabeled", share="0.125")
     return config

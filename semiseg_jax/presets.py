@@ -115,8 +115,14 @@ def half_masks(config: ConfigDict, batch: int, others: str) -> None:
     config.data.quota = {"dense": batch // 2, others: batch - batch // 2}
 
 
-def some_masks(config: ConfigDict, labelled: str, others: str) -> None:
-    """Gives a share ("0.125"), a number ("50") or a split of the images their masks, and the rest to another kind."""
+def some_masks(config: ConfigDict, labelled: str, others: str, share: str) -> None:
+    """Gives a share ("0.125"), a number ("50") or a split of the images their masks, and the rest to another kind.
+
+    "all", the default for a folder, are the masks that there are; other datasets have them all and give `share`.
+    """
+    labelled = labelled or ("all" if config.data.name == "folder" else share)
+    if labelled == "all":
+        return
     try:
         amount: float | int | str = int(labelled) if labelled.isdigit() else float(labelled)
     except ValueError:

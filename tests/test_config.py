@@ -314,6 +314,22 @@ def test_parse_arg_wrong_type_fails_naming_the_argument():
         parse_arg("simulated=flase", simulated=True)
 
 
+@pytest.mark.parametrize("name", ["adversarial", "mean_teacher", "unimatch"])
+def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
+    get = load(name).get_config
+    assert get("path=DIR").data.assign.to_dict() == {}
+    assert get("path=DIR,labelled=50").data.assign.to_dict() == {"dense": 50, "unlabeled": 1.0}
+    assert get("").data.assign.to_dict() == {"dense": 0.125, "unlabeled": 0.875}
+
+
+def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
+    get = load("label_uncertainty").get_config
+    for arg, simulated in (("", {}), (",masks=5", {"box": {}}), (",setting=paper", {"box": {}})):
+        config = get(f"path=DIR{arg}")
+        assert config.data.simulate.to_dict() == simulated
+        assert bool(config.data.assign) == bool(simulated)
+
+
 @pytest.mark.parametrize("name", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch", "transfer"])
 def test_a_batch_of_one_row_has_no_room_for_masks(name):
     with pytest.raises(ValueError, match="batch=1 leaves no row for masks"):

@@ -56,7 +56,7 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     if name == "voc_animals" and (run in RIVALS or run.endswith("16 an update")):
         arg += ",batch=16"
     if run in RIVALS:
-        config = label_uncertainty(arg)
+        config = label_uncertainty(f"{arg},masks=0.18")
         config.terms.boxes.update(RIVALS[run])
         config.separate_passes = name == "voc_animals"  # the others were measured in one pass
     else:

@@ -41,9 +41,9 @@ def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> Conf
     arg = f"path={flags.data / name},crop=128,steps=1000"
     arg += f",weights={flags.weights}" if flags.weights else ""
     if run in METHODS:
-        config = METHODS[run](f"{arg},batch=16")
+        config = METHODS[run](f"{arg},batch=16,labelled=0.125")
     elif run in VARIANTS:
-        config = adversarial(f"{arg},batch=16")
+        config = adversarial(f"{arg},batch=16,labelled=0.125")
         config.adversarial.update(VARIANTS[run])
     else:
         config = supervised(f"{arg},batch=8")

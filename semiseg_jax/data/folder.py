@@ -32,7 +32,7 @@ from semiseg_jax.data.types import IGNORE, Supervision
 
 logger = logging.getLogger("semiseg_jax")
 
-VERSION = 2
+VERSION = 3
 _DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
 _LAYOUT_HELP = "see the folder layout in the README"
 
@@ -103,12 +103,18 @@ class Folder(RecordBuilder):
 
     def check(self) -> list[str]:
         """Every problem of the folder, in words. Reads each file once."""
-        problems: list[str] = []
-        for id in sorted({id for ids in self.source.splits.values() for id in ids}):
+        source, problems, values = self.source, [], set[int]()
+        for id in sorted({id for ids in source.splits.values() for id in ids}):
             try:
-                self.read(id)
+                _, _, labels = self.read(id)
+                values |= set(np.unique(labels.get(Supervision.DENSE, ())).tolist())
             except FolderError as error:
                 problems += str(error).split("\n")
+        if values == {0, IGNORE} and len(source.classes) > 1 and not problems:
+            problems.append(
+                f"masks/ hold nothing but 0 and {source.ignore_label}, which is ignore_label: where it means "
+                f"{source.classes[1]!r}, write 1 instead"
+            )
         return problems
 
     def check_source(self) -> None:
@@ -148,10 +154,7 @@ class Folder(RecordBuilder):
             data = encode_png(image)
         readers: Mapping[Supervision, tuple[Mapping[str, Any], Callable[[], Any]]] = {
             Supervision.DENSE: (source.masks, lambda: read_index_map(source.masks[id], size, source)),
-            Supervision.SCRIBBLE: (
-                source.scribbles,
-                lambda: read_index_map(source.scribbles[id], size, source),
-            ),
+            Supervision.SCRIBBLE: (source.scribbles, lambda: _read_scribbles(source, id, size)),
             Supervision.POINTS: (source.points, lambda: _read_points(source, id, size)),
             Supervision.BOX: (source.boxes, lambda: _read_boxes(source, id, size)),
             Supervision.TAGS: (source.tags, lambda: _read_tags(source, id)),
@@ -290,6 +293,16 @@ def default_colors(num_classes: int) -> list[list[int]]:
     return colors.tolist()
 
 
+def _read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+    drawn = read_index_map(source.scribbles[id], size, source)
+    if (drawn != IGNORE).all():
+        raise FolderError(
+            f"{source.scribbles[id]}: labels every pixel; where nothing is drawn it must be {source.ignore_label}, and "
+            "maps of areas go to masks/"
+        )
+    return drawn
+
+
 def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
     rows = _rows(f"points.json: {id}", source.points[id], ("y", "x", "class"))
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
@@ -364,8 +377,9 @@ def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list
 def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, list[str]]:
     files = sorted((root / "splits").glob("*.txt"))
     if not files:
-        held_out = {id for id in masks if zlib.crc32(id.encode()) % 5 == 0}
-        return {"train": sorted(set(images) - held_out), "val": sorted(held_out & set(images))}
+        masked = sorted(set(masks) & set(images), key=lambda id: zlib.crc32(id.encode()))
+        held_out = set(masked[: max(1, round(len(masked) / 5))] if len(masked) > 1 else ())
+        return {"train": sorted(set(images) - held_out), "val": sorted(held_out)}
     splits = {}
     for path in files:
         ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]

@@ -168,7 +168,8 @@ def _assign(
             members = able if is_last_share else able[:count]
             if len(members) < count and not is_last_share:
                 raise ValueError(
-                    f"data.assign wants {count} images for {kind.name.lower()} but only {len(able)} are left that can"
+                    f"data.assign wants {count} images for {kind.name.lower()} but only {len(able)} are left that can "
+                    "(argument labelled or masks of a config)"
                 )
         pools[kind] = np.asarray(sorted(members), np.int64)
         taken = set(members)
@@ -183,7 +184,7 @@ def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool)
     if kind == Supervision.UNLABELED:
         return (
             f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
-            "other kinds; give some images away with data.assign, or leave unlabeled out"
+            "other kinds; give some images away with data.assign (labelled=0.125 of a config), or leave unlabeled out"
         )
     hint = ""
     if kind != Supervision.DENSE:

@@ -225,7 +225,7 @@ def _check_layout(model: nn.Module, weights: Weights) -> None:
         wanted = " or ".join(weights.layouts)
         raise WeightsError(
             f"{weights.source} ({weights.dialect}) is for layout {wanted}, but the network has layout {layout!r}: "
-            f"set model.layout={weights.layouts[0]}"
+            f"set layout={weights.layouts[0]} among the config's arguments, or model.layout"
         )
 
 

@@ -180,7 +180,8 @@ def _to_prediction(name: str, label: str, modality: jax.Array, shape: Sequence[i
     check_shape(name, label, modality, (shape[0], "h", "w", "F"))
     if not jnp.issubdtype(modality.dtype, jnp.floating):
         raise TypeError(
-            f"{name}: {label} is {modality.dtype} but must be floating point, in the units of the bandwidth"
+            f"{name}: {label} is {modality.dtype} but must be floating point, in the units of the bandwidth; images as "
+            "semiseg_jax.ops.standardize makes them suit the usual ones"
         )
     check_at_least(name, label, modality, shape[1:])
     return area_average(modality.astype(compute_dtype(modality)), (shape[1], shape[2]))

@@ -43,7 +43,8 @@ def evaluate(
     split = dataset.eval_split(split or model.config.data.eval_split)
     if not split:
         raise ValueError(
-            f"no split of {dataset.info.name} has masks to compare with; it has: {', '.join(dataset.info.splits)}"
+            f"{dataset.info.name} has no split val, validation or test with masks to compare with; name one of its own "
+            f"with --split: {', '.join(dataset.info.splits)}"
         )
     results = evaluate_split(model.predictor(), dataset, split)
     if is_main():

@@ -255,7 +255,7 @@ class _Run:
         if step == self.stage.steps:
             say("it is finished already; a longer run needs another --workdir")
         elif not self.eval_split and self.stage.scored:
-            say("no split has masks to compare with: trains without evaluation")
+            say("no split val, validation or test has masks to compare with: trains without evaluation")
         tables = [
             f"{name}\n{parameter_overview.get_parameter_overview(network.params, include_stats=False)}"
             for name, network in self.state.networks.items()

@@ -275,9 +275,17 @@ def test_without_split_files_some_images_with_a_mask_are_held_out(make_folder, o
     splits = {name: sorted(records(builder, name)) for name in builder.split_sizes()}
     assert set(splits) == {"train", "val"}
     assert sorted(splits["train"] + splits["val"]) == make_folder.ids
-    assert 1 <= len(splits["val"]) <= 6
+    assert len(splits["val"]) == 3  # a fifth of 13
     assert "im00" in splits["train"]
     assert open_folder(root).source.splits == builder.source.splits
+
+
+@pytest.mark.parametrize(("masks", "held_out"), [(1, 0), (2, 1), (6, 1)])
+def test_of_few_masks_one_is_held_out_and_of_one_none(make_folder, open_folder, masks, held_out):
+    root = make_folder(splits=False)
+    for path in sorted((root / "masks").iterdir())[masks:]:
+        path.unlink()
+    assert len(open_folder(root).source.splits["val"]) == held_out
 
 
 def test_without_masks_and_split_files_everything_is_for_training(make_folder, open_folder):

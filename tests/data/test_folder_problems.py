@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from folders import EVERYTHING, SIZE, mask_values, records, save_mask
+from folders import EVERYTHING, SIZE, mask_values, records, save_mask, square_mask
 from PIL import Image
 
 from semiseg_jax.data.folder import FolderError, read_source
@@ -115,6 +115,15 @@ def scribble_size(root):
     save_mask(root / "scribbles" / "im1.png", np.full((48, 40), IGNORE))
 
 
+def scribbles_without_gaps(root):
+    save_mask(root / "scribbles" / "im1.png", np.zeros(SIZE))
+
+
+def foreground_of_255(root):
+    for path in (root / "masks").iterdir():
+        save_mask(path, np.where(square_mask() == 1, 255, 0))
+
+
 def box_outside(root):
     coco = json.loads((root / "boxes.json").read_text())
     coco["annotations"][1]["bbox"] = [40, 10, 30, 5]
@@ -130,6 +139,8 @@ FILE_PROBLEMS = [
     (mask_bytes, r"masks/im1\.png: not a readable PNG"),
     (scribble_values, r"scribbles/im1\.png: has values \[9\]"),
     (scribble_size, r"scribbles/im1\.png: is 40x48 but its image is 48x40"),
+    (scribbles_without_gaps, r"scribbles/im1\.png: labels every pixel; where nothing is drawn it must be 255"),
+    (foreground_of_255, r"masks/ hold nothing but 0 and 255, which is ignore_label: where it means 'square', write 1"),
     (box_outside, r"boxes\.json: im1: a box is empty or lies outside"),
     (
         write("points.json", '{"im1": [[40, 2, 1]]}'),
