@@ -7,7 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
-FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "distributed")
+# A dataset may be moved: that its images are the same is checked when training goes on.
+FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "data.path", "distributed")
 # Dicts whose keys the user invents; assigned as a whole.
 OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "model")
 

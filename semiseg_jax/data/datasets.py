@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from semiseg_jax.data.folder import Folder
@@ -26,6 +26,12 @@ class Dataset:
     def masked_indices(self, split: str) -> list[int]:
         """Records of a split that have a mask to be compared with."""
         return [i for i, row in enumerate(self.info.splits[split]) if Supervision.DENSE in row["kinds"]]
+
+    def labels_beside(self, split: str, kinds: Collection[Supervision]) -> dict[Supervision, int]:
+        """How many images have labels of each other kind."""
+        rows = [row for part in split.split("+") for row in self.info.splits[part]]
+        counts = {kind: sum(int(kind) in row["kinds"] for row in rows) for kind in sorted(Supervision, reverse=True)}
+        return {kind: count for kind, count in counts.items() if kind and count and kind not in kinds}
 
     def eval_split(self, asked: str) -> str:
         """The split asked for, else the first of val, validation and test that has masks, else ""."""

@@ -236,7 +236,7 @@ def read_source(root: Path) -> Source:
     images = _by_id(root / "images", IMAGE_SUFFIXES)
     if not images:
         raise FolderError(f"{root}/images holds no image ({', '.join(IMAGE_SUFFIXES)}); {_LAYOUT_HELP}")
-    masks, scribbles = (_by_id(root / folder, (".png",)) for folder in ("masks", "scribbles"))
+    masks, scribbles = (_label_maps(root / folder) for folder in ("masks", "scribbles"))
     points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
     boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {}
     tags = _read_json(root / "tags.json") if (root / "tags.json").is_file() else {}
@@ -395,6 +395,17 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
             if shared:
                 logger.warning("%s: %d images are in both %s and %s", root, len(shared), one, other)
     return splits
+
+
+def _label_maps(folder: Path) -> dict[str, Path]:
+    found = _by_id(folder, (".png",))
+    others = sorted(path.name for path in folder.iterdir() if path not in found.values()) if folder.is_dir() else []
+    if others:
+        logger.warning(
+            "%s: %d files are no .png and not used, the first is %s; class indices survive in PNG only",
+            folder, len(others), others[0],
+        )  # fmt: skip
+    return found
 
 
 def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -33,7 +33,8 @@ def evaluate(
       checkpoint: "best", "last" or a step.
       split: the split to evaluate; by default val, validation or test, whichever exists first.
       config: the run's own config by default; pass an altered copy to evaluate on other data or in another mode.
-      output: where the JSON goes; by default `evaluation_SPLIT.json` in the workdir.
+      output: where the JSON goes; by default `evaluation_SPLIT.json` in the workdir, with what differs from the run's
+        own config in the name.
     """
     workdir = Path(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
@@ -49,21 +50,36 @@ def evaluate(
     results = evaluate_split(model.predictor(), dataset, split)
     if is_main():
         how = model.config.eval
-        ways = [how.mode, *(["flip"] if how.flip else []), *([f"scales {how.scales}"] if len(how.scales) > 1 else [])]
-        ways += [how.post.name] if how.post.name else []
+        scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
+        ways = filter(None, [how.mode, "flip" if how.flip else "", scales, how.post.name])
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
         print(f"inference: {', '.join(ways)}")
         print(format_table(results, dataset.info.classes), flush=True)
         about = {
             "dataset": dataset.info.name,
+            "path": model.config.data.path,
             "split": split,
             "checkpoint": model.step,
             "eval": model.config.eval.to_dict(),
         }
-        path = Path(output) if output else workdir / f"evaluation_{'_'.join(filter(None, (split, how.post.name)))}.json"
+        path = Path(output) if output else workdir / _file_name(split, model.config, workdirs.read_config(workdir))
         write_json(path, about | workdirs.as_json(results, dataset.info.classes))
         print(f"written to {path}")
     return results
+
+
+def _file_name(split: str, config: ConfigDict, own: ConfigDict) -> str:
+    """Other data or another way of evaluation does not overwrite what the run's own config gave."""
+    how, usual = config.eval, own.eval
+    scales = "_".join(f"{scale:g}" for scale in how.scales)
+    other = [
+        Path(config.data.path).name if config.data.path != own.data.path else "",
+        how.mode if how.mode != usual.mode else "",
+        ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
+        f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",
+        how.post.name,
+    ]
+    return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json"
 
 
 def evaluate_split(predictor: Predictor, dataset: Dataset, split: str, limit: int = 0) -> dict[str, Any]:

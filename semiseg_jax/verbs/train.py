@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
     """
     parallel.keep_memory()
     validate(config)
+    config = workdirs.anchored(config)
     parallel.initialize(config.distributed)
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
@@ -252,6 +253,10 @@ class _Run:
         start = f"goes on from step {step} of" if step else "trains for"
         say(f"{self.stage.name} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
+        unused = self.dataset.labels_beside(self.config.data.train_split, self.inputs.loader.pools)
+        if self.config.data.name == "folder" and unused and not self.config.data.assign:
+            listed = ", ".join(f"{count} {kind.name.lower()}" for kind, count in unused.items())
+            say(f"labels that data.quota does not ask for: {listed}")
         if step == self.stage.steps:
             say("it is finished already; a longer run needs another --workdir")
         elif not self.eval_split and self.stage.scored:

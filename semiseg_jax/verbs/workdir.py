@@ -56,6 +56,15 @@ def check(config: ConfigDict, workdir: Path) -> None:
         )  # fmt: skip
 
 
+def anchored(config: ConfigDict) -> ConfigDict:
+    """The config with absolute paths of what is read again later, wherever that is done from."""
+    config = ConfigDict(config.to_dict())
+    for name in ("path", "made_labels"):
+        if config.data[name]:
+            config.data[name] = os.path.abspath(config.data[name])
+    return config
+
+
 def claim(config: ConfigDict, workdir: Path, command: str) -> None:
     """Writes config and versions into the workdir; everything has been checked before."""
     if is_main():

@@ -209,6 +209,13 @@ def test_skip_bad_refuses_a_split_whose_images_are_all_bad(make_folder, open_fol
     assert not builder.data_path.exists()
 
 
+def test_masks_that_are_no_png_are_reported(make_folder, caplog):
+    root = make_folder()
+    (root / "masks" / "im1.png").rename(root / "masks" / "im1.jpg")
+    assert "im1" not in read_source(root).masks
+    assert "1 files are no .png and not used, the first is im1.jpg" in caplog.text
+
+
 def test_labels_of_images_that_do_not_exist_are_reported(make_folder, caplog):
     root = make_folder(points=True)
     make_folder.write_json("points.json", {"im0": [[18, 20, 1]], "typo": [[1, 1, 0]]})

@@ -173,6 +173,28 @@ def test_evaluation_on_data_of_other_classes_is_refused(workdir, data_dir, tmp_p
         semiseg_jax.evaluate(workdir, config=config)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "evaluation_val.json"),
+        ({"mode": "slide", "window": (32, 32)}, "evaluation_val_slide.json"),
+        ({"flip": True, "scales": (0.5, 1.0)}, "evaluation_val_flip_scales_0.5_1.json"),
+        ({"post": {"name": "mean_field"}}, "evaluation_val_mean_field.json"),
+    ],
+)
+def test_another_way_of_evaluation_writes_another_file(workdir, options, name):
+    (workdir / name).unlink(missing_ok=True)
+    semiseg_jax.evaluate(workdir, config=altered(workdir, **options))
+    assert json.loads((workdir / name).read_text())["path"] == read_config(workdir).data.path
+
+
+def test_evaluation_on_other_data_writes_another_file(workdir, tmp_path):
+    config = read_config(workdir)
+    config.data.path = str(FolderMaker(tmp_path / "elsewhere")())
+    semiseg_jax.evaluate(workdir, config=config)
+    assert (workdir / "evaluation_val_elsewhere.json").exists()
+
+
 def test_a_split_without_masks_cannot_be_evaluated(workdir, source, tmp_path):
     config = read_config(workdir)
     config.data.path = str(FolderMaker(tmp_path / "unlabelled")(masks=False))

@@ -20,6 +20,7 @@ from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inputs import balanced_weights, make_input
 from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.verbs import workdir as workdirs
+from semiseg_jax.verbs.evaluate import evaluate
 from semiseg_jax.verbs.train import NonFiniteLossError, train
 
 
@@ -324,6 +325,21 @@ def test_workdir_of_another_config_is_refused_and_left_alone(tiny_config, tmp_pa
     with pytest.raises(ValueError, match=r"optimizer.learning_rate: 0.002 -> 0.5"):
         train(tiny_config, tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
+    tiny_config, tmp_path, make_folder, monkeypatch, capsys
+):
+    root = make_folder(scribbles=True)
+    on_folder(tiny_config, Path(root.name), {"dense": 2})
+    monkeypatch.chdir(root.parent)
+    train(tiny_config, tmp_path / "run", on_step=terminate_at(3))
+    assert "labels that data.quota does not ask for: 4 scribble" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "run")
+    assert evaluate(tmp_path / "run")["images"] == 2
+    shutil.move(root, tmp_path / "moved")
+    tiny_config.data.path = "../moved"
+    assert train(tiny_config, tmp_path / "run").step == 6
 
 
 def test_changed_evaluation_settings_may_go_on_in_the_same_workdir(tiny_config, tmp_path):
