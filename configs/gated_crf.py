@@ -4,7 +4,7 @@
     semiseg train --config=configs/gated_crf.py:path=DIR,labels=points,weights=mobilenet_v2.npz --workdir=runs/crf
     semiseg train --config=configs/gated_crf.py:setting=paper,path=VOC,weights=resnet34.npz --workdir=runs/crf_voc
 
-Arguments: `labels` (points or scribble), `weight` of the term and those of the small-data setting in
+Arguments: `labels` (points, scribble or points+scribble), `weight` of the term and those of the small-data setting in
 semiseg_jax/presets.py. The term sees each image at a quarter of its resolution. Of clicks, only the cells that hold
 one pull (`sources`): in short runs the term otherwise lets background swallow what is clicked.
 
@@ -17,7 +17,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, parse, sgd, small
+from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, parse, sgd, shared_by, small
 
 # What's-the-Point clicks of the 10,582 training images with background clicks from scribbles.
 VOC_CLICKS = (28784, 800, 695, 1103, 901, 1263, 547, 2114, 1142, 2923, 610, 694, 1416, 693, 694, 9561, 1013, 857, 673,
@@ -28,9 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), labels="scribble", weight=0.1)
     config = small(given)
     config.method = "gated_crf"
-    config.data.quota = {given.labels: given.batch}
+    config.data.quota = shared_by(given.labels, given.batch)
     config.terms.gated_crf.weight = given.weight
-    config.terms.gated_crf.sources = "labelled" if given.labels == "points" else "valid"
+    config.terms.gated_crf.sources = "labelled" if "points" in given.labels.split("+") else "valid"
     if given.setting == "paper":
         paper(config, given)
     return config
@@ -42,7 +42,7 @@ def paper(config: ConfigDict, given: ConfigDict) -> None:
     sgd(config, 0.007, 1e-4)
     config.steps = 90_000
     config.batch_size = 48
-    config.data.quota = {given.labels: 1}
+    config.data.quota = shared_by(given.labels, 1 + given.labels.count("+"))
     config.terms.gated_crf.start = 0.005  # update 450
     config.terms.gated_crf.sources = "valid"
     config.class_weights = click_weights(VOC_CLICKS)

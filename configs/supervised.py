@@ -5,20 +5,20 @@
 
     semiseg train --config=configs/supervised.py:path=DIR,weights=mobilenet_v2_imagenet.npz --workdir=runs/mine
 
-Arguments: `labels` (the kind to train on) and those of the small-data setting in semiseg_jax/presets.py: `path` of a
-dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch), `steps`, `weights` (a MobileNetV2
-trained on ImageNet, from which a light DeepLab then starts) and their `layout` (tensorflow or torchvision). Everything
-else is a field: --config.optimizer.learning_rate=1e-3.
+Arguments: `labels` (the kinds to train on, such as dense+scribble+points) and those of the small-data setting in
+semiseg_jax/presets.py: `path` of a dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch),
+`steps`, `weights` (a MobileNetV2 trained on ImageNet, from which a light DeepLab then starts) and their `layout`
+(tensorflow or torchvision). Everything else is a field: --config.optimizer.learning_rate=1e-3.
 """
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import parse, small
+from semiseg_jax.presets import parse, shared_by, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, labels="dense")
     config = small(given)
     config.method = "supervised"
-    config.data.quota = {given.labels: given.batch}
+    config.data.quota = shared_by(given.labels, given.batch)
     return config

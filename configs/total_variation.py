@@ -18,15 +18,15 @@ on validation images, for each fraction (0.01, 0.03, 0.1, 0.3, 1, 3).
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import parse, simulate, small
+from semiseg_jax.presets import parse, shared_by, simulate, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3)
     config = small(given)
     config.method = "total_variation"
-    config.data.quota = {given.labels: given.batch}
-    if given.labels == "partial":
+    config.data.quota = shared_by(given.labels, given.batch)
+    if "partial" in given.labels.split("+"):
         if config.data.name != "folder" and given.fraction != 0.01:
             raise ValueError(f"fraction draws from masks of a folder, path=DIR; {config.data.name} comes with 0.01")
         simulate(config, "partial", fraction=given.fraction)

@@ -108,6 +108,14 @@ def deeplab_v2(config: ConfigDict, weights: str) -> None:
     config.pretrained.new_classifier = bool(weights)
 
 
+def shared_by(labels: str, batch: int) -> dict[str, int]:
+    """Rows of a batch for each of the kinds "dense+scribble", as even as can be."""
+    kinds = labels.split("+")
+    if batch < len(kinds):
+        raise ValueError(f"config argument batch={batch} leaves no row for some of labels={labels}")
+    return {kind: batch // len(kinds) + (place < batch % len(kinds)) for place, kind in enumerate(kinds)}
+
+
 def half_masks(config: ConfigDict, batch: int, others: str) -> None:
     """Half of a batch brings masks, the other half is of another kind."""
     if batch < 2:

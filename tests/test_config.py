@@ -314,6 +314,14 @@ def test_parse_arg_wrong_type_fails_naming_the_argument():
         parse_arg("simulated=flase", simulated=True)
 
 
+@pytest.mark.parametrize("name", ["supervised", "gated_crf", "total_variation"])
+def test_kinds_of_labels_share_a_batch(name):
+    get = load(name).get_config
+    assert get("labels=dense+scribble+points").data.quota.to_dict() == {"dense": 3, "scribble": 3, "points": 2}
+    with pytest.raises(ValueError, match=r"batch=1 leaves no row for some of labels=dense\+points"):
+        get("labels=dense+points,batch=1")
+
+
 @pytest.mark.parametrize("name", ["adversarial", "mean_teacher", "unimatch"])
 def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
     get = load(name).get_config

@@ -99,7 +99,7 @@ def batch_picture(batch: Mapping[str, np.ndarray], info: DatasetInfo) -> np.ndar
             image,
             draw_labels(image, batch["label"][i], info.colors),
             draw_boxes(image, batch["boxes"][i], batch["box_class"][i], info.colors),
-            np.repeat(batch["valid"][i][..., None].astype(np.uint8) * 255, 3, -1),
+            np.repeat(batch["valid"][i][..., None].astype(np.uint8) * 200, 3, -1),
         ])  # fmt: skip
         captions.append(_row_caption(batch, i, info))
     titles = ["image", "label", "boxes", "valid"]
@@ -107,10 +107,14 @@ def batch_picture(batch: Mapping[str, np.ndarray], info: DatasetInfo) -> np.ndar
 
 
 def _row_caption(batch: Mapping[str, np.ndarray], i: int, info: DatasetInfo) -> str:
-    kind = Supervision(int(batch["kind"][i])).name.lower()
-    share = 100 * float(np.mean(batch["label"][i] != IGNORE))
-    tags = batch["tags"][i]
-    lines = [kind, f"{share:.2f} % labelled"]
+    kind = Supervision(int(batch["kind"][i]))
+    labelled = batch["label"][i] != IGNORE
+    share, tags = 100 * float(np.mean(labelled)), batch["tags"][i]
+    lines = [kind.name.lower()]
+    if kind == Supervision.BOX:
+        lines.append(f"boxes: {np.sum(batch['box_class'][i] >= 0)}")
+    elif kind not in (Supervision.TAGS, Supervision.UNLABELED) or share:
+        lines.append(f"{share:.1f} % labelled" if share >= 0.1 else f"labelled pixels: {np.sum(labelled)}")
     if (tags >= 0).any():
         lines += ["tags:", *[f"  {info.classes[k]}" for k in np.flatnonzero(tags == 1)][:6]]
     return "\n".join(lines)
