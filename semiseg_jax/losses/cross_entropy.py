@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops._checks import check_channels_last, check_float, check_integer, check_shape, compute_dtype
 from semiseg_jax.ops.reduce import masked_mean
 
 
@@ -47,6 +47,7 @@ def partial_cross_entropy(
     """
     name = "partial_cross_entropy"
     check_shape(name, "logits", logits, ("B", "H", "W", "K"))
+    check_channels_last(name, "logits", logits, jnp.shape(labels))
     check_shape(name, "labels", labels, logits.shape[:3])
     check_float(name, "logits", logits)
     check_integer(name, "labels", labels)

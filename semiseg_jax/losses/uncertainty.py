@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.ops._checks import check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops._checks import check_channels_last, check_float, check_integer, check_shape, compute_dtype
 from semiseg_jax.ops.reduce import masked_mean
 
 
@@ -64,6 +64,7 @@ def uncertainty_cross_entropy(
     if jnp.ndim(mean) not in (3, 4):
         raise ValueError(f"{name}: mean is {list(jnp.shape(mean))} but must be [B,H,W] or [B,H,W,K]")
     check_float(name, "mean", mean)
+    check_channels_last(name, "mean", mean, jnp.shape(labels))
     check_shape(name, "variance", variance, mean.shape[:3])
     check_float(name, "variance", variance)
     check_shape(name, "labels", labels, mean.shape[:3])

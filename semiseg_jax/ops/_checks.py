@@ -17,6 +17,13 @@ def check_shape(function: str, name: str, array: Any, expected: Sequence[int | s
         raise ValueError(f"{function}: {name} is {_show(shape)} but must be {_show(expected)}")
 
 
+def check_channels_last(function: str, name: str, array: jax.Array, size: Sequence[int]) -> None:
+    """Raises where [B,K,H,W] was given for [B,H,W,K], as the [B,H,W] of what belongs to it tells."""
+    shape = array.shape
+    if shape[1:3] != tuple(size[1:]) and (shape[0], *shape[2:]) == tuple(size):
+        raise ValueError(f"{function}: {name} is {_show(shape)}, channels first; it must be [B,H,W,K]")
+
+
 def check_float(function: str, name: str, array: jax.Array) -> None:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{function}: {name} is {array.dtype} but must be floating point")
