@@ -144,7 +144,7 @@ def stop_signals() -> Iterator[Callable[[int], int]]:
     """Gives a function of the step that tells the signal which asks to save and stop, or 0.
 
     SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes agree on the step through JAX, which
-    watches for SIGTERM itself.
+    watches for SIGTERM itself, and for no Ctrl-C.
     """
     if jax.process_count() > 1:
         yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0

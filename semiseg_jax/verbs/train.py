@@ -49,7 +49,7 @@ class Result:
 def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], None] | None = None) -> Result:
     """Trains what `config` describes, or goes on where the workdir's last checkpoint stands.
 
-    SIGTERM and Ctrl-C save and stop after the step in hand; a second Ctrl-C stops at once.
+    SIGTERM and, with one process, Ctrl-C save and stop after the step in hand; a second Ctrl-C stops at once.
 
     Args:
       config: from `configs/*.py` or `semiseg_jax.default_config()`.
