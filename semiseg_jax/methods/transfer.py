@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
+from semiseg_jax.data.pipeline import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Options, Predictor
 from semiseg_jax.engine.optimizers import make_optimizer
@@ -46,15 +47,14 @@ class Transfer(Adversarial):
     def __init__(self, config: ConfigDict, num_classes: int):
         if not config.data.strong_classes:
             raise ValueError("method 'transfer' needs data.strong_classes: the classes whose masks may be used")
+        quota = config.data.quota.to_dict()
+        if Supervision.TAGS not in parse_quota(quota):
+            raise ValueError(f"method 'transfer' needs rows of kind tags, but data.quota is {quota}")
         super().__init__(config, num_classes)
         if config.log.hidden_masks:
             raise ValueError("method 'transfer' never opens a mask of a weak class; set log.hidden_masks=0")
         if config.transfer.labels_from == "cam" and config.transfer.rounds > 1:
             raise ValueError("transfer.rounds=2 goes with transfer.labels_from='l_net'")
-        if Supervision.TAGS not in self.quota:
-            raise ValueError(
-                f"method 'transfer' needs rows of kind tags, but data.quota is {config.data.quota.to_dict()}"
-            )
         self.rows = sum(self.quota.values())
         self.classifier = TagClassifier(config, num_classes)
         self.l_net = LNet(_l_net_config(config, self.rows), 2)

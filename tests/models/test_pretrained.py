@@ -188,7 +188,7 @@ def test_norms_fold_into_convolutions_and_back(files, tmp_path):
 
 
 def test_layouts_and_norms_that_do_not_fit_are_refused(files):
-    with pytest.raises(WeightsError, match=r"is for layout torchvision, .* has layout 'caffe': set model\.layout="):
+    with pytest.raises(WeightsError, match=r"is for layout torchvision, .* has layout 'caffe': set layout=torchvision"):
         pretrained.load(make_model("deeplab_v2", 3, backbone="resnet18"), files["torchvision_resnet18"])
     with pytest.raises(WeightsError, match=r"holds batch norms, but the network has model\.norm=group"):
         pretrained.load(classifier("torchvision_resnet18", norm="group"), files["torchvision_resnet18"])
