@@ -111,6 +111,8 @@ def deeplab_v2(config: ConfigDict, weights: str) -> None:
 def shared_by(labels: str, batch: int) -> dict[str, int]:
     """Rows of a batch for each of the kinds "dense+scribble", as even as can be."""
     kinds = labels.split("+")
+    if "" in kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(f"config argument labels={labels!r} must be different kinds joined by +, as dense+scribble")
     if batch < len(kinds):
         raise ValueError(f"config argument batch={batch} leaves no row for some of labels={labels}")
     return {kind: batch // len(kinds) + (place < batch % len(kinds)) for place, kind in enumerate(kinds)}

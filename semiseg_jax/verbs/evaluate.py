@@ -71,9 +71,10 @@ def evaluate(
 def _file_name(split: str, config: ConfigDict, own: ConfigDict) -> str:
     """Other data or another way of evaluation does not overwrite what the run's own config gave."""
     how, usual = config.eval, own.eval
+    path = workdirs.anchored(config).data.path
     scales = "_".join(f"{scale:g}" for scale in how.scales)
     other = [
-        Path(config.data.path).name if config.data.path != own.data.path else "",
+        Path(path).name if path != workdirs.anchored(own).data.path else "",
         how.mode if how.mode != usual.mode else "",
         ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
         f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",
