@@ -195,6 +195,15 @@ def test_evaluation_on_other_data_writes_another_file(workdir, tmp_path):
     assert (workdir / "evaluation_val_elsewhere.json").exists()
 
 
+def test_the_same_data_by_a_relative_path_is_not_other_data(workdir, source, monkeypatch):
+    config = read_config(workdir)
+    monkeypatch.chdir(source.parent)
+    config.data.path = source.name
+    (workdir / "evaluation_val.json").unlink(missing_ok=True)
+    semiseg_jax.evaluate(workdir, config=config)
+    assert (workdir / "evaluation_val.json").exists()
+
+
 def test_a_split_without_masks_cannot_be_evaluated(workdir, source, tmp_path):
     config = read_config(workdir)
     config.data.path = str(FolderMaker(tmp_path / "unlabelled")(masks=False))
