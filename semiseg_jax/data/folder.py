@@ -308,6 +308,12 @@ def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
     if outside.any():
         raise FolderError(f"points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}")
+    places = rows[:, :2]
+    if ((places > 0) & (places < 1)).any() and (places <= 1).all() and max(size) > 1:
+        raise FolderError(
+            f"points.json: {id}: point {rows[0].tolist()} looks like shares of the image; points are rows and columns "
+            f"of pixels, here up to {[size[0] - 1, size[1] - 1]}"
+        )
     _check_classes(source, f"points.json: {id}", rows[:, 2])
     return rows
 

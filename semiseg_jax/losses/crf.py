@@ -153,7 +153,7 @@ def _outside_energy(terms: Mapping[str, Any], radius: int, probs: jax.Array, tar
 
 
 def _normalized(compatibility: Any, classes: int, dtype: Any) -> jax.Array:
-    check_shape(NAME, "compatibility", compatibility, (classes, classes))
+    check_shape(NAME, "compatibility", jnp.asarray(compatibility), (classes, classes))
     if not isinstance(compatibility, jax.core.Tracer):
         values = np.asarray(compatibility, np.float64)
         if np.any(np.diag(values) != 0):

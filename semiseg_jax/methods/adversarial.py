@@ -35,6 +35,8 @@ BINS = 10  # of the histogram of confidences
 
 
 class Adversarial(Segmentation):
+    uses_all_rows = True
+
     def __init__(self, config: ConfigDict, num_classes: int):
         super().__init__(config, num_classes)
         self.options = config.adversarial

@@ -23,6 +23,8 @@ from semiseg_jax.ops.reduce import masked_mean
 
 
 class MeanTeacher(Segmentation):
+    uses_all_rows = True
+
     def __init__(self, config: ConfigDict, num_classes: int):
         super().__init__(config, num_classes)
         self.options = config.consistency

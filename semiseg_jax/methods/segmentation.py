@@ -1,6 +1,7 @@
 """A segmentation network trained with the terms that its config turns on: what most methods share."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from semiseg_jax.models import make_model
 from semiseg_jax.models.segmenter import Outputs, Perturb
 from semiseg_jax.ops.images import standardize
 
+logger = logging.getLogger("semiseg_jax")
+
 TERMS = {
     "cross_entropy": terms.CrossEntropy,
     "made_labels": terms.MadeLabels,
@@ -32,6 +35,7 @@ class Segmentation:
     """Base of the methods. A method names the terms that it cannot do without, and adds what a sum of terms is not."""
 
     needs: tuple[str, ...] = ("cross_entropy",)
+    uses_all_rows = False  # whether it has a use for rows that no term looks at
 
     def __init__(self, config: ConfigDict, num_classes: int):
         self.config, self.num_classes = config, num_classes
@@ -55,6 +59,14 @@ class Segmentation:
             )
         for name, kinds in self.terms.idle(self.quota).items():
             raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
+        spare = frozenset(self.quota) - self.terms.uses
+        if spare and not self.uses_all_rows:
+            logger.warning(
+                "method %r learns nothing from rows of %s, which data.quota gives a part of each batch; leave them out "
+                "or turn on a term that looks at them (such as total_variation or gated_crf)",
+                config.method,
+                _names(spare),
+            )
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
         stage = base.Stage(

@@ -267,6 +267,10 @@ class Sum:
         }
 
     @property
+    def uses(self) -> Kinds:
+        return frozenset[Supervision]().union(*(term.uses for term in self.terms.values()))
+
+    @property
     def needs_variance(self) -> bool:
         return any(term.needs_variance for term in self.terms.values())
 

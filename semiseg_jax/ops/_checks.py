@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 
 def check_shape(function: str, name: str, array: Any, expected: Sequence[int | str]) -> None:
-    """Raises unless `array` has one axis per entry of `expected`; an int entry is the exact size."""
+    """Raises unless `array` is one, with an axis per entry of `expected`; an int entry is the exact size."""
+    _check_array(function, name, array)
     shape = jnp.shape(array)
     fits = len(shape) == len(expected) and all(
         isinstance(want, str) or have == want for have, want in zip(shape, expected, strict=True)
@@ -25,6 +26,7 @@ def check_channels_last(function: str, name: str, array: jax.Array, size: Sequen
 
 
 def check_float(function: str, name: str, array: jax.Array) -> None:
+    _check_array(function, name, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{function}: {name} is {array.dtype} but must be floating point")
 
@@ -43,6 +45,11 @@ def check_at_least(function: str, name: str, array: jax.Array, size: Sequence[in
 def compute_dtype(array: jax.Array) -> jnp.dtype:
     """float32 for half precision and float32, float64 for float64."""
     return jnp.promote_types(array.dtype, jnp.float32)
+
+
+def _check_array(function: str, name: str, array: Any) -> None:
+    if not hasattr(array, "dtype"):
+        raise TypeError(f"{function}: {name} is a {type(array).__name__} but must be an array")
 
 
 def _show(shape: Sequence[int | str]) -> str:

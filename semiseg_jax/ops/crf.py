@@ -70,7 +70,7 @@ def mean_field(
     if compatibility is None:
         matrix = -jnp.eye(classes, dtype=probs.dtype)
     else:
-        check_shape(name, "compatibility", compatibility, (classes, classes))
+        check_shape(name, "compatibility", jnp.asarray(compatibility), (classes, classes))
         matrix = jnp.asarray(compatibility, probs.dtype)
     if where is None:
         valid = jnp.ones_like(probs[..., 0])

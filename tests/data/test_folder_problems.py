@@ -147,6 +147,7 @@ FILE_PROBLEMS = [
         r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside",
     ),
     (write("points.json", '{"im1": [[-1, 2, 1]]}'), r"points\.json: im1: point .* lies outside"),
+    (write("points.json", '{"im1": [[0.4, 0.2, 1], [1.0, 0.0, 0]]}'), r"points\.json: im1: point .* looks like shares"),
     (write("points.json", '{"im1": [[4, 2, 3]]}'), r"points\.json: im1: class 3 but"),
     (write("points.json", '{"im1": [[4, 2]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
     (write("points.json", '{"im1": [["a", 2, 1]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),

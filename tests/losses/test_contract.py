@@ -268,6 +268,12 @@ def test_a_wrong_number_type_raises_an_error_that_names_function_and_argument(na
         expect_error(name, TypeError, inputs | {argument: wrong}, f"{argument} is {wrong.dtype}", jit)
 
 
+def test_a_list_raises_an_error_that_names_function_and_argument(name):
+    arguments = make_inputs(name) | make_masks(name, True)
+    for argument, array in arguments.items():
+        expect_error(name, TypeError, arguments | {argument: array.tolist()}, f"{argument} is a list but must be")
+
+
 @pytest.mark.parametrize("public_name", losses.__all__)
 def test_every_loss_is_documented_with_its_arguments_and_an_example(public_name):
     function = getattr(losses, public_name)

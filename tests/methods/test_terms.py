@@ -153,6 +153,24 @@ def test_terms_that_the_quota_gives_nothing_to_do_are_refused(method, quota, cha
         make_method(config, CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("method", "terms", "words"),
+    [
+        ("supervised", {}, "nothing from rows of unlabeled, tags"),
+        ("supervised", {"absent_tags": {"weight": 1.0}}, "nothing from rows of unlabeled,"),
+        ("supervised", {"total_variation": {"weight": 1.0}}, ""),
+        ("adversarial", {}, ""),
+    ],
+)
+def test_rows_that_teach_nothing_are_warned_of(method, terms, words, caplog):
+    config = make_config(method, {"dense": 1, "tags": 1, "unlabeled": 1})
+    config.data.assign = {"dense": 0.4, "tags": 0.3, "unlabeled": 0.3}
+    config.terms.update(terms)
+    make_method(config, CLASSES)
+    assert words in caplog.text
+    assert bool(words) == bool(caplog.text)
+
+
 def test_made_labels_have_a_weight_of_their_own_and_no_other():
     batch = mixed()
     batch["label"][3] = batch["image"][3].argmax(-1)
