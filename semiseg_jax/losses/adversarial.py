@@ -110,7 +110,7 @@ def confident_self_training(
       logits: [B,H,W,K] raw scores of the segmentation network; computed in float32.
       confidence: [B,H,W] or [B,H,W,1] in [0,1]: the sigmoid of the discriminator's raw output.
       threshold: T; 0 keeps every pixel and 1 none.
-      class_weights: [K] weight of each class; the mean is then the weighted mean.
+      class_weights: [K] weight of each class, best 1 or more; the mean is then the weighted mean.
       where: [B,H,W] bool, pixels that may count.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
 
@@ -156,7 +156,8 @@ def _bce(
     if where is not None:
         check_shape(name, where_name or f"{kind}_where", where, logits.shape)
         counts = where.astype(bool)
-    logits = jnp.where(counts, logits.astype(compute_dtype(logits)), 0.0)
+    # Finite, as the infinite logit of a sure discriminator would be multiplied by 0.
+    logits = jnp.where(counts, jnp.clip(logits.astype(compute_dtype(logits)), -1e30, 1e30), 0.0)
     # softplus is -log(1 - sigmoid): stable at both ends.
     loss = target * jax.nn.softplus(-logits) + (1.0 - target) * jax.nn.softplus(logits)
     return masked_mean(loss, counts, axis_name)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
+from semiseg_jax.ops._checks import check_at_least, check_classes, check_float, check_shape, compute_dtype
 from semiseg_jax.ops.images import covered
 from semiseg_jax.ops.pairwise import check_radius, kernel_terms, local_filter, potts_energy
 from semiseg_jax.ops.reduce import sum_last
@@ -45,7 +45,7 @@ def gated_crf(
 
     Args:
       probs: [B,H,W,K] class probabilities, any floating dtype; computed in float32.
-      image: [B,h,w,3] colours at the resolution of `probs` or any higher one; averaged down by area. Standardised
+      image: [B,h,w,C] colours at the resolution of `probs` or any higher one; averaged down by area. Standardised
         colours (zero mean, unit variance over ImageNet: `semiseg_jax.ops.standardize`) are what the default bandwidth
         0.1 is made for: about 6 grey levels of 255. Images in [0,1] need a bandwidth about 4.4 times smaller.
       kernels: Gaussian terms, each a mapping with `weight` (default 1) and the bandwidths of what it looks at: `xy`
@@ -79,6 +79,7 @@ def gated_crf(
     """
     check_shape(NAME, "probs", probs, ("B", "H", "W", "K"))
     check_float(NAME, "probs", probs)
+    check_classes(NAME, "probs", probs, "jnp.concatenate([1 - p, p], -1) for the probability p")
     if border not in ("exclude", "reference"):
         raise ValueError(f"{NAME}: border is {border!r} but must be 'exclude' or 'reference'")
     probs = probs.astype(compute_dtype(probs))
@@ -115,7 +116,8 @@ def gated_crf(
 
 def _check_image(image: jax.Array, probs: jax.Array) -> None:
     check_shape(NAME, "image", image, (probs.shape[0], "h", "w", "C"))
-    if image.shape[1] in (1, 3) and image.shape[-1] not in (1, 3):
+    fits = image.shape[1] >= probs.shape[1] and image.shape[2] >= probs.shape[2]
+    if not fits and image.shape[1] in (1, 3) and image.shape[-1] not in (1, 3):
         raise ValueError(f"{NAME}: image is {list(image.shape)}, channels first; it must be [B,h,w,3]")
     if probs.shape[2:] == image.shape[1:3] != probs.shape[1:3]:
         raise ValueError(f"{NAME}: probs is {list(probs.shape)}, channels first; it must be [B,H,W,K]")

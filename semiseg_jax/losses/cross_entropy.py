@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.ops._checks import check_channels_last, check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops._checks import (
+    check_channels_last,
+    check_classes,
+    check_float,
+    check_integer,
+    check_shape,
+    compute_dtype,
+)
 from semiseg_jax.ops.reduce import masked_mean
 
 
@@ -30,7 +37,7 @@ def partial_cross_entropy(
       logits: [B,H,W,K] raw scores, any floating dtype; computed in float32.
       labels: [B,H,W] integer class indices.
       ignore_label: the label of pixels without a label.
-      class_weights: [K] weight of each class; the mean is then the weighted mean.
+      class_weights: [K] weight of each class, best 1 or more; the mean is then the weighted mean.
       where: [B,H,W] bool, pixels that may count.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
 
@@ -48,6 +55,7 @@ def partial_cross_entropy(
     name = "partial_cross_entropy"
     check_shape(name, "logits", logits, ("B", "H", "W", "K"))
     check_channels_last(name, "logits", logits, jnp.shape(labels))
+    check_classes(name, "logits", logits, "jnp.concatenate([jnp.zeros_like(x), x], -1) for the logits x of a sigmoid")
     check_shape(name, "labels", labels, logits.shape[:3])
     check_float(name, "logits", logits)
     check_integer(name, "labels", labels)

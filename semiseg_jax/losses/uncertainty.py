@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.ops._checks import check_channels_last, check_float, check_integer, check_shape, compute_dtype
+from semiseg_jax.ops._checks import (
+    check_channels_last,
+    check_classes,
+    check_float,
+    check_integer,
+    check_shape,
+    compute_dtype,
+)
 from semiseg_jax.ops.reduce import masked_mean
 
 
@@ -38,8 +45,8 @@ def uncertainty_cross_entropy(
       labels: [B,H,W] integers: 0 and 1 in the binary form, else class indices.
       candidates: [B,H,W,K] bool (K = 2 in the binary form), the classes that a pixel may have. Where a pixel has any,
         they take the place of its label; where it has none, the label counts.
-      class_weights: [K] weight of each class; the mean is then the weighted mean. A pixel has the weight of its label,
-        of several candidates the highest.
+      class_weights: [K] weight of each class, best 1 or more; the mean is then the weighted mean. A pixel has the
+        weight of its label, of several candidates the highest.
       where: [B,H,W] bool, pixels that may count.
       ignore_label: the label of pixels without a label. Labels outside the classes do not count either.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
@@ -65,6 +72,8 @@ def uncertainty_cross_entropy(
         raise ValueError(f"{name}: mean is {list(jnp.shape(mean))} but must be [B,H,W] or [B,H,W,K]")
     check_float(name, "mean", mean)
     check_channels_last(name, "mean", mean, jnp.shape(labels))
+    if mean.ndim == 4:
+        check_classes(name, "mean", mean, "or [B,H,W] for the logits of a sigmoid")
     check_shape(name, "variance", variance, mean.shape[:3])
     check_float(name, "variance", variance)
     check_shape(name, "labels", labels, mean.shape[:3])

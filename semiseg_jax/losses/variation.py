@@ -1,5 +1,6 @@
 """Total variation: predictions should be piecewise constant, everywhere or along lines only."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax import lax
 
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
 from semiseg_jax.ops.pairwise import local_filter
-from semiseg_jax.ops.reduce import sum_last
+from semiseg_jax.ops.reduce import sum_last, without_explicit_axes
 
 # Half of the edges between 8-neighbours, (rows, columns), in the order of their angle: 0, 45, 90, 135 degrees.
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))
@@ -96,7 +97,8 @@ def curvilinear_total_variation(
     over pairs of 8-neighbours, with Z as in `total_variation`. `a` splits the direction of the line (the eigenvector
     of the smaller eigenvalue) between the two nearest of the four pair directions, and a pair weighs the mean of its
     two pixels. Where nothing is line-like (w = 0) this is `total_variation`; the same weights suit. No gradient flows
-    through J.
+    through J. Smooth boundaries of large regions are line-like too: what pays are noise, dots, corners and ends of
+    lines, and lines that stand out by less than about 0.01, for which J is too small to tell a direction.
 
     Args:
       probs: [B,H,W,K] class probabilities, any floating dtype; computed in float32.
@@ -122,7 +124,8 @@ def curvilinear_total_variation(
     if not sigma > 0:
         raise ValueError(f"{name}: sigma is {sigma} but must be positive")
     probs, valid = _check(name, probs, where)
-    weights = lax.stop_gradient(_direction_weights(lax.stop_gradient(probs), valid, float(sigma)))
+    weigh = without_explicit_axes(functools.partial(_direction_weights, sigma=float(sigma)), probs)
+    weights = lax.stop_gradient(weigh(lax.stop_gradient(probs), valid))
     total = jnp.zeros((), probs.dtype)
     for direction, (dy, dx) in enumerate(DIRECTIONS):
         pair_weights = 0.5 * sum(_ends(weights[..., direction], dy, dx)) * _pairs(valid, dy, dx)

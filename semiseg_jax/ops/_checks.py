@@ -25,6 +25,12 @@ def check_channels_last(function: str, name: str, array: jax.Array, size: Sequen
         raise ValueError(f"{function}: {name} is {_show(shape)}, channels first; it must be [B,H,W,K]")
 
 
+def check_classes(function: str, name: str, array: jax.Array, instead: str) -> None:
+    """Raises where the last axis is a map of one class, which says nothing against its complement."""
+    if array.shape[-1] == 1:
+        raise ValueError(f"{function}: {name} is {_show(array.shape)}, of one class; give two, {instead}")
+
+
 def check_float(function: str, name: str, array: jax.Array) -> None:
     _check_array(function, name, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):

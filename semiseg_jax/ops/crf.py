@@ -73,14 +73,17 @@ def mean_field(
         check_shape(name, "compatibility", jnp.asarray(compatibility), (classes, classes))
         matrix = jnp.asarray(compatibility, probs.dtype)
     if where is None:
-        valid = jnp.ones_like(probs[..., 0])
+        valid = jnp.ones(probs.shape[:3], bool)
     else:
         check_shape(name, "where", where, probs.shape[:3])
-        valid = where.astype(probs.dtype)
+        valid = where.astype(bool)
     terms = kernel_terms(name, kernels, {**(features or {}), "rgb": image}, probs.shape[:3])
     planes, window = prepare(name, probs.shape[:3], **terms, radius=radius, implementation=implementation)
-    probs, planes = vary_together(probs, planes)
-    return _iterate(probs, planes, matrix, valid, window, iterations)
+    # What does not exist may hold anything, NaN too.
+    known, planes = jnp.where(valid[..., None], probs, 1.0), jnp.where(valid, planes, 0.0)
+    known, planes = vary_together(known, planes)
+    beliefs = _iterate(known, planes, matrix, valid.astype(probs.dtype), window, iterations)
+    return jnp.where(valid[..., None], beliefs, probs)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "iterations"))
@@ -98,5 +101,4 @@ def _iterate(
         cost = jnp.matmul(message, matrix.T, precision="highest")
         return jax.nn.softmax(log_probs - cost), None
 
-    beliefs = lax.scan(update, jax.nn.softmax(log_probs), None, length=iterations)[0]
-    return jnp.where(valid > 0, beliefs, probs)
+    return lax.scan(update, jax.nn.softmax(log_probs), None, length=iterations)[0]

@@ -7,6 +7,7 @@ from jax.scipy.sparse.linalg import cg
 
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
 from semiseg_jax.ops.pairwise import Features, filtered, prepare
+from semiseg_jax.ops.reduce import without_explicit_axes
 
 
 def self_diffusion(affinity: jax.Array, *, steps: int = 20, neighbors: int | None = None) -> jax.Array:
@@ -131,12 +132,17 @@ def grid_diffusion(
     _check_alpha(name, alpha)
     seeds = seeds.astype(compute_dtype(seeds))
     planes, window = prepare(name, seeds.shape[:3], features, radius, xy_sigma, None, implementation)
-    root = jnp.sqrt(_inverse(filtered(jnp.ones_like(seeds[..., :1]), planes, window)))
 
-    def remainder(scores: jax.Array) -> jax.Array:
-        return scores - alpha * root * filtered(root * scores, planes, window)
+    def solve(seeds: jax.Array, planes: jax.Array) -> jax.Array:
+        root = jnp.sqrt(_inverse(filtered(jnp.ones_like(seeds[..., :1]), planes, window)))
 
-    return cg(remainder, (1.0 - alpha) * seeds, maxiter=steps, tol=1e-6)[0]
+        def remainder(scores: jax.Array) -> jax.Array:
+            return scores - alpha * root * filtered(root * scores, planes, window)
+
+        solution: jax.Array = cg(remainder, (1.0 - alpha) * seeds, maxiter=steps, tol=1e-6)[0]
+        return solution
+
+    return without_explicit_axes(solve, seeds)(seeds, planes)
 
 
 def _check_affinity(name: str, affinity: jax.Array) -> None:

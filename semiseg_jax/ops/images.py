@@ -12,6 +12,8 @@ def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
     """uint8 [0,255] -> float32 [0,1]; floating input passes through as float32."""
     if image.dtype == jnp.uint8:
         return jnp.asarray(image, jnp.float32) / 255.0
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"image is {image.dtype} but must be uint8, or floating point in [0,1]")
     return jnp.asarray(image, jnp.float32)
 
 
@@ -22,6 +24,8 @@ def fill_padding(image: jax.Array, valid: jax.Array) -> jax.Array:
 
 def standardize(image: jax.Array | np.ndarray) -> jax.Array:
     """[...,3] uint8 or RGB in [0,1] -> zero mean, unit variance over ImageNet."""
+    if image.shape[-1] != 3:
+        raise ValueError(f"standardize: image is {list(image.shape)} but its last axis must be RGB")
     return (to_unit(image) - jnp.asarray(MEAN)) / jnp.asarray(STD)
 
 
@@ -51,11 +55,12 @@ def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     filled = jnp.minimum(jnp.nan_to_num(mask.astype(jnp.float32), nan=0.0), 1.0)
     if (height, width) == tuple(size):
         return filled >= 1.0
-    return _area_sum(filled[..., None], size)[..., 0] >= height * width
+    # Any hole leaves more than 0; sums of ones would be rounded in masks of more than 2^24 pixels.
+    return _area_sum(1.0 - filled[..., None], size)[..., 0] <= 0.0
 
 
 def _area_sum(image: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Sums weighted by overlap, in units in which every overlap is a whole number: sums of ones are exact."""
+    """Sums weighted by overlap, in units in which every overlap is a whole number."""
 
     def overlaps(length: int, pixels: int) -> jax.Array:
         start, old = jnp.arange(pixels)[:, None] * length, jnp.arange(length)[None, :] * pixels

@@ -32,7 +32,7 @@ def potts_mrf(
       unary: [H,W,K] cost of each class, usually -log P.
       beta: cost of a boundary between neighbours; tune it on a validation set.
       connectivity: 4 or 8 neighbours.
-      image: [H,W,C] colours that make boundaries cheap where they change; none by default.
+      image: [H,W,C] colours, of any type, that make boundaries cheap where they change; none by default.
       contrast: sigma, in the units of `image`.
       cycles: rounds over all classes at most; it ends when a round changes nothing.
 
@@ -61,6 +61,13 @@ def potts_mrf(
         raise ValueError(f"{name}: beta is {beta} but must be at least 0")
     if (image is None) != (contrast is None):
         raise ValueError(f"{name}: image and contrast go together")
+    if image is not None and contrast is not None:
+        image = np.asarray(image, np.float64)  # differences of uint8 would wrap
+        check_shape(name, "image", image, (*unary.shape[:2], "C"))
+        if not contrast > 0:
+            raise ValueError(f"{name}: contrast is {contrast} but must be positive")
+        if not np.all(np.isfinite(image)):
+            raise ValueError(f"{name}: image must be finite")
     edges = _edges(unary.shape[:2], beta, connectivity, image, contrast)
     labels = unary.argmin(axis=-1).astype(np.int32)
     energy = _energy(labels, unary, edges)

@@ -5,8 +5,9 @@ i. It is computed here, once, by shifting whole images: no window is ever built,
 The sum is linear in `p` and `k` is symmetric, so the gradient of `local_filter` is `local_filter` of the cotangent, and
 a quadratic energy and its gradient come from one pass. Kernels are constants: no gradient flows into features.
 
-Reverse mode works to any order. Forward mode (`jvp`, `jacfwd`) works once through `potts_energy` and raises a
-`TypeError` through `local_filter`. Nothing here talks to other devices: sums are per device, add them outside.
+Reverse mode works to any order, but only once through a filter in a loop (`scan`, `fori_loop`). Forward mode (`jvp`,
+`jacfwd`) works once through `potts_energy` and raises a `TypeError` through `local_filter`. Nothing here talks to other
+devices: sums are per device, add them outside.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
-from semiseg_jax.ops.images import area_average
-from semiseg_jax.ops.reduce import sum_last
+from semiseg_jax.ops.images import area_average, covered
+from semiseg_jax.ops.reduce import sum_last, without_explicit_axes
 
 IMPLEMENTATIONS = (None, "xla", "pallas", "interpret")
 
@@ -184,7 +185,14 @@ def _to_prediction(name: str, label: str, modality: jax.Array, shape: Sequence[i
             "semiseg_jax.ops.standardize makes them suit the usual ones"
         )
     check_at_least(name, label, modality, shape[1:])
-    return area_average(modality.astype(compute_dtype(modality)), (shape[1], shape[2]))
+    size = (shape[1], shape[2])
+    modality = modality.astype(compute_dtype(modality))
+    if modality.shape[1:3] == size:
+        return modality
+    # What is not finite spoils the pixels that it lies in and no others, which a product of matrices would do.
+    finite = jnp.all(jnp.isfinite(modality), axis=-1)
+    average = area_average(jnp.where(finite[..., None], modality, 0.0), size)
+    return jnp.where(covered(finite, size)[..., None], average, jnp.nan)
 
 
 def prepare(
@@ -291,9 +299,13 @@ def _run(p: jax.Array, planes: jax.Array, gates: jax.Array | None, window: Windo
 
     xla = functools.partial(filter_xla, window=window)
     gpu = functools.partial(filter_gpu, window=window, interpret=window.implementation == "interpret")
-    if window.implementation is None:
-        return lax.platform_dependent(p, planes, gates, cuda=gpu, default=xla)
-    return (xla if window.implementation == "xla" else gpu)(p, planes, gates)
+
+    def run(p: jax.Array, planes: jax.Array, gates: jax.Array | None) -> jax.Array:
+        if window.implementation is None:
+            return lax.platform_dependent(p, planes, gates, cuda=gpu, default=xla)
+        return (xla if window.implementation == "xla" else gpu)(p, planes, gates)
+
+    return without_explicit_axes(run, p)(p, planes, gates)
 
 
 def filter_xla(p: jax.Array, planes: jax.Array, gates: jax.Array | None, window: Window) -> jax.Array:

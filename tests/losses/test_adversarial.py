@@ -127,6 +127,15 @@ def test_masked_out_discriminator_outputs_do_not_matter_whatever_they_hold(value
     jax.tree.map(np.testing.assert_array_equal, grads, expected_grads)
 
 
+@pytest.mark.parametrize(("logit", "dtype"), [(7e4, np.float32), (np.inf, np.float32), (np.inf, np.float16)])
+def test_a_discriminator_that_is_sure_and_right_pays_nothing(logit, dtype):
+    sure = jnp.full((1, 2, 2), logit, dtype)
+    assert float(discriminator_loss(sure, -sure)) == 0.0
+    value, gradient = jax.value_and_grad(adversarial_loss)(sure)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
 def test_label_smoothing_outside_its_range_raises(smoothing):
     with pytest.raises(ValueError, match="discriminator_loss: label_smoothing is"):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax import losses
@@ -228,6 +229,22 @@ def test_loss_and_gradient_over_two_devices_are_those_of_the_global_batch(name, 
     value, grads = loss_and_grad_on_two_devices(functools.partial(loss, axis_name="data"), mapper, params, rows)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, expected_grads)
+
+
+def test_a_batch_on_a_mesh_with_explicit_axes_gives_the_same_loss_and_gradient(name):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    inputs = make_inputs(name) | make_masks(name, True)
+    spread = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("data")))
+    scores = CASES[name].scores
+
+    @jax.jit
+    def call(inputs):
+        others = {key: array for key, array in inputs.items() if key not in scores}
+        chosen = {key: inputs[key] for key in scores}
+        return jax.value_and_grad(lambda scores: CASES[name].loss(**scores, **others))(chosen)
+
+    found, expected = call(spread), call(inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
 
 
 def test_double_precision_gives_double_precision_where_it_is_on(name):

@@ -240,6 +240,7 @@ DEPTH = ({"depth": 1.0},)
         ({"probs": PROBS[0]}, ValueError, r"probs is \[8,10,4\]"),
         ({"probs": PROBS.astype(np.int32)}, TypeError, "probs is int32"),
         ({"probs": PROBS.transpose(0, 3, 1, 2)}, ValueError, "probs is .*channels first"),
+        ({"probs": PROBS[..., :1]}, ValueError, r"probs is \[2,8,10,1\], of one class"),
         ({"image": IMAGE[0]}, ValueError, r"image is \[8,10,3\]"),
         ({"image": IMAGE[:1]}, ValueError, "image is"),
         ({"image": IMAGE.transpose(0, 3, 1, 2)}, ValueError, "image is .*channels first"),
@@ -273,6 +274,31 @@ def test_wrong_arguments_raise_an_error_that_names_the_argument(changes, error, 
     arguments = {"probs": PROBS, "image": IMAGE} | changes
     with pytest.raises(error, match=message):
         gated_crf(arguments.pop("probs"), arguments.pop("image"), **arguments)
+
+
+def test_an_image_of_a_few_rows_is_not_taken_for_channels_first():
+    loss = gated_crf(jnp.full((1, 3, 16, 2), 0.5), jnp.zeros((1, 3, 16, 4)))
+    np.testing.assert_allclose(loss, gated_crf(jnp.full((1, 3, 16, 2), 0.5), jnp.zeros((1, 3, 16, 3))))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("finer", [1, 4])
+def test_what_neither_mask_lets_through_may_hold_anything_at_any_resolution(value, finer):
+    rng = np.random.default_rng(0)
+    probs = jnp.asarray(rng.dirichlet(np.ones(3), (1, 6, 6)), jnp.float32)
+    image = rng.normal(size=(1, 6 * finer, 6 * finer, 3)).astype(np.float32)
+    depth = image[..., :1].copy()
+    mask = np.ones(image.shape[:3], bool)
+    mask[:, -finer:, -1] = False
+
+    def loss(image, depth):
+        kernels, features = ({"xy": 6.0, "rgb": 0.5, "depth": 0.5},), {"depth": jnp.asarray(depth)}
+        image = jnp.asarray(image)
+        return gated_crf(probs, image, kernels=kernels, features=features, source_mask=mask, target_mask=mask)
+
+    expected = loss(image, depth)
+    image[0, -1, -1], depth[0, -1, -1] = value, value
+    np.testing.assert_array_equal(loss(image, depth), expected)
 
 
 def test_a_mask_of_0_and_255_counts_as_0_and_1():

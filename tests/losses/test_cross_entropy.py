@@ -209,6 +209,7 @@ def test_loss_and_gradient_over_two_devices_are_those_of_the_global_batch(mapper
         ({"logits": np.zeros((5, 7, 3), np.float32)}, ValueError, r"logits is \[5,7,3\]"),
         ({"logits": np.zeros((2, 3, 5, 7), np.float32)}, ValueError, r"logits is \[2,3,5,7\], channels first"),
         ({"logits": np.zeros((2, 5, 7, 3), np.int32)}, TypeError, "logits is int32"),
+        ({"logits": np.zeros((2, 5, 7, 1), np.float32)}, ValueError, r"logits is \[2,5,7,1\], of one class"),
         ({"labels": np.zeros((2, 5, 6), np.int32)}, ValueError, r"labels is \[2,5,6\] but must be \[2,5,7\]"),
         ({"labels": np.zeros((2, 5, 7, 1), np.int32)}, ValueError, "labels is"),
         ({"labels": np.zeros((2, 5, 7), np.float32)}, TypeError, "labels is float32"),

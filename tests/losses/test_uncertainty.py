@@ -275,6 +275,7 @@ def test_gradients_equal_finite_differences_in_both_modes(shape):
     ("changes", "message"),
     [
         ({"mean": np.zeros((2, 4, 5, 7), np.float32)}, r"mean is \[2,4,5,7\], channels first"),
+        ({"mean": np.zeros((2, 5, 7, 1), np.float32)}, r"mean is \[2,5,7,1\], of one class"),
         ({"variance": np.zeros((2, 5, 7, 4), np.float32)}, r"variance is \[2,5,7,4\] but must be \[2,5,7\]"),
         ({"labels": np.zeros((2, 5, 7, 1), np.int32)}, r"labels is \[2,5,7,1\] but must be \[2,5,7\]"),
         ({"candidates": np.zeros((2, 5, 7, 3), bool)}, r"candidates is \[2,5,7,3\] but must be \[2,5,7,4\]"),

@@ -44,6 +44,18 @@ def test_to_unit_leaves_floating_values_alone(dtype):
     np.testing.assert_array_equal(unit, image.astype(jnp.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, bool])
+def test_integers_of_an_unknown_scale_are_refused(dtype):
+    with pytest.raises(TypeError, match=f"image is {np.dtype(dtype).name} but must be uint8"):
+        images.standardize(np.ones((1, 2, 2, 3), dtype))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_than_three_channels_are_refused(channels):
+    with pytest.raises(ValueError, match="last axis must be RGB"):
+        images.standardize(np.ones((1, 2, 2, channels), np.uint8))
+
+
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1, 5, 7, 3), (2, 1, 3, 3)])
 def test_fill_padding_changes_invalid_pixels_only(shape):
     image = random_image(shape)
@@ -136,6 +148,10 @@ def test_a_full_mask_covers_every_pixel_at_any_ratio(old, new, dtype):
     assert result.dtype == bool
     assert result.shape == (1, new, new)
     assert result.all()
+
+
+def test_a_full_mask_of_more_pixels_than_float32_counts_covers_every_pixel():
+    assert covered(np.ones((1, 4801, 4799), bool), (313, 313)).all()
 
 
 @pytest.mark.parametrize(("old", "new"), ODD_RATIOS)

@@ -98,6 +98,16 @@ def test_pixels_that_do_not_exist_do_not_pull():
     np.testing.assert_allclose(found[1][:, :, 4:], other[:, :, 4:], atol=1e-6)
 
 
+def test_what_does_not_exist_may_hold_anything():
+    probs, image = (jnp.asarray(array) for array in random_scene())
+    mask = np.ones(probs.shape[:3], np.uint8)
+    mask[:, 2, 3] = 0
+    expected = mean_field(probs, image, where=jnp.asarray(mask == 1))
+    spoiled = {"probs": probs.at[:, 2, 3].set(jnp.nan), "image": image.at[:, 2, 3].set(jnp.nan)}
+    found = mean_field(**spoiled, where=jnp.asarray(mask * 255))
+    np.testing.assert_array_equal(found[mask == 1], expected[mask == 1])
+
+
 def test_it_can_be_trained_through():
     probs, image = random_scene()
     gradient = jax.grad(lambda p: mean_field(p, jnp.asarray(image), iterations=2)[..., 0].sum())(jnp.asarray(probs))

@@ -77,12 +77,22 @@ def test_noise_is_removed_and_a_coloured_edge_is_kept():
     assert labels.dtype == np.int32
 
 
+def test_colours_of_any_type_are_the_same_colours():
+    rng = np.random.default_rng(0)
+    unary, image = rng.normal(size=(8, 8, 3)), rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    found = [potts_mrf(unary, beta=1.0, image=image.astype(kind), contrast=60.0) for kind in (np.uint8, np.float64)]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"connectivity": 6}, "connectivity"),
         ({"beta": -1.0}, "beta"),
         ({"contrast": 0.5}, "image and contrast"),
+        ({"image": np.zeros((3, 3, 1)), "contrast": 0.0}, "contrast"),
+        ({"image": np.zeros((4, 3, 1)), "contrast": 0.5}, "image is"),
+        ({"image": np.full((3, 3, 1), np.nan), "contrast": 0.5}, "image must be finite"),
         ({"unary": np.zeros((3, 3))}, "unary"),
         ({"unary": np.full((3, 3, 2), np.inf)}, "unary must be finite"),
     ],

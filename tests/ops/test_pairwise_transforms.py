@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import filtered, kernel_matrix, potts
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from two_devices import MAPPERS, loss_and_grad_on_two_devices
 
-from semiseg_jax.ops import local_filter, potts_energy
+from semiseg_jax.ops import grid_diffusion, local_filter, potts_energy
 
 SHAPE = (2, 5, 6, 3)
 OPTIONS = {"radius": 1, "xy_sigma": 1.0}
@@ -33,6 +34,16 @@ def test_the_gradient_of_local_filter_is_the_transposed_sum_of_the_cotangent():
     cotangent = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     (grad,) = jax.jit(lambda p, y: jax.vjp(lambda p: local_filter(p, features, **OPTIONS), p)[1](y))(p, cotangent)
     np.testing.assert_allclose(grad, filtered(cotangent, brute_kernel(features).swapaxes(1, 2)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [local_filter, grid_diffusion])
+def test_a_batch_on_a_mesh_with_explicit_axes_gives_the_same_result_on_as_many_devices(function):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    inputs = make_inputs()[:2]
+    spread = [jax.device_put(array, NamedSharding(mesh, PartitionSpec("data"))) for array in inputs]
+    found = function(*spread, radius=1)
+    assert len(found.sharding.device_set) == 2
+    np.testing.assert_allclose(found, function(*inputs, radius=1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("function", ["local_filter", "potts_energy"])
