@@ -136,6 +136,8 @@ def confident_self_training(
     if where is not None:
         check_shape(name, "where", where, logits.shape[:3])
         kept &= where.astype(bool)
+    if class_weights is not None:
+        check_shape(name, "class_weights", jnp.asarray(class_weights), (logits.shape[-1],))
     labels = jnp.argmax(lax.stop_gradient(logits), axis=-1)
     return partial_cross_entropy(
         logits, labels, ignore_label=-1, class_weights=class_weights, where=kept, axis_name=axis_name

@@ -28,6 +28,7 @@ def gated_crf(
     features: Mapping[str, jax.Array] | None = None,
     border: str = "exclude",
     axis_name: str | None = None,
+    implementation: str | None = None,
 ) -> jax.Array:
     r"""Gated CRF loss: the relaxed Potts energy of a dense CRF restricted to a window around each pixel.
 
@@ -61,6 +62,7 @@ def gated_crf(
       border: "exclude" counts only neighbours inside the image. "reference" reproduces the published code, where
         neighbours outside have zero features and add a constant to the loss; gradients are the same.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
+      implementation: as in `semiseg_jax.ops.local_filter`; "xla" where a program is exported for several platforms.
 
     Returns:
       A float32 scalar.
@@ -98,12 +100,13 @@ def gated_crf(
         terms["features"] = [None if term is None else jnp.where(used, term, 0.0) for term in terms["features"]]
 
     if compatibility is None:
-        total = potts_energy(probs, **terms, radius=radius, source=source, target=target)
+        total = potts_energy(probs, **terms, radius=radius, source=source, target=target, implementation=implementation)
         if border == "reference" and source is None:
             total += _outside_energy(terms, radius, probs, target)
     else:
         matrix = _normalized(compatibility, probs.shape[-1], probs.dtype)
-        pulled = local_filter(probs if source is None else probs * source[..., None], **terms, radius=radius)
+        pulling = probs if source is None else probs * source[..., None]
+        pulled = local_filter(pulling, **terms, radius=radius, implementation=implementation)
         energy = sum_last(jnp.matmul(probs, matrix, precision="highest") * pulled)
         total = jnp.sum(energy if target is None else energy * target)
 

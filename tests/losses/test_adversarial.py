@@ -180,6 +180,11 @@ def test_the_default_threshold_of_self_training_is_a_fifth():
     np.testing.assert_allclose(confident_self_training(logits, confidence), expected, rtol=1e-6)
 
 
+def test_class_weights_of_the_wrong_length_are_told_by_self_training_itself():
+    with pytest.raises(ValueError, match=r"^confident_self_training: class_weights is \[2\]"):
+        confident_self_training(*make_predictions(), class_weights=[1.0, 2.0])
+
+
 def test_class_weights_of_self_training_are_those_of_the_predicted_classes():
     logits, confidence = make_predictions()
     weights = np.eye(logits.shape[-1])[1]

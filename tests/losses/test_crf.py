@@ -276,6 +276,18 @@ def test_wrong_arguments_raise_an_error_that_names_the_argument(changes, error, 
         gated_crf(arguments.pop("probs"), arguments.pop("image"), **arguments)
 
 
+@pytest.mark.parametrize("compatibility", [None, 1 - np.eye(3, dtype=np.float32)])
+def test_it_can_be_exported_for_cpu_and_gpu_at_once(compatibility):
+    loss = functools.partial(gated_crf, radius=2, implementation="xla", compatibility=compatibility)
+    shapes = [jax.ShapeDtypeStruct((2, 6, 6, channels), jnp.float32) for channels in (3, 3)]
+    exported = jax.export.export(jax.jit(loss), platforms=("cpu", "cuda"))(*shapes)
+    rng = np.random.default_rng(0)
+    probs, image = rng.dirichlet(np.ones(3), (2, 6, 6)).astype(np.float32), rng.normal(size=(2, 6, 6, 3))
+    image = image.astype(np.float32)
+    found = exported.call(probs, image)
+    np.testing.assert_allclose(found, gated_crf(probs, image, radius=2, compatibility=compatibility), rtol=1e-5)
+
+
 def test_an_image_of_a_few_rows_is_not_taken_for_channels_first():
     loss = gated_crf(jnp.full((1, 3, 16, 2), 0.5), jnp.zeros((1, 3, 16, 4)))
     np.testing.assert_allclose(loss, gated_crf(jnp.full((1, 3, 16, 2), 0.5), jnp.zeros((1, 3, 16, 3))))
