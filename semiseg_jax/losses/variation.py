@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
-from semiseg_jax.ops.pairwise import local_filter
-from semiseg_jax.ops.reduce import sum_last, without_explicit_axes
+from semiseg_jax.ops.pairwise import local_filter, without_explicit_axes
+from semiseg_jax.ops.reduce import sum_last
 
 # Half of the edges between 8-neighbours, (rows, columns), in the order of their angle: 0, 45, 90, 135 degrees.
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))

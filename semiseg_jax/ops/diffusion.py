@@ -6,8 +6,7 @@ from jax import lax
 from jax.scipy.sparse.linalg import cg
 
 from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
-from semiseg_jax.ops.pairwise import Features, filtered, prepare
-from semiseg_jax.ops.reduce import without_explicit_axes
+from semiseg_jax.ops.pairwise import Features, filtered, prepare, without_explicit_axes
 
 
 def self_diffusion(affinity: jax.Array, *, steps: int = 20, neighbors: int | None = None) -> jax.Array:

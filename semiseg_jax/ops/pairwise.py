@@ -14,16 +14,17 @@ import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype
 from semiseg_jax.ops.images import area_average, covered
-from semiseg_jax.ops.reduce import sum_last, without_explicit_axes
+from semiseg_jax.ops.reduce import sum_last
 
 IMPLEMENTATIONS = (None, "xla", "pallas", "interpret")
 
@@ -251,6 +252,17 @@ def vary_together(p: jax.Array, planes: jax.Array) -> tuple[jax.Array, jax.Array
         return p, planes
     zero = jnp.zeros_like(p[..., 0] * planes[0])
     return p + zero[..., None], planes + zero
+
+
+def without_explicit_axes(function: Callable[..., jax.Array], like: jax.Array) -> Callable[..., jax.Array]:
+    """`function` for arrays on a mesh with explicit axes too, whose rules are too strict for it.
+
+    The compiler spreads its work over the devices; the result is sharded as `like`.
+    """
+    sharding = jax.typeof(like).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return function
+    return jax.sharding.auto_axes(function, out_sharding=sharding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
