@@ -228,8 +228,10 @@ def read_source(root: Path) -> Source:
         )
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
-    if not isinstance(classes, list) or not 1 <= len(classes) <= 254:
-        raise FolderError(f"{root}/dataset.json: `classes` must list 1 to 254 names")
+    if not isinstance(classes, list) or not 2 <= len(classes) <= 254:
+        raise FolderError(
+            f"{root}/dataset.json: `classes` must list 2 to 254 names; what is no thing is a class too, the background"
+        )
     colors = meta.get("colors") or default_colors(len(classes))
     if len(colors) < len(classes):
         raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")

@@ -57,6 +57,7 @@ LAYOUT_PROBLEMS = [
     (write("dataset.json", "{"), r"dataset\.json.*not valid JSON"),
     (write("dataset.json", '["a", "b"]'), r"dataset\.json.*object"),
     (write("dataset.json", "{}"), r"dataset\.json.*`classes`"),
+    (write("dataset.json", '{"classes": ["polyp"]}'), r"dataset\.json.*`classes` must list 2.*a class too"),
     (write("dataset.json", json.dumps({"classes": ["c"] * 255})), r"dataset\.json.*`classes`"),
     (
         write("dataset.json", '{"classes": ["a", "b"], "colors": [[1, 2, 3]]}'),
