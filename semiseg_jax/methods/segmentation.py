@@ -59,14 +59,6 @@ class Segmentation:
             )
         for name, kinds in self.terms.idle(self.quota).items():
             raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
-        spare = frozenset(self.quota) - self.terms.uses
-        if spare and not self.uses_all_rows:
-            logger.warning(
-                "method %r learns nothing from rows of %s, which data.quota gives a part of each batch; leave them out "
-                "or turn on a term that looks at them (such as total_variation or gated_crf)",
-                config.method,
-                _names(spare),
-            )
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
         stage = base.Stage(
@@ -91,6 +83,14 @@ class Segmentation:
         return base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
 
     def start(self, state: base.State) -> base.State:
+        spare = frozenset(self.quota) - self.terms.uses
+        if spare and not self.uses_all_rows:
+            logger.warning(
+                "method %r learns nothing from rows of %s, which data.quota gives a part of each batch; leave them out "
+                "or turn on a term that looks at them (such as total_variation or gated_crf)",
+                self.config.method,
+                _names(spare),
+            )
         return base.with_pretrained(state, "segmenter", self.model, self.config.pretrained)
 
     def dense_rows(self, batch: Batch) -> int:

@@ -166,7 +166,10 @@ def test_rows_that_teach_nothing_are_warned_of(method, terms, words, caplog):
     config = make_config(method, {"dense": 1, "tags": 1, "unlabeled": 1})
     config.data.assign = {"dense": 0.4, "tags": 0.3, "unlabeled": 0.3}
     config.terms.update(terms)
-    make_method(config, CLASSES)
+    method = make_method(config, CLASSES)
+    assert not caplog.text  # evaluation makes the method too
+    (stage,) = method.stages(config)
+    stage.start(initial(config))
     assert words in caplog.text
     assert bool(words) == bool(caplog.text)
 
