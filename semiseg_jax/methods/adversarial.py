@@ -52,7 +52,10 @@ class Adversarial(Segmentation):
                 "predictions; set adversarial.fill_void=False"
             )
         self.discriminator = Discriminator(
-            self.options.features, class_agnostic=self.options.class_agnostic, dtype=DTYPES[config.dtype]
+            self.options.features,
+            self.options.output_stride,
+            class_agnostic=self.options.class_agnostic,
+            dtype=DTYPES[config.dtype],
         )
         self.optimizers["discriminator"] = make_optimizer(self.options.optimizer, config.steps)
 

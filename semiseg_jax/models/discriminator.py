@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from semiseg_jax.models.layers import Conv, resize
 from semiseg_jax.ops._checks import check_shape
 
+OUTPUT_STRIDES = (8, 16, 32)
+
 
 class Discriminator(nn.Module):
     """Class probabilities [B,H,W,K] -> logits [B,H,W] float32: positive where the map looks like a true label map.
@@ -18,12 +20,16 @@ class Discriminator(nn.Module):
 
     Attributes:
       features: channels of the first convolution; each of the next three has twice as many.
+      output_stride: pixels from one confidence to the next before upsampling: 32, as published, or 16 or 8, where the
+        last one or two convolutions have stride 1. With 8, a crop of 128 has 14x14 confidences instead of 4x4, each of
+        a window of 70 pixels instead of 94 (so Isola et al., arXiv 1611.07004, judge images).
       class_agnostic: see only background against everything else, beside the standardised image. For true maps that
         never show some of the classes, which would otherwise look false wherever they are predicted.
       dtype: dtype of the computation; parameters and outputs are float32.
     """
 
     features: int = 64
+    output_stride: int = 32
     class_agnostic: bool = False
     dtype: Any = jnp.float32
 
@@ -38,6 +44,11 @@ class Discriminator(nn.Module):
         check_shape("Discriminator", "probs", probs, ("B", "H", "W", "K"))
         if min(probs.shape[1:3]) < 32:
             raise ValueError(f"Discriminator: probs is {probs.shape[1]}x{probs.shape[2]} but must be at least 32x32")
+        if self.output_stride not in OUTPUT_STRIDES:
+            raise ValueError(
+                f"Discriminator: output_stride is {self.output_stride} but must be one of "
+                f"{', '.join(map(str, OUTPUT_STRIDES))}"
+            )
         x = probs.astype(self.dtype)
         if self.class_agnostic:
             if image is None:
@@ -45,8 +56,9 @@ class Discriminator(nn.Module):
             check_shape("Discriminator", "image", image, (*probs.shape[:3], 3))
             things = jnp.sum(x[..., 1:], axis=-1, keepdims=True)
             x = jnp.concatenate([x[..., :1], things, image.astype(self.dtype)], axis=-1)
-        for index in range(4):
-            x = Conv(self.features * 2**index, 4, 2, use_bias=True, dtype=self.dtype, name=f"conv{index + 1}")(x)
+        strides = [2 if 2**layer <= self.output_stride else 1 for layer in range(1, 6)]
+        for index, stride in enumerate(strides[:4]):
+            x = Conv(self.features * 2**index, 4, stride, use_bias=True, dtype=self.dtype, name=f"conv{index + 1}")(x)
             x = nn.leaky_relu(x, 0.2)
-        x = Conv(1, 4, 2, use_bias=True, dtype=self.dtype, name="classifier")(x)
+        x = Conv(1, 4, strides[4], use_bias=True, dtype=self.dtype, name="classifier")(x)
         return x[..., 0].astype(jnp.float32)

@@ -40,6 +40,23 @@ def test_one_logit_a_pixel(size, batch):
     np.testing.assert_allclose(logits[:, 0, 0], low[:, 0, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("stride", "side", "window"), [(32, 4, 94), (16, 7, 94), (8, 14, 70)])
+def test_confidences_may_lie_closer(stride, side, window):
+    model, x = Discriminator(features=4, output_stride=stride), jnp.asarray(probs(1, 128, 128))
+    logits, variables = model.init_with_output(jax.random.key(0), x)
+    assert logits.shape == (1, 128, 128)
+
+    def low(x, row, column):
+        return model.apply(variables, x, method="low_logits")[0, row, column]
+
+    assert model.apply(variables, x, method="low_logits").shape == (1, side, side)
+    # One confidence sees its window and nothing of the rest.
+    middle = side // 2 - 1
+    seen = np.any(jax.grad(low)(x, middle, middle)[0] != 0, axis=(1, 2))
+    first, last = np.flatnonzero(seen)[[0, -1]]
+    assert last - first + 1 == window
+
+
 def test_half_precision_is_close():
     x = probs()
     logits, variables = Discriminator(features=8).init_with_output(jax.random.key(0), x)
@@ -61,6 +78,8 @@ def test_class_agnostic_looks_at_background_and_image_only():
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="probs is 31x64 but must be at least 32x32"):
         Discriminator().init(jax.random.key(0), probs(1, 31, 64))
+    with pytest.raises(ValueError, match="output_stride is 4 but must be one of 8, 16, 32"):
+        Discriminator(output_stride=4).init(jax.random.key(0), probs())
     with pytest.raises(ValueError, match="image is missing"):
         Discriminator(class_agnostic=True).init(jax.random.key(0), probs())
     with pytest.raises(ValueError, match=r"probs is \[64,72,4\] but must be"):
