@@ -110,4 +110,4 @@ def uncertainty_cross_entropy(
     log_allowed = jax.nn.logsumexp(jnp.where(allowed, scores, -jnp.inf), axis=-1) - jax.nn.logsumexp(scores, axis=-1)
     # All classes allowed is certainty, which rounding may miss.
     loss = jnp.where(jnp.all(allowed, axis=-1), 0.0, -log_allowed)
-    return masked_mean(loss, weights * counts, axis_name)
+    return masked_mean(loss, jnp.where(counts, weights, 0.0), axis_name)

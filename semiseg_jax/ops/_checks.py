@@ -50,7 +50,7 @@ def check_at_least(function: str, name: str, array: jax.Array, size: Sequence[in
 
 def compute_dtype(array: jax.Array) -> jnp.dtype:
     """float32 for half precision and float32, float64 for float64."""
-    return jnp.promote_types(array.dtype, jnp.float32)
+    return jnp.dtype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
 
 
 def _check_array(function: str, name: str, array: Any) -> None:

@@ -354,7 +354,7 @@ def filter_xla(p: jax.Array, planes: jax.Array, gates: jax.Array | None, window:
         return total, None
 
     offset = jnp.arange(width) - radius
-    distance = jnp.square(offset)[:, None] + jnp.square(offset)[None, :]
+    distance = (jnp.square(offset)[:, None] + jnp.square(offset)[None, :]).astype(p.dtype)
     falloffs = jnp.array([gaussian.falloff for gaussian in window.gaussians], p.dtype)
     exponents = jnp.where(distance == 0, -jnp.inf, -distance * falloffs[:, None, None])  # [terms,rows,columns]
     return lax.scan(add_row, jnp.zeros_like(p), (jnp.arange(width), exponents.swapaxes(0, 1)))[0]

@@ -134,6 +134,18 @@ def test_a_loss_is_a_float32_scalar_and_its_gradient_has_the_dtype_of_the_input(
         assert np.asarray(grad, np.float32).any()
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_caller_who_allows_no_implicit_promotion(name, dtype):
+    inputs, masks = cast(make_inputs(name), dtype), make_masks(name, np.ones((BATCH, 1, 1), bool))
+    case = CASES[name]
+    with jax.numpy_dtype_promotion("strict"):
+        others = {key: jnp.asarray(x) for key, x in inputs.items() if key not in case.scores}
+        scores = {key: jnp.asarray(inputs[key]) for key in case.scores}
+        masks = {key: jnp.asarray(x) for key, x in masks.items()}
+        loss = jax.jit(jax.value_and_grad(lambda scores: case.loss(**scores, **others, **masks)))(scores)[0]
+    np.testing.assert_allclose(loss, with_grads(name)(inputs, **masks)[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 1e-2), (jnp.float16, 2e-3)])
 def test_half_precision_inputs_stay_close_to_float32(name, dtype, tolerance):
     loss, expected = (with_grads(name)(cast(make_inputs(name), kind))[0] for kind in (dtype, jnp.float32))
