@@ -1,8 +1,9 @@
 """`semiseg predict`: label maps, colour pictures and overlays for files, folders and globs."""
 
 import glob
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def predict(
             yield image
 
     names = _unique_names([name for name, _ in sources])
+    _warn_of_others(output, set(names))
     done = []
     for probs in tqdm(model.predictor()(stream()), total=len(sources), desc="predicting", disable=None):
         name, image = read.pop(0)
@@ -105,6 +107,22 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
             raise ValueError(f"no image found in {given!r} (looked for {', '.join(IMAGE_SUFFIXES)})")
         found |= dict.fromkeys(matches)
     return list(found)
+
+
+def _warn_of_others(output: Path, names: Collection[str]) -> None:
+    """Pictures of an earlier call for other images stay, or are overwritten where the names agree."""
+    path = output / "predictions.json"
+    try:
+        listed = [row["file"] for row in json.loads(path.read_text())["images"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if others := [name for name in listed if name not in names]:
+        logger.warning(
+            "%s lists %d other images, such as %s, and is written anew for these; --output=DIR keeps calls apart",
+            path,
+            len(others),
+            others[0],
+        )
 
 
 def _write(output: Path, stem: str, name: str, image: np.ndarray, probs: np.ndarray, model: Any) -> dict[str, Any]:

@@ -131,6 +131,16 @@ def test_inputs_of_the_same_name_do_not_overwrite_each_other(workdir, source, tm
     assert [row["index"] for row in summary["images"]] == ["same_index.png", "same-2_index.png"]
 
 
+def test_predictions_of_other_images_in_the_same_folder_are_warned_of(workdir, source, tmp_path, caplog):
+    first, second = (source / "images" / f"im{i}.png" for i in (0, 1))
+    semiseg_jax.predict(workdir, [first], output=tmp_path)
+    semiseg_jax.predict(workdir, [first, second], output=tmp_path)
+    assert "lists" not in caplog.text
+    semiseg_jax.predict(workdir, [second], output=tmp_path)
+    assert f"lists 1 other images, such as {first}" in caplog.text
+    assert (tmp_path / "im0_index.png").exists()
+
+
 def test_nothing_found_is_an_error(workdir, tmp_path):
     with pytest.raises(ValueError, match="no image found"):
         semiseg_jax.predict(workdir, [tmp_path])
