@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def paper(config: ConfigDict, given: ConfigDict) -> None:
     deeplab_v3plus(config, "resnet34", given.weights)
     crops_and_flips(config, (256, 256), (0.5, 2.0))
+    config.augment.scale_draw = "window"
     sgd(config, 0.007, 1e-4)
     config.steps = 90_000
     config.batch_size = 48

@@ -54,6 +54,7 @@ def default_config() -> ConfigDict:
             "augment": {
                 "crop": (96, 96),
                 "scale": (0.75, 1.5),
+                "scale_draw": "log",  # evenly in the logarithm; or "uniform"; or "window": evenly in what a crop shows
                 "flip": 0.5,
                 "jitter": 0.8,
                 "brightness": 0.25,

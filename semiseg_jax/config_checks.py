@@ -19,6 +19,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice("dtype", config.dtype, ("float32", "bfloat16"))
     for name in ("optimizer", "adversarial.optimizer"):
         _check_optimizer(name, field_of(config, name))
+    _check_choice("augment.scale_draw", config.augment.scale_draw, ("log", "uniform", "window"))
     _check_choice("eval.mode", config.eval.mode, ("whole", "slide"))
     _check_choice("eval.weights", config.eval.weights, ("auto", "raw"))
     _check_choice("eval.post.name", config.eval.post.name, ("", "mrf", "mean_field"))

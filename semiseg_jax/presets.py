@@ -89,6 +89,7 @@ def crops_and_flips(config: ConfigDict, crop: tuple[int, int], scale: tuple[floa
     """The augmentation of the papers: no change of colour."""
     config.augment.crop = crop
     config.augment.scale = scale
+    config.augment.scale_draw = "uniform"
     config.augment.jitter = 0.0
     config.ema = 0.0
 

@@ -89,7 +89,8 @@ def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
 
 
 ADVERSARIAL = {
-    "model.name": "deeplab_v2", "augment.crop": (321, 321), "steps": 20_000,
+    "model.name": "deeplab_v2", "augment.crop": (321, 321), "augment.scale_draw": "uniform",
+    "steps": 20_000,
     "optimizer.name": "sgd", "optimizer.learning_rate": 2.5e-4, "optimizer.momentum": 0.9, "optimizer.schedule": "poly",
     "adversarial.adversarial_labelled_weight": 0.01, "adversarial.adversarial_unlabelled_weight": 0.001,
     "adversarial.semi_weight": 0.1, "adversarial.semi_start": 5000 / 20_000, "adversarial.threshold": 0.2,
@@ -110,7 +111,8 @@ ADVERSARIAL = {
             "model.aspp_branches": 2, "augment.flip": 0.0, "augment.scale": (1.0, 1.0),
         }),
         ("gated_crf", "setting=paper,labels=points", {
-            "model.backbone": "resnet34", "augment.crop": (256, 256), "augment.scale": (0.5, 2.0), "batch_size": 48,
+            "model.backbone": "resnet34", "augment.crop": (256, 256), "augment.scale": (0.5, 2.0),
+            "augment.scale_draw": "window", "batch_size": 48,
             "steps": 90_000, "optimizer.name": "sgd", "optimizer.learning_rate": 0.007, "optimizer.momentum": 0.9,
             "optimizer.weight_decay": 1e-4, "optimizer.schedule": "poly", "terms.gated_crf.weight": 0.1,
             "terms.gated_crf.start": 450 / 90_000, "terms.gated_crf.radius": 5, "terms.gated_crf.sources": "valid",

@@ -19,7 +19,7 @@ from configs.supervised import get_config as supervised
 from configs.unimatch import get_config as unimatch
 
 METHODS = {"adversarial": adversarial, "mean_teacher": mean_teacher, "unimatch": unimatch}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, float]] = {
     "adversarial, stride 32": {},
     "adversarial without self-training": {"semi_weight": 0.0},
     "adversarial, maps one-hot": {"hard_maps": True},

@@ -25,6 +25,7 @@ class Augment:
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
+    scale_draw: str = "log"  # even in their logarithm, or "uniform", or "window": even in what a crop shows
     flip: float = 0.0
     jitter: float = 0.0  # probability of the colour jitter
     brightness: float = 0.25
@@ -43,8 +44,7 @@ class Augment:
         keys = jax.random.split(jax.random.key(example["seed"]), 6)
         height, width = self.crop
         size = example["size"].astype(jnp.float32)
-        low, high = self.scale
-        scale = jnp.exp(jax.random.uniform(keys[0], minval=math.log(low), maxval=math.log(high + 1e-9)))
+        scale = self._draw_scale(keys[0])
         where = jax.random.uniform(keys[1], (2,)) if self.random_crop else jnp.full((2,), 0.5)
         slack = size * scale - jnp.array([height, width], jnp.float32)
         # A whole offset at scale 1, so that a plain crop copies pixels. Negative: the image is smaller than the crop.
@@ -59,7 +59,7 @@ class Augment:
         valid = row_inside[:, None] & column_inside[None, :]
         label = jnp.where(valid, example["mask"][rows][:, columns].astype(jnp.int32), IGNORE)
         label = _draw(label, example["points"], scale, shift, end)
-        label = _draw(label, _stroke_samples(example["strokes"], high), scale, shift, end)
+        label = _draw(label, _stroke_samples(example["strokes"], self.scale[1]), scale, shift, end)
 
         boxes = example["boxes"] * scale + jnp.tile(shift, 2)
         mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)
@@ -79,6 +79,14 @@ class Augment:
             "id": example["id"],
             "seed": example["seed"],
         }
+
+    def _draw_scale(self, key: jax.Array) -> jax.Array:
+        low, high = self.scale[0], self.scale[1] + 1e-9
+        if self.scale_draw == "uniform":
+            return jax.random.uniform(key, minval=low, maxval=high)
+        if self.scale_draw == "window":
+            return 1 / jax.random.uniform(key, minval=1 / high, maxval=1 / low)
+        return jnp.exp(jax.random.uniform(key, minval=math.log(low), maxval=math.log(high)))
 
     def _resample(self, canvas: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
         """The crop [h,w,3] in [0,1]. Only the part of the canvas that the crop can see enters the matrix products."""

@@ -120,6 +120,20 @@ def test_a_centred_crop_takes_the_middle():
     np.testing.assert_array_equal(batch["label"][0], mask[20:40, 20:44])
 
 
+@pytest.mark.parametrize(
+    ("draw", "even"), [("log", np.log), ("uniform", lambda scale: scale), ("window", lambda scale: 1 / scale)]
+)
+def test_scales_are_drawn_evenly_in_what_is_named(draw, even):
+    rows = [make_row(np.zeros((8, 8)), canvas=(8, 8), boxes=[(0, 0, 8, 8)], seed=seed) for seed in range(400)]
+    batch = augment(rows, crop=(16, 16), scale=(0.5, 2.0), scale_draw=draw)
+    scales = (batch["boxes"][:, 0, 2] - batch["boxes"][:, 0, 0]) / 8
+    assert 0.5 <= scales.min() < 0.52
+    assert 1.9 < scales.max() <= 2
+    quarters = np.histogram(even(scales), 4, sorted((even(0.5), even(2.0))))[0]
+    assert quarters.sum() == 400
+    assert np.all(abs(quarters - 100) < 35)
+
+
 def test_an_unscaled_random_crop_copies_pixels():
     rows = [make_row(np.random.default_rng(0).integers(0, 3, (60, 64)), seed=seed) for seed in range(8)]
     batch = augment(rows, crop=(30, 20))
