@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     half_masks(config, given.batch, "unlabeled")
     some_masks(config, given.labelled, "unlabeled", share="0.125")
     config.adversarial.features = 16  # with 64, the discriminator costs more than MobileNetV2
-    config.adversarial.output_stride = 8  # on small crops, 32 leaves few confidences
+    config.adversarial.output_stride = 8  # 32, as published, leaves 4x4 confidences in a crop of 128
     # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.
     config.adversarial.label_smoothing = 0.1
     config.separate_passes = True
