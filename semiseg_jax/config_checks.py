@@ -26,6 +26,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice("eval.post.connectivity", config.eval.post.connectivity, (4, 8))
     _check_terms(config.terms)
     _check_methods(config)
+    _check_choice("adversarial.output_stride", config.adversarial.output_stride, (8, 16, 32))
     _check_choice("transfer.labels_from", config.transfer.labels_from, ("l_net", "cam"))
     _check_choice("transfer.rounds", config.transfer.rounds, (1, 2))
     for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):

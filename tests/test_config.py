@@ -115,6 +115,8 @@ def test_integers_pass_as_floats_and_lists_as_tuples(path, value):
         ("dtype", "float16", "float32, bfloat16"),
         ("optimizer.name", "lamb", "adamw, sgd"),
         ("optimizer.schedule", "step", "cosine, poly, constant"),
+        ("augment.scale_draw", "linear", "log, uniform, window"),
+        ("adversarial.output_stride", 64, "8, 16, 32"),
         ("eval.mode", "crop", "whole, slide"),
         ("eval.weights", "ema", "auto, raw"),
     ],
@@ -122,7 +124,7 @@ def test_integers_pass_as_floats_and_lists_as_tuples(path, value):
 def test_bad_choice_fails_with_the_known_ones(path, value, known):
     config = default_config()
     assign(config, path, value)
-    with pytest.raises(ValueError, match=rf"config\.{path} is '{value}'; known: {known}"):
+    with pytest.raises(ValueError, match=rf"config\.{path} is {value!r}; known: {known}"):
         validate(config)
 
 
