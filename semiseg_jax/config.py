@@ -172,7 +172,8 @@ def _adversarial() -> dict[str, Any]:
         "hard_maps": False,  # D sees predictions as one-hot maps too, and cannot tell them by how soft they are
         "features": 64,  # of the discriminator's first layer
         "output_stride": 32,  # of its map of confidences; or 16 or 8, finer
-        "class_agnostic": False,  # it sees background against everything else, beside the image
+        "sees_image": False,  # it judges whether map and image fit each other, not the map alone
+        "class_agnostic": False,  # it sees background against everything else
         "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),
     }
 

@@ -54,6 +54,7 @@ class Adversarial(Segmentation):
         self.discriminator = Discriminator(
             self.options.features,
             self.options.output_stride,
+            sees_image=self.options.sees_image,
             class_agnostic=self.options.class_agnostic,
             dtype=DTYPES[config.dtype],
         )

@@ -23,18 +23,21 @@ class Discriminator(nn.Module):
       output_stride: pixels from one confidence to the next before upsampling: 32, as published, or 16 or 8, where the
         last one or two convolutions have stride 1. With 8, a crop of 128 has 14x14 confidences instead of 4x4, each of
         a window of 70 pixels instead of 94 (so Isola et al., arXiv 1611.07004, judge images).
-      class_agnostic: see only background against everything else, beside the standardised image. For true maps that
-        never show some of the classes, which would otherwise look false wherever they are predicted.
+      sees_image: look at the standardised image beside the map, and judge how well the two fit each other (as in
+        Mittal et al., arXiv 1908.05724), not the map alone.
+      class_agnostic: see only background against everything else. For true maps that never show some of the classes,
+        which would otherwise look false wherever they are predicted.
       dtype: dtype of the computation; parameters and outputs are float32.
     """
 
     features: int = 64
     output_stride: int = 32
+    sees_image: bool = False
     class_agnostic: bool = False
     dtype: Any = jnp.float32
 
     def __call__(self, probs: jax.Array, image: jax.Array | None = None) -> jax.Array:
-        """`probs` are softmax outputs or one-hot labels; `image` [B,H,W,3] is needed where `class_agnostic`."""
+        """`probs` are softmax outputs or one-hot labels; `image` [B,H,W,3] is needed where `sees_image`."""
         low = self.low_logits(probs, image)
         return resize(low[..., None], probs.shape[1:3], align_corners=True)[..., 0]
 
@@ -51,11 +54,12 @@ class Discriminator(nn.Module):
             )
         x = probs.astype(self.dtype)
         if self.class_agnostic:
+            x = jnp.stack([x[..., 0], jnp.sum(x[..., 1:], axis=-1)], axis=-1)
+        if self.sees_image:
             if image is None:
-                raise ValueError("Discriminator: image is missing; class_agnostic looks at it beside the probabilities")
+                raise ValueError("Discriminator: image is missing; with sees_image it looks at it beside the map")
             check_shape("Discriminator", "image", image, (*probs.shape[:3], 3))
-            things = jnp.sum(x[..., 1:], axis=-1, keepdims=True)
-            x = jnp.concatenate([x[..., :1], things, image.astype(self.dtype)], axis=-1)
+            x = jnp.concatenate([x, image.astype(self.dtype)], axis=-1)
         strides = [2 if 2**layer <= self.output_stride else 1 for layer in range(1, 6)]
         for index, stride in enumerate(strides[:4]):
             x = Conv(self.features * 2**index, 4, stride, use_bias=True, dtype=self.dtype, name=f"conv{index + 1}")(x)

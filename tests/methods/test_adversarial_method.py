@@ -219,3 +219,14 @@ def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():
     one, two = (float(gradients(config, b)[2]["discriminator"]) for b in (batch, swapped))
     assert one == pytest.approx(two, rel=1e-6)
     assert jnp.isfinite(one)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_whether_the_discriminator_judges_the_image_too(seen):
+    """With a segmenter that says the same everywhere, another image changes only what D itself sees of it."""
+    config = config_with(sees_image=seen)
+    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
+    batch = jax.tree.map(lambda x: x[None], make_batch(ROWS))
+    state = sharpened(config, 0.0)
+    one, two = (step(state, batch | {"image": image})[1] for image in (batch["image"], 1 - batch["image"]))
+    assert bool(one["discriminator"][0] != two["discriminator"][0]) == seen

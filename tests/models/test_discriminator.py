@@ -65,13 +65,21 @@ def test_half_precision_is_close():
     np.testing.assert_allclose(half, logits, atol=0.02)
 
 
-def test_class_agnostic_looks_at_background_and_image_only():
-    model, x, image = Discriminator(features=4, class_agnostic=True), probs(), np.ones((2, 64, 72, 3), np.float32)
+@pytest.mark.parametrize(("agnostic", "channels"), [(False, 4), (True, 2)])
+def test_it_sees_the_image_where_asked_to(agnostic, channels):
+    model = Discriminator(features=4, sees_image=True, class_agnostic=agnostic)
+    x, image = probs(), np.random.default_rng(1).normal(size=(2, 64, 72, 3)).astype(np.float32)
     logits, variables = model.init_with_output(jax.random.key(0), x, image)
-    assert variables["params"]["conv1"]["kernel"].shape == (4, 4, 5, 4)
-    swapped = x[..., [0, 3, 1, 2]]
-    np.testing.assert_allclose(model.apply(variables, swapped, image), logits, atol=1e-5)
-    assert not np.allclose(model.apply(variables, x, 2 * image), logits)
+    assert variables["params"]["conv1"]["kernel"].shape == (4, 4, channels + 3, 4)
+    assert not np.allclose(model.apply(variables, x, image[::-1]), logits)
+    assert not np.allclose(model.apply(variables, x[..., ::-1], image), logits)
+
+
+@pytest.mark.parametrize("image", [None, np.ones((2, 64, 72, 3), np.float32)])
+def test_class_agnostic_sees_background_against_the_rest(image):
+    model, x = Discriminator(features=4, sees_image=image is not None, class_agnostic=True), probs()
+    logits, variables = model.init_with_output(jax.random.key(0), x, image)
+    np.testing.assert_allclose(model.apply(variables, x[..., [0, 3, 1, 2]], image), logits, atol=1e-5)
     assert not np.allclose(model.apply(variables, x[..., ::-1], image), logits)
 
 
@@ -81,7 +89,7 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="output_stride is 4 but must be one of 8, 16, 32"):
         Discriminator(output_stride=4).init(jax.random.key(0), probs())
     with pytest.raises(ValueError, match="image is missing"):
-        Discriminator(class_agnostic=True).init(jax.random.key(0), probs())
+        Discriminator(sees_image=True).init(jax.random.key(0), probs())
     with pytest.raises(ValueError, match=r"probs is \[64,72,4\] but must be"):
         Discriminator().init(jax.random.key(0), probs()[0])
 
