@@ -149,11 +149,11 @@ def _outside_energy(terms: Mapping[str, Any], radius: int, probs: jax.Array, tar
     for term, sigma, weight in zip(terms["features"], terms["xy_sigma"], terms["weights"], strict=True):
         squared = jnp.zeros(probs.shape[:3], probs.dtype)
         if sigma is not None:
-            squared += (jnp.square(y)[:, None] + jnp.square(x)[None, :]) / sigma**2
+            squared += (jnp.square(y)[:, None] + jnp.square(x)[None, :])[None] / sigma**2
         if term is not None:
             squared += jnp.sum(jnp.square(term.astype(probs.dtype)), axis=-1)
         kernel += weight * jnp.exp(-0.5 * squared)
-    energy = lax.stop_gradient(outside * kernel)
+    energy = lax.stop_gradient(outside[None] * kernel)
     return jnp.sum(energy if target is None else energy * target)
 
 

@@ -177,10 +177,10 @@ def _direction_weights(probs: jax.Array, valid: jax.Array, sigma: float) -> jax.
     coherence = gap_squared / jnp.square(trace + 1e-6)
     # The gradient's angle is half of this; the line runs at a right angle to it.
     tangent = 0.5 * jnp.arctan2(2.0 * yx, xx - yy) + 0.5 * math.pi
-    directions = jnp.arange(4, dtype=probs.dtype) * (math.pi / 4)
+    directions = jnp.arange(4, dtype=probs.dtype)[None, None, None] * (math.pi / 4)
     turned = jnp.mod(tangent[..., None] - directions + 0.5 * math.pi, math.pi) - 0.5 * math.pi
     along = jnp.maximum(0.0, 1.0 - jnp.abs(turned) / (math.pi / 4))
-    axes = jnp.array([1.0, 0.0, 1.0, 0.0], probs.dtype)
+    axes = jnp.array([1.0, 0.0, 1.0, 0.0], probs.dtype)[None, None, None]
     return coherence[..., None] * along + (1.0 - coherence[..., None]) * axes
 
 

@@ -251,7 +251,7 @@ def vary_together(p: jax.Array, planes: jax.Array) -> tuple[jax.Array, jax.Array
     if not planes.shape[0]:
         return p, planes
     zero = jnp.zeros_like(p[..., 0] * planes[0])
-    return p + zero[..., None], planes + zero
+    return p + zero[..., None], planes + zero[None]
 
 
 def without_explicit_axes(function: Callable[..., jax.Array], like: jax.Array) -> Callable[..., jax.Array]:
@@ -356,5 +356,5 @@ def filter_xla(p: jax.Array, planes: jax.Array, gates: jax.Array | None, window:
     offset = jnp.arange(width) - radius
     distance = (jnp.square(offset)[:, None] + jnp.square(offset)[None, :]).astype(p.dtype)
     falloffs = jnp.array([gaussian.falloff for gaussian in window.gaussians], p.dtype)
-    exponents = jnp.where(distance == 0, -jnp.inf, -distance * falloffs[:, None, None])  # [terms,rows,columns]
+    exponents = jnp.where(distance == 0, -jnp.inf, -distance[None] * falloffs[:, None, None])  # [terms,rows,columns]
     return lax.scan(add_row, jnp.zeros_like(p), (jnp.arange(width), exponents.swapaxes(0, 1)))[0]

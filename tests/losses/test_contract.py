@@ -138,7 +138,7 @@ def test_a_loss_is_a_float32_scalar_and_its_gradient_has_the_dtype_of_the_input(
 def test_a_caller_who_allows_no_implicit_promotion(name, dtype):
     inputs, masks = cast(make_inputs(name), dtype), make_masks(name, np.ones((BATCH, 1, 1), bool))
     case = CASES[name]
-    with jax.numpy_dtype_promotion("strict"):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         others = {key: jnp.asarray(x) for key, x in inputs.items() if key not in case.scores}
         scores = {key: jnp.asarray(inputs[key]) for key in case.scores}
         masks = {key: jnp.asarray(x) for key, x in masks.items()}
