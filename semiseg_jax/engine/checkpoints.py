@@ -1,7 +1,8 @@
 """Orbax checkpoints of the whole state with the data iterator's, the best and the last kept."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,36 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from semiseg_jax.data.records import quiet_libraries
+from semiseg_jax.engine.parallel import is_main
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there, cannot be read or does not fit; nothing on disk was changed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _BestAndLast(checkpoint_managers.PreservationPolicy):
+    best: Callable[[Sequence[int]], int | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {max(steps, default=None), self.best(steps)}
+        return [step in kept for step in steps]
+
+
 class Checkpoints:
-    """The checkpoints of one stage."""
+    """The checkpoints of one stage, and `scores.json` beside them: what each was worth.
+
+    A checkpoint is saved before it is scored, so that a kill during a long evaluation loses no training.
+    """
 
     def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False):
         self.directory, self.metric = directory, metric
         if read_only and not directory.is_dir():
             raise CheckpointError(f"{directory} does not exist; train first")
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [
-                    checkpoint_managers.LatestN(1),
-                    checkpoint_managers.BestN(n=1, get_metric_fn=self._rank, keep_checkpoints_without_metrics=False),
-                ]
-            ),
-            best_fn=self._rank,
+            preservation_policy=_BestAndLast(self._best),
             create=not read_only,
             read_only=read_only,
         )
@@ -39,23 +49,34 @@ class Checkpoints:
         try:
             with quiet_libraries():
                 self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
-        except ValueError as error:  # e.g. the metrics of a step are no JSON
+            scores = directory / "scores.json"
+            found = json.loads(scores.read_text()) if scores.exists() else {}
+            self.scores: dict[int, dict[str, float]] = {int(step): dict(row) for step, row in found.items()}
+        except ValueError as error:  # e.g. the scores are no JSON
             raise CheckpointError(
                 f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "
-                f"move the broken step's folder away to go on from the others. ({error})"
+                f"move what is broken away to go on from the others. ({error})"
             ) from error
 
-    def _rank(self, metrics: Mapping[str, float]) -> float:
-        value = metrics.get(self.metric, float("nan"))
-        return float(value) if np.isfinite(value) else -1.0
+    def _best(self, steps: Sequence[int]) -> int | None:
+        """The one of `steps` with the highest score, if any was scored; the last of equal ones."""
+        scored = [step for step in sorted(steps, reverse=True) if step in self.scores]
+        return max(scored, key=lambda step: self.scores[step].get(self.metric, -1.0), default=None)
 
-    def save(self, step: int, state: Any, iterator: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+    def score(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Keeps what is a finite number among the metrics of a saved step."""
+        numbers = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+        self.scores[step] = {name: value for name, value in numbers.items() if np.isfinite(value)}
+        if is_main():
+            write_json(self.directory / "scores.json", self.scores)
+
+    def save(self, step: int, state: Any, iterator: Mapping[str, Any]) -> None:
         """Starts saving in the background; a step that is saved already is left alone."""
         if step in self.manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
         with quiet_libraries():
-            self.manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
+            self.manager.save(step, args=items, force=True)
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
@@ -66,7 +87,7 @@ class Checkpoints:
         if not steps:
             raise CheckpointError(f"{self.directory} holds no finished checkpoint; train first")
         if which == "best":
-            best = self.manager.best_step()
+            best = self._best(steps)
             return max(steps) if best is None else best
         if which == "last":
             return max(steps)

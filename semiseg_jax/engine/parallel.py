@@ -7,6 +7,7 @@ global arrays; `pmap` on host-local ones, which `to_global` makes global before 
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import signal
 import sys
 import threading
@@ -96,6 +97,11 @@ class Devices:
         sharding = NamedSharding(self.mesh, P(AXIS))
         return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in rows.items()}
 
+    def like(self, tree: Any) -> Any:
+        """Shapes, dtypes and devices of the state, for reading a checkpoint that other devices may have written."""
+        sharding = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
+
     def map(self, step: Step) -> Step:
         """`step(state, batch) -> (state, metrics)`, compiled over all devices; the old state is given up."""
         if self.mapper == "pmap":
@@ -140,17 +146,19 @@ def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: 
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], int]]:
-    """Gives a function of the step that tells the signal which asks to save and stop, or 0.
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Gives a function to call after each step, which tells the signal that asks to save and stop, or 0.
 
-    SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes agree on the step through JAX, which
-    watches for SIGTERM itself, and for no Ctrl-C.
+    SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes, which call it equally often, agree on
+    the call through JAX, which watches for SIGTERM itself, and for no Ctrl-C.
     """
     if jax.process_count() > 1:
-        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        # JAX counts on a number that grows at each call; steps start again with each stage.
+        calls = itertools.count(1)
+        yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else 0
         return
     if threading.current_thread() is not threading.main_thread():  # signals only reach the main thread
-        yield lambda step: 0
+        yield lambda: 0
         return
     received: list[int] = []
 
@@ -161,7 +169,7 @@ def stop_signals() -> Iterator[Callable[[int], int]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda step: received[0] if received else 0
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -142,7 +142,7 @@ class _Run:
         self.done = workdir / f"{stage.name}.done"  # marks that the stage's host work is done
         self.pictures = jax.jit(stage.pictures) if stage.pictures else None
 
-    def train(self, stop_signal: Callable[[int], int], on_step: Callable[[int], None] | None) -> Result:
+    def train(self, stop_signal: Callable[[], int], on_step: Callable[[int], None] | None) -> Result:
         config, stage, inputs, devices = self.config, self.stage, self.inputs, self.devices
         with contextlib.ExitStack() as stack:
             checkpoints = Checkpoints(workdirs.checkpoint_dir(self.workdir, stage), config.checkpoint.metric)
@@ -153,7 +153,8 @@ class _Run:
             workdirs.claim(config, self.workdir, " ".join(sys.argv))
             workdirs.write_dataset(self.workdir, self.dataset.info, self.canvas)
             self._introduce(step)
-            if step == stage.steps:
+            unscored = step and self._due(step) and self.eval_split and step not in checkpoints.scores
+            if step == stage.steps and not unscored:
                 self._finish()
                 return Result(step, self._evaluate(step))
             writer = self.writer = MetricWriter(self.workdir, stage.name, step, tensorboard=config.log.tensorboard)
@@ -164,10 +165,12 @@ class _Run:
             step_fn = devices.map(guard(stage, make_augment(self.augment)))
 
             pending: list[tuple[int, Any]] = []
-            results: dict[str, Any] = {}
-            upcoming = inputs.next(devices)
-            stopped_by = stop_signal(step)
+            # A run that was stopped after it saved a checkpoint, and before it knew its score.
+            results = self._score(checkpoints, step) if unscored else {}
+            upcoming = inputs.next(devices) if step < stage.steps else None
+            stopped_by = stop_signal()
             while step < stage.steps and not stopped_by:
+                assert upcoming is not None
                 batch, position = upcoming
                 self.state, metrics = step_fn(self.state, batch)
                 step += 1
@@ -177,16 +180,16 @@ class _Run:
                     upcoming = inputs.next(devices)
                 if on_step:
                     on_step(step)
-                stopped_by = stop_signal(step)
-                due = step % config.eval.every == 0 or step == stage.steps
+                stopped_by = stop_signal()
+                due = self._due(step)
                 saves = due or stopped_by or (config.checkpoint.every and step % config.checkpoint.every == 0)
                 if saves or step % config.log.every == 0:
                     self._report(pending, writer, progress, checkpoints)
-                evaluated = self._evaluate(step) if due and self.eval_split else None
-                results = evaluated or results
                 if saves:
-                    scalars = {k: v for k, v in evaluated.items() if np.ndim(v) == 0} if evaluated else None
-                    checkpoints.save(step, devices.to_global(self.state), position, scalars)
+                    checkpoints.save(step, devices.to_global(self.state), position)
+                if due and self.eval_split and (not stopped_by or step == stage.steps):
+                    results = self._score(checkpoints, step)
+                if saves:
                     progress.skip()
             checkpoints.wait()
             if step < stage.steps:
@@ -234,7 +237,7 @@ class _Run:
         self.state = self.devices.replicate(parallel.fetch(self.state))
         step = checkpoints.latest() or 0
         if step:
-            self.state, saved = checkpoints.restore(step, self.state)
+            self.state, saved = checkpoints.restore(step, self.devices.like(self.state))
             if self.devices.mapper == "pmap":
                 self.state = self.devices.replicate(parallel.fetch(self.state))
             self.inputs.resume(saved, step)
@@ -266,6 +269,15 @@ class _Run:
             for name, network in self.state.networks.items()
         ]
         self.workdir.joinpath(f"parameters_{self.stage.name}.txt").write_text("\n\n".join(tables) + "\n")
+
+    def _due(self, step: int) -> bool:
+        """Whether a checkpoint and a score are due after this step."""
+        return step % self.config.eval.every == 0 or step == self.stage.steps
+
+    def _score(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        results = self._evaluate(step)
+        checkpoints.score(step, results)
+        return results
 
     def _evaluate(self, step: int) -> dict[str, Any]:
         """Metrics on the evaluation split, logged with a panel while the run goes on."""

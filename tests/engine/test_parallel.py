@@ -114,3 +114,13 @@ def test_single_process_is_the_main_one_and_waits_for_nobody():
 def test_nothing_is_initialised_unless_asked_for():
     parallel.initialize(default_config().distributed)
     assert not jax.distributed.is_initialized()
+
+
+def test_several_processes_count_on_over_the_stages_of_a_run(monkeypatch):
+    """JAX stops a run at the highest number seen so far and one more: each stage starts its steps at 0 again."""
+    seen = []
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", seen.append)
+    with parallel.stop_signals() as stop_signal:
+        assert [stop_signal() for _ in range(5)] == [0] * 5
+    assert seen == [1, 2, 3, 4, 5]

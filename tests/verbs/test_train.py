@@ -20,7 +20,7 @@ from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inputs import balanced_weights, make_input
 from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.verbs import workdir as workdirs
-from semiseg_jax.verbs.evaluate import evaluate
+from semiseg_jax.verbs.evaluate import evaluate, evaluate_split
 from semiseg_jax.verbs.train import NonFiniteLossError, train
 
 
@@ -62,13 +62,16 @@ def test_both_mappers_train_the_same_parameters(tiny_config, tmp_path):
     assert_same_run(tmp_path / "shard_map", tmp_path / "pmap", 6)
 
 
-def test_resume_on_other_devices_goes_on(tiny_config, tmp_path):
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+@pytest.mark.parametrize("devices", [(2, 1), (1, 2)])
+def test_resume_on_other_devices_goes_on(tiny_config, tmp_path, devices, mapper):
     tiny_config.batch_size = 4
-    tiny_config.devices = 2
+    tiny_config.devices, after = devices
+    tiny_config.parallel = mapper
     train(tiny_config, tmp_path, on_step=terminate_at(3))
     config = from_json(to_json(tiny_config))
     with config.unlocked():
-        config.devices = 1
+        config.devices = after
     (tmp_path / "config.json").write_text(to_json(config))
     assert train(config, tmp_path).step == 6
 
@@ -169,11 +172,37 @@ def test_a_second_run_in_the_same_workdir_is_refused(tiny_config, tmp_path):
     assert len(seen) == 6
 
 
-def test_sigterm_on_an_evaluation_step_loses_no_evaluation(tiny_config, tmp_path):
+def test_sigterm_on_an_evaluation_step_saves_at_once_and_the_evaluation_follows(tiny_config, tmp_path):
     train(tiny_config, tmp_path / "straight")
-    train(tiny_config, tmp_path / "resumed", on_step=terminate_at(3))
+    assert train(tiny_config, tmp_path / "resumed", on_step=terminate_at(3)).preempted
+    assert logged(tmp_path / "resumed", "eval") == {}
+    assert (tmp_path / "resumed" / "checkpoints" / "supervised" / "3").is_dir()
     train(tiny_config, tmp_path / "resumed")
     assert logged(tmp_path / "straight", "eval") == logged(tmp_path / "resumed", "eval")
+
+
+@pytest.mark.parametrize("killed_at", [3, 6])
+def test_an_evaluation_that_is_killed_loses_no_training(tiny_config, tmp_path, monkeypatch, killed_at):
+    train(tiny_config, tmp_path / "straight")
+    steps = []
+
+    def killed(*args, **kwargs):
+        if steps[-1] == killed_at:
+            raise KeyboardInterrupt
+        return evaluate_split(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("semiseg_jax.verbs.train.evaluate_split", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config, tmp_path / "resumed", on_step=steps.append)
+    assert steps[-1] == killed_at
+    steps.clear()
+    result = train(tiny_config, tmp_path / "resumed", on_step=steps.append)
+    assert steps == list(range(killed_at + 1, 7))
+    assert result.metrics["miou"] == logged(tmp_path / "straight", "eval")[6]["miou"]
+    assert logged(tmp_path / "straight", "eval") == logged(tmp_path / "resumed", "eval")
+    kept = [tmp_path / run / "checkpoints" / "supervised" / "scores.json" for run in ("straight", "resumed")]
+    assert kept[0].read_text() == kept[1].read_text()
 
 
 def test_sigterm_on_the_last_step_is_a_finished_run(tiny_config, tmp_path):
