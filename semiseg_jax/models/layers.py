@@ -42,7 +42,8 @@ class Conv(nn.Module):
         function = depthwise_convolve if self.depthwise else convolve
         x = function(x.astype(self.dtype), kernel, stride=self.strides, dilation=self.dilation, pads=pads)
         if self.use_bias:
-            x += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            x = (x.astype(jnp.float32) + bias).astype(self.dtype)  # its gradient, a sum over all pixels, is float32
         return x
 
 
@@ -98,7 +99,8 @@ class Norm(nn.Module):
                     mean.value += (1.0 - self.momentum) * (lax.stop_gradient(batch_mean) - mean.value)
                     var.value += (1.0 - self.momentum) * (unbiased - var.value)
         factor = scale * lax.rsqrt(batch_var + self.epsilon)
-        return x.astype(self.dtype) * factor.astype(self.dtype) + (bias - batch_mean * factor).astype(self.dtype)
+        # In float32, as are the gradients of both: sums over all pixels.
+        return (x.astype(jnp.float32) * factor + (bias - batch_mean * factor)).astype(self.dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Mean and variance over the pixels of all devices, which hold equally many."""

@@ -156,3 +156,27 @@ def test_ranges_of_colours():
     caffe = 255 * unit - np.array([122.67891434, 116.66876762, 104.00698793])
     np.testing.assert_allclose(to_range(standardised, "bytes"), caffe, atol=1e-4)
     assert to_range(standardised, "standardized") is standardised
+
+
+@pytest.mark.parametrize(
+    "make", [lambda dtype: Norm("batch", dtype=dtype), lambda dtype: Conv(16, 1, use_bias=True, dtype=dtype)]
+)
+def test_gradients_summed_over_all_pixels_keep_their_precision_in_bfloat16(make):
+    """Summed in bfloat16, they lose a share that grows with the size of the map, and even their sign."""
+    x = jnp.asarray(features(size=(64, 64)), jnp.bfloat16).astype(jnp.float32)
+    weigh = np.random.default_rng(1).normal(1, 1, x.shape).astype(np.float32)
+    arguments = (True,) if isinstance(make(jnp.float32), Norm) else ()
+    variables = make(jnp.float32).init(jax.random.key(0), x, *arguments)
+
+    def slopes(dtype):
+        def total(params):
+            made = make(dtype).apply({**variables, "params": params}, x, *arguments, mutable=["batch_stats"])[0]
+            return jnp.sum(made.astype(jnp.float32) * weigh)
+
+        return jax.grad(total)(variables["params"])
+
+    exact, half = slopes(jnp.float32), slopes(jnp.bfloat16)
+    for name in exact.keys() - {"kernel"}:
+        np.testing.assert_allclose(
+            half[name], exact[name], atol=0.01 * np.sqrt(x[..., 0].size), rtol=0.01, err_msg=name
+        )
