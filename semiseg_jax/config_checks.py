@@ -54,8 +54,6 @@ def validate(config: ConfigDict) -> None:
     _check_range("balance_classes", config.balance_classes, 0, 1)
     if any(weight < 0 for weight in config.class_weights):
         raise ValueError(f"config.class_weights is {config.class_weights} but must be 0 or more for each class")
-    if config.optimizer.decay_vectors and config.model.get("norm") in ("frozen", "affine_frozen"):
-        raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={config.model.norm!r}")
     if config.balance_classes and config.class_weights:
         raise ValueError("config.balance_classes and config.class_weights exclude each other")
     for name in ("beta", "contrast", "radius", "iterations"):
@@ -103,6 +101,12 @@ def _check_optimizer(name: str, options: ConfigDict) -> None:
         _check_range(f"{name}.{field}", options[field], 0, float("inf"))
     if len(options.betas) != 2 or any(not 0 <= beta < 1 for beta in options.betas):
         raise ValueError(f"config.{name}.betas is {options.betas} but must be two numbers in [0, 1)")
+    for pair in options.multipliers:
+        if isinstance(pair, str) or len(pair) != 2 or not isinstance(pair[0], str) or isinstance(pair[1], str):
+            raise ValueError(
+                f"config.{name}.multipliers is {options.multipliers} but must be pairs of a pattern and a factor, such "
+                'as (("head", 10.0),)'
+            )
 
 
 def _check_terms(terms: ConfigDict) -> None:

@@ -169,10 +169,11 @@ def test_class_weights_are_either_given_or_balanced():
         validate(config)
 
 
-def test_norms_that_are_frozen_do_not_decay():
+@pytest.mark.parametrize("multipliers", [("stem", 10.0), (("stem",),), ((10.0, "stem"),)])
+def test_multipliers_are_pairs(multipliers):
     config = default_config()
-    config.model.norm, config.optimizer.decay_vectors = "frozen", True
-    with pytest.raises(ValueError, match=r"optimizer\.decay_vectors would shrink the scales of model\.norm='frozen'"):
+    config.optimizer.multipliers = multipliers
+    with pytest.raises(ValueError, match=r"config\.optimizer\.multipliers is .* but must be pairs of a pattern"):
         validate(config)
 
 

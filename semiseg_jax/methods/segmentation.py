@@ -36,6 +36,7 @@ class Segmentation:
 
     needs: tuple[str, ...] = ("cross_entropy",)
     uses_all_rows = False  # whether it has a use for rows that no term looks at
+    makes_labels = False  # whether an earlier stage makes the labels of `made_labels`
 
     def __init__(self, config: ConfigDict, num_classes: int):
         self.config, self.num_classes = config, num_classes
@@ -46,6 +47,9 @@ class Segmentation:
         if self.terms.needs_variance:
             options["variance"] = True
         self.model = make_model(options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options)
+        frozen = {getattr(self.model, part, "") for part in ("norm", "head_norm")} & {"frozen", "affine_frozen"}
+        if config.optimizer.decay_vectors and frozen:
+            raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={frozen.pop()!r}")
         self.optimizers = {"segmenter": make_optimizer(config.optimizer, config.steps)}
 
     def _check(self, config: ConfigDict) -> None:
@@ -59,6 +63,8 @@ class Segmentation:
             )
         for name, kinds in self.terms.idle(self.quota).items():
             raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
+        if "made_labels" in self.terms.terms and not (config.data.made_labels or self.makes_labels):
+            raise ValueError("terms.made_labels learns from the label maps in data.made_labels, which names no folder")
 
     def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
         stage = base.Stage(

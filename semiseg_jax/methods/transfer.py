@@ -43,6 +43,7 @@ Made = Callable[[str, np.ndarray, np.ndarray, np.ndarray], Columns]  # of an ima
 
 class Transfer(Adversarial):
     needs = ("cross_entropy", "made_labels")
+    makes_labels = True
 
     def __init__(self, config: ConfigDict, num_classes: int):
         if not config.data.strong_classes:

@@ -1,7 +1,11 @@
 """Views of unlabelled images for methods that ask a network to say the same of them: colours and CutMix.
 
-Randomness comes from the seed of each row, so that any number of devices sees the same views.
+Randomness comes from the seed of each row, so that any number of devices sees the same views. But CutMix pairs the
+rows of one device: which ones meet depends on how rows are spread over devices.
 """
+
+import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,8 @@ import jax.numpy as jnp
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.types import Batch
 from semiseg_jax.ops.images import fill_padding
+
+logger = logging.getLogger("semiseg_jax")
 
 STRONG = Augment(
     crop=(0, 0), jitter=0.8, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, grayscale=0.2, blur=0.5
@@ -34,6 +40,8 @@ def strong_view(batch: Batch, salt: int) -> jax.Array:
 def cutmix_boxes(batch: Batch, salt: int, probability: float) -> jax.Array:
     """[B,H,W] bool: what each row takes from its partner; a rectangle of 2 to 40 % of the area, or nothing."""
     height, width = batch["label"].shape[1:]
+    if probability > 0 and len(batch["label"]) % 2:
+        _warn_of_lonely_rows(len(batch["label"]))
 
     def one(seed: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.key(seed), 4)
@@ -53,3 +61,12 @@ def cutmix(rows: jax.Array, boxes: jax.Array) -> jax.Array:
     last = len(rows) - 1
     partners = rows[jnp.array([min(i ^ 1, last) for i in range(len(rows))], jnp.int32)]
     return jnp.where(boxes.reshape(boxes.shape + (1,) * (rows.ndim - 3)), partners, rows)
+
+
+@functools.cache  # once for all views
+def _warn_of_lonely_rows(rows: int) -> None:
+    logger.warning(
+        "CutMix pairs rows without mask, but each device has %d of them in a micro-batch: the last one stays as it is. "
+        "Give an even number by data.quota or batch_size, or set consistency.cutmix=0",
+        rows,
+    )

@@ -1,14 +1,18 @@
 """`semiseg summary`: what the network of a config costs, before it is trained."""
 
+import jax
 from ml_collections import ConfigDict
 
 from semiseg_jax import models
 from semiseg_jax.config_checks import validate
 from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.engine.parallel import rows_per_device
 
 
 def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
     """Prints parameters, multiply-adds and memory of the config's segmentation network at its crop and batch.
+
+    That network alone: a discriminator, or views of the images beside them, come on top.
 
     Args:
       config: from `configs/*.py` or `semiseg_jax.default_config()`.
@@ -18,12 +22,14 @@ def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
     classes = classes or open_dataset(config.data).info.num_classes
     options = config.model.to_dict()
     model = models.make_model(options.pop("name"), classes, dtype=config.dtype, **options)
-    rows = sum(config.data.quota.values())
+    quota = sum(config.data.quota.values())
+    devices = config.devices or jax.device_count()
+    rows = rows_per_device(config.batch_size, quota, devices, config.accumulate)
     found = models.summary(model, (rows, *config.augment.crop, 3))
     needed = found.training_bytes(config.optimizer.name, ema=config.ema > 0)
     print(found)
     print(
-        f"a step of {rows} images of {config.augment.crop[0]}x{config.augment.crop[1]} takes about "
-        f"{needed / 2**30:.2f} GiB on each device"
+        f"a step of this network alone, {rows} images of {config.augment.crop[0]}x{config.augment.crop[1]} on each of "
+        f"{devices} device(s), takes about {needed / 2**30:.2f} GiB on each device"
     )
     return found

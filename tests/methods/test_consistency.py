@@ -31,10 +31,16 @@ def test_cutmix_takes_boxes_from_the_partner_and_its_inverse_restores_the_rows()
     assert not np.asarray(views.cutmix_boxes(batch, 1, 0.0)).any()
 
 
-def test_a_row_without_a_partner_is_left_as_it_is():
+def test_a_row_without_a_partner_is_left_as_it_is_and_that_is_said_once(caplog):
+    views._warn_of_lonely_rows.cache_clear()
     batch = make_batch(("unlabeled",) * 3)
+    views.cutmix_boxes(select(batch, (0, 1)), 1, 1.0)
+    views.cutmix_boxes(batch, 1, 0.0)
+    assert not caplog.text
     boxes = views.cutmix_boxes(batch, 1, 1.0)
     np.testing.assert_array_equal(views.cutmix(batch["image"], boxes)[2], batch["image"][2])
+    views.cutmix_boxes(batch, 2, 1.0)
+    assert caplog.text.count("CutMix pairs rows without mask, but each device has 3") == 1
 
 
 def test_strong_views_depend_on_seed_and_salt_and_keep_the_padding():

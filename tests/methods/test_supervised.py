@@ -212,3 +212,12 @@ def test_predictions_are_probabilities_and_uint8_equals_unit_range():
 def test_unknown_method_fails_with_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown method 'magic'; known methods: .*supervised"):
         make_method(make_config(method="magic"), CLASSES)
+
+
+@pytest.mark.parametrize("norms", [{"norm": "frozen"}, {"norm": "batch", "head_norm": "affine_frozen"}, {}])
+def test_scales_that_do_not_learn_do_not_decay(norms):
+    config = make_config()
+    config.model = {"name": "deeplab_v3plus" if "head_norm" in norms else "deeplab_v2", **norms}
+    config.optimizer.decay_vectors = True  # {}: the network's own norm is frozen
+    with pytest.raises(ValueError, match=r"decay_vectors would shrink the scales of model\.norm='(affine_)?frozen'"):
+        make_method(config, CLASSES)

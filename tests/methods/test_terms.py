@@ -25,6 +25,7 @@ def config_with(**terms):
     config = make_config(quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
     for name, options in terms.items():
         config.terms[name].update(options)
+    config.data.made_labels = "somewhere" if config.terms.made_labels.weight else ""
     validate(config)
     return config
 
@@ -137,6 +138,7 @@ def test_rows_of_a_kind_that_a_term_ignores_change_nothing_in_it(name, options, 
         ("label_uncertainty", "dense", {}, "terms.boxes looks at rows of box only"),
         ("supervised", "dense", {"absent_tags": {"weight": 1.0}}, "terms.absent_tags looks at rows of tags only"),
         ("supervised", "dense", {"made_labels": {"weight": 1.0}}, "terms.made_labels looks at rows of unlabeled, tags"),
+        ("supervised", "unlabeled", {"made_labels": {"weight": 1.0}}, "data.made_labels, which names no folder"),
         (
             "label_uncertainty",
             "box",
@@ -300,6 +302,7 @@ def test_every_method_can_have_every_term():
         config = make_config(method, quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
         for name, options in EXTRA.items():
             config.terms[name].update(options)
+        config.data.made_labels = "somewhere"
         state = jax.eval_shape(make_method(config, CLASSES).init, jax.random.PRNGKey(0), mixed())
         assert "variance" in state.networks["segmenter"].params
 

@@ -86,6 +86,7 @@ def test_summary_prints_a_table_and_the_memory_of_a_step(tiny_config, tmp_path, 
     found = summary(tiny_config, classes=4)
     shown = capsys.readouterr().out
     assert f"{found.parameters:,}" in shown
+    assert "2 images of 32x32 on each of " in shown
     assert "GiB on each device" in shown
     (tmp_path / "mine.py").write_text(
         "from semiseg_jax.config import from_json\n"
