@@ -94,7 +94,7 @@ ADVERSARIAL = {
     "optimizer.name": "sgd", "optimizer.learning_rate": 2.5e-4, "optimizer.momentum": 0.9, "optimizer.schedule": "poly",
     "adversarial.adversarial_labelled_weight": 0.01, "adversarial.adversarial_unlabelled_weight": 0.001,
     "adversarial.semi_weight": 0.1, "adversarial.semi_start": 5000 / 20_000, "adversarial.threshold": 0.2,
-    "adversarial.features": 64, "adversarial.output_stride": 32,
+    "adversarial.features": 64, "adversarial.output_stride": 32, "adversarial.sees_image": False,
     "adversarial.optimizer.learning_rate": 1e-4, "adversarial.optimizer.name": "adamw",
     "adversarial.optimizer.weight_decay": 0.0,  # that is Adam
 }  # fmt: skip

@@ -6,6 +6,7 @@
           + l_semi CE(P, argmax P; unlabelled pixels with D(P) > T)
     L_D = 1/2 BCE(D(one-hot y), 1) + 1/2 BCE(D(P), 0; all images)
 
+With `sees_image` D looks at x beside the map (as in Mittal et al., arXiv 1908.05724) and tells whether the two fit.
 Nothing of L_D reaches S, nothing of L_S reaches D; both are updated at once. Labelled images are those with a mask:
 others (with scribbles, boxes, tags or nothing) count as unlabelled here, and what labels they have goes through the
 terms of the config.
