@@ -1,7 +1,7 @@
 """A fraction of the images with masks, the rest without labels, and a discriminator (Hung et al., arXiv 1802.07934).
 
     semiseg train --config=configs/adversarial.py:path=DIR --workdir=runs/adv
-    semiseg train --config=configs/adversarial.py:path=DIR,labelled=50,weights=mobilenet_v2.npz --workdir=runs/adv
+    semiseg train --config=configs/adversarial.py:path=DIR,labelled=50,weights=mnv2.npz,layout=torchvision --workdir=RUN
     semiseg train --config=configs/adversarial.py:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share

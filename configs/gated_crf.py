@@ -1,7 +1,7 @@
 """Clicks or scribbles and the Gated CRF loss (Obukhov et al., arXiv 1906.04651).
 
     semiseg train --config=configs/gated_crf.py:path=DIR,labels=scribble --workdir=runs/crf
-    semiseg train --config=configs/gated_crf.py:path=DIR,labels=points,weights=mobilenet_v2.npz --workdir=runs/crf
+    semiseg train --config=configs/gated_crf.py:path=DIR,labels=points,weights=mnv2.npz,layout=torchvision --workdir=RUN
     semiseg train --config=configs/gated_crf.py:setting=paper,path=VOC,weights=resnet34.npz --workdir=runs/crf_voc
 
 Arguments: `labels` (points, scribble or points+scribble), `weight` of the term and those of the small-data setting in

@@ -3,7 +3,7 @@
     semiseg train --config=configs/supervised.py:path=DIR --workdir=runs/mine
     semiseg train --config=configs/supervised.py:path=DIR,labels=scribble,crop=160 --workdir=runs/mine
 
-    semiseg train --config=configs/supervised.py:path=DIR,weights=mobilenet_v2_imagenet.npz --workdir=runs/mine
+    semiseg train --config=configs/supervised.py:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `labels` (the kinds to train on, such as dense+scribble+points) and those of the small-data setting in
 semiseg_jax/presets.py: `path` of a dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch),

@@ -1,6 +1,6 @@
 """Masks of some classes, tags of all (Xiao et al., arXiv 1711.06828).
 
-    semiseg train --config=configs/transfer.py:path=DIR,strong=cat+dog+person,weights=mobilenet_v2.npz --workdir=runs/t
+    semiseg train --config=configs/transfer.py:path=DIR,strong=cat+dog,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `strong`, the names of the classes whose masks may be used, joined by +; `labels_from` (`l_net`, or `cam`
 for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first P-Net); and
