@@ -1,7 +1,7 @@
 """Few masks and many boxes, with a learned uncertainty inside the boxes (Neven et al., arXiv 2110.05926).
 
     semiseg train --config=configs/label_uncertainty.py:path=DIR --workdir=runs/boxes
-    semiseg train --config=configs/label_uncertainty.py:path=DIR,masks=50,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=configs/label_uncertainty.py:path=DIR,masks=9,weights=mnv2.npz,layout=torchvision --workdir=R
     semiseg train --config=configs/label_uncertainty.py:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
 
 Arguments: `masks`, which training images bring their mask: all that have one (as a folder does by default, beside all
