@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.terms.made_labels.weight = 1.0
     config.terms.absent_tags.weight = 0.1
     config.terms.absent_tags.kinds = ("tags",)
-    config.adversarial.sees_image = config.adversarial.class_agnostic = True
+    config.adversarial.class_agnostic = True
     config.adversarial.adversarial_labelled_start = 0.25
     config.adversarial.adversarial_unlabelled_start = 0.25
     config.adversarial.semi_weight = 0.0

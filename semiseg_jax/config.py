@@ -173,7 +173,7 @@ def _adversarial() -> dict[str, Any]:
         "features": 64,  # of the discriminator's first layer
         "output_stride": 32,  # of its map of confidences; or 16 or 8, finer
         "sees_image": False,  # it judges whether map and image fit each other, not the map alone
-        "class_agnostic": False,  # it sees background against everything else
+        "class_agnostic": False,  # it sees background against everything else, beside the image
         "optimizer": _optimizer(learning_rate=1e-4, schedule="poly", weight_decay=0.0, clip_norm=0.0),
     }
 

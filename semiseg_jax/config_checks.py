@@ -102,7 +102,12 @@ def _check_optimizer(name: str, options: ConfigDict) -> None:
     if len(options.betas) != 2 or any(not 0 <= beta < 1 for beta in options.betas):
         raise ValueError(f"config.{name}.betas is {options.betas} but must be two numbers in [0, 1)")
     for pair in options.multipliers:
-        if isinstance(pair, str) or len(pair) != 2 or not isinstance(pair[0], str) or isinstance(pair[1], str):
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or not isinstance(pair[0], str)
+            or isinstance(pair[1], str)
+        ):
             raise ValueError(
                 f"config.{name}.multipliers is {options.multipliers} but must be pairs of a pattern and a factor, such "
                 'as (("head", 10.0),)'

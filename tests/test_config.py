@@ -169,7 +169,7 @@ def test_class_weights_are_either_given_or_balanced():
         validate(config)
 
 
-@pytest.mark.parametrize("multipliers", [("stem", 10.0), (("stem",),), ((10.0, "stem"),)])
+@pytest.mark.parametrize("multipliers", [("stem", 10.0), (10.0, "stem"), (("stem",),), ((10.0, "stem"),)])
 def test_multipliers_are_pairs(multipliers):
     config = default_config()
     config.optimizer.multipliers = multipliers

@@ -20,14 +20,13 @@ class CheckpointError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _BestAndLast(checkpoint_managers.PreservationPolicy):
-    best: Callable[[Sequence[int]], int | None]
+class _Policy(checkpoint_managers.PreservationPolicy):
+    kept: Callable[[Sequence[int]], set[int | None]]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {max(steps, default=None), self.best(steps)}
-        return [step in kept for step in steps]
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 class Checkpoints:
@@ -41,7 +40,7 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise CheckpointError(f"{directory} does not exist; train first")
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_BestAndLast(self._best),
+            preservation_policy=_Policy(self._kept),
             create=not read_only,
             read_only=read_only,
         )
@@ -52,6 +51,10 @@ class Checkpoints:
             scores = directory / "scores.json"
             found = json.loads(scores.read_text()) if scores.exists() else {}
             self.scores: dict[int, dict[str, float]] = {int(step): dict(row) for step, row in found.items()}
+            for step in self.manager.all_steps():  # earlier versions kept a score within its checkpoint
+                old = directory / str(step) / "metrics" / "metrics"
+                if step not in self.scores and old.exists():
+                    self.scores[step] = json.loads(old.read_text())
         except ValueError as error:  # e.g. the scores are no JSON
             raise CheckpointError(
                 f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "
@@ -63,10 +66,16 @@ class Checkpoints:
         scored = [step for step in sorted(steps, reverse=True) if step in self.scores]
         return max(scored, key=lambda step: self.scores[step].get(self.metric, -1.0), default=None)
 
+    def _kept(self, steps: Sequence[int]) -> set[int | None]:
+        return {max(steps, default=None), self._best(steps)}
+
     def score(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Keeps what is a finite number among the metrics of a saved step."""
         numbers = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
         self.scores[step] = {name: value for name, value in numbers.items() if np.isfinite(value)}
+        self._write_scores()
+
+    def _write_scores(self) -> None:
         if is_main():
             write_json(self.directory / "scores.json", self.scores)
 
@@ -74,6 +83,8 @@ class Checkpoints:
         """Starts saving in the background; a step that is saved already is left alone."""
         if step in self.manager.all_steps():
             return
+        if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
+            self._write_scores()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
         with quiet_libraries():
             self.manager.save(step, args=items, force=True)
@@ -134,6 +145,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         self.manager.wait_until_finished()
+
+    def finish(self) -> None:
+        """Waits for what is being saved, and deletes a best one that the last score has beaten."""
+        self.wait()
+        steps = self.manager.all_steps()
+        for step in set(steps) - self._kept(steps):
+            self.manager.delete(step)
 
     def close(self) -> None:
         self.manager.wait_until_finished()

@@ -25,8 +25,8 @@ class Discriminator(nn.Module):
         a window of 70 pixels instead of 94 (so Isola et al., arXiv 1611.07004, judge images).
       sees_image: look at the standardised image beside the map, and judge how well the two fit each other (as in
         Mittal et al., arXiv 1908.05724), not the map alone.
-      class_agnostic: see only background against everything else. For true maps that never show some of the classes,
-        which would otherwise look false wherever they are predicted.
+      class_agnostic: see only background against everything else, beside the image. For true maps that never show some
+        of the classes, which would otherwise look false wherever they are predicted.
       dtype: dtype of the computation; parameters and outputs are float32.
     """
 
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     def __call__(self, probs: jax.Array, image: jax.Array | None = None) -> jax.Array:
-        """`probs` are softmax outputs or one-hot labels; `image` [B,H,W,3] is needed where `sees_image`."""
+        """`probs` are softmax outputs or one-hot labels; `image` [B,H,W,3] is needed where it is seen."""
         low = self.low_logits(probs, image)
         return resize(low[..., None], probs.shape[1:3], align_corners=True)[..., 0]
 
@@ -55,9 +55,11 @@ class Discriminator(nn.Module):
         x = probs.astype(self.dtype)
         if self.class_agnostic:
             x = jnp.stack([x[..., 0], jnp.sum(x[..., 1:], axis=-1)], axis=-1)
-        if self.sees_image:
+        if self.sees_image or self.class_agnostic:
             if image is None:
-                raise ValueError("Discriminator: image is missing; with sees_image it looks at it beside the map")
+                raise ValueError(
+                    "Discriminator: image is missing; with sees_image or class_agnostic it is seen beside the map"
+                )
             check_shape("Discriminator", "image", image, (*probs.shape[:3], 3))
             x = jnp.concatenate([x, image.astype(self.dtype)], axis=-1)
         strides = [2 if 2**layer <= self.output_stride else 1 for layer in range(1, 6)]

@@ -167,6 +167,7 @@ class _Run:
             pending: list[tuple[int, Any]] = []
             # A run that was stopped after it saved a checkpoint, and before it knew its score.
             results = self._score(checkpoints, step) if unscored else {}
+            progress.skip()
             upcoming = inputs.next(devices) if step < stage.steps else None
             stopped_by = stop_signal()
             while step < stage.steps and not stopped_by:
@@ -191,7 +192,7 @@ class _Run:
                     results = self._score(checkpoints, step)
                 if saves:
                     progress.skip()
-            checkpoints.wait()
+            checkpoints.finish()
             if step < stage.steps:
                 name = signal.Signals(stopped_by).name
                 saved = checkpoints.latest()
@@ -301,11 +302,11 @@ class _Run:
             results |= made
             if made:
                 say("  ".join(f"{name} {value:.4f}" for name, value in made.items()))
-        self.writer.scalars(step, results, "eval")
         if self.panel:
             picture = panels.draw(self.panel, self.predictor, self.dataset, state, self.pictures)
             pictures.save(self.workdir / "panels" / f"{self.stage.name}_{step:06d}.png", picture)
             self.writer.picture(step, "panel", picture)
+        self.writer.scalars(step, results, "eval")
         return results
 
     def _warn_of_lost_classes(self, iou: np.ndarray) -> None:

@@ -193,6 +193,30 @@ def test_damaged_checkpoint_fails_saying_so_and_every_file_stays(tmp_path, damag
     assert contents(tmp_path / "run") == before
 
 
+def test_a_best_one_that_the_last_beats_is_deleted_at_the_end(tmp_path):
+    save(tmp_path / "run", {1: 0.2, 2: 0.5, 3: 0.9})
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.finish()
+    checkpoints.close()
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name.isdigit()} == {"3"}
+
+
+def test_a_step_that_is_trained_again_has_no_score_until_it_is_scored_again(tmp_path, reopen):
+    save(tmp_path / "run", {1: 0.5, 2: 0.9})
+    (tmp_path / "run" / "2").rename(tmp_path / "away")
+    save(tmp_path / "run", {2: None})
+    checkpoints = reopen(tmp_path / "run")
+    assert set(checkpoints.scores) == {1}
+    assert checkpoints.choose("best") == 1
+
+
+def test_scores_that_earlier_versions_kept_within_a_checkpoint_are_found(tmp_path, reopen):
+    save(tmp_path / "run", {1: 0.9, 2: None})
+    (tmp_path / "run" / "scores.json").unlink()
+    write_json(tmp_path / "run" / "1" / "metrics" / "metrics", {"miou": 0.9})
+    assert reopen(tmp_path / "run").choose("best") == 1
+
+
 def test_broken_scores_fail_saying_so_and_every_file_stays(tmp_path):
     save(tmp_path / "run", {1: 0.9})
     (tmp_path / "run" / "scores.json").write_text("{")

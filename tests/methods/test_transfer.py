@@ -22,7 +22,7 @@ def transfer_config(**changes):
     config.data.strong_classes = ("thing",)
     config.terms.made_labels.weight = 1.0
     config.terms.absent_tags.weight = 0.1
-    config.adversarial.update({"sees_image": True, "class_agnostic": True, "semi_weight": 0.0})
+    config.adversarial.update({"class_agnostic": True, "semi_weight": 0.0})
     config.update(changes)
     return config
 

@@ -77,7 +77,7 @@ def configure_transfer(config: ConfigDict) -> None:
     config.data.quota = {"dense": 1, "tags": 1}
     config.terms.made_labels.weight = 1.0
     config.adversarial.features = 4
-    config.adversarial.sees_image = config.adversarial.class_agnostic = True
+    config.adversarial.class_agnostic = True
     config.adversarial.semi_weight = 0.0
     config.transfer.classifier_crop = (64, 64)
     config.transfer.cam_scales = (1.0,)
