@@ -73,6 +73,11 @@ def default_config() -> ConfigDict:
             "optimizer": _optimizer(),
             "adversarial": _adversarial(),  # of the method of this name
             "transfer": _transfer(),  # of the method of this name
+            "total_variation": {  # of the method of this name
+                "rounds": 1,  # more: labels by graph cuts between them, from which the same network goes on
+                "round_steps": 0,  # of each later round; 0 = half of the steps
+                "cut": {"beta": 30.0, "connectivity": 8, "contrast": 0.2},  # as in eval.post
+            },
             "consistency": {  # of mean_teacher and unimatch, for rows without a mask
                 "weight": 1.0,
                 "start": 0.0,

@@ -29,7 +29,10 @@ def validate(config: ConfigDict) -> None:
     _check_choice("adversarial.output_stride", config.adversarial.output_stride, (8, 16, 32))
     _check_choice("transfer.labels_from", config.transfer.labels_from, ("l_net", "cam"))
     _check_choice("transfer.rounds", config.transfer.rounds, (1, 2))
-    for name in ("steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads"):
+    _check_choice("total_variation.cut.connectivity", config.total_variation.cut.connectivity, (4, 8))
+    for name in (
+        "steps", "accumulate", "eval.every", "log.every", "eval.batch_size", "data.threads", "total_variation.rounds"
+    ):  # fmt: skip
         if field_of(config, name) < 1:
             raise ValueError(f"config.{name} is {field_of(config, name)} but must be at least 1")
     for name in ("flip", "jitter", "blur", "brightness", "contrast", "saturation", "hue", "grayscale"):
@@ -78,6 +81,8 @@ def _check_methods(config: ConfigDict) -> None:
         _check_range(f"consistency.{name}", config.consistency[name], 0, infinity)
     for name in ("threshold", "cutmix"):
         _check_range(f"consistency.{name}", config.consistency[name], 0, 1)
+    for name in ("round_steps", "cut.beta", "cut.contrast"):
+        _check_range(f"total_variation.{name}", field_of(config.total_variation, name), 0, infinity)
     transfer = config.transfer
     for name in ("class_seed", "object_seed", "background_seed", "margin", "sure", "alpha"):
         _check_range(f"transfer.{name}", transfer[name], 0, 0.999 if name == "alpha" else 1)

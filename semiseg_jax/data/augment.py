@@ -58,8 +58,9 @@ class Augment:
         columns, column_inside = _source_pixels(width, scale, shift[1], end[1], size[1])
         valid = row_inside[:, None] & column_inside[None, :]
         label = jnp.where(valid, example["mask"][rows][:, columns].astype(jnp.int32), IGNORE)
-        label = _draw(label, example["points"], scale, shift, end)
-        label = _draw(label, _stroke_samples(example["strokes"], self.scale[1]), scale, shift, end)
+        drawn = _draw(jnp.full_like(label, IGNORE), example["points"], scale, shift, end)
+        drawn = _draw(drawn, _stroke_samples(example["strokes"], self.scale[1]), scale, shift, end)
+        label = jnp.where(drawn == IGNORE, label, drawn)  # over a mask that a program made
 
         boxes = example["boxes"] * scale + jnp.tile(shift, 2)
         mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)

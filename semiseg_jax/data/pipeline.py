@@ -250,9 +250,10 @@ class ExampleLoader:
         *,
         strict: bool,
         made_labels: str | Path = "",
+        made_for: Sequence[Supervision] = MADE_FOR,
     ):
         self.records, self.info, self.pools, self.layout, self.strict = records, info, pools, layout, strict
-        self.made_labels = made_labels
+        self.made_labels, self.made_for = made_labels, made_for
         self.replaced = 0
         self._lock = threading.Lock()
 
@@ -281,7 +282,7 @@ class ExampleLoader:
         size = (image.shape[0], image.shape[1])
         if kind == Supervision.DENSE:
             mask = box.place_mask(decode_mask(record["mask"], size))
-        elif kind in MADE_FOR and self.made_labels:
+        elif kind in self.made_for and self.made_labels:
             made = Path(self.made_labels, f"{record['id'].decode()}.png")
             mask = box.place_mask(decode_mask(made.read_bytes(), size))
         else:

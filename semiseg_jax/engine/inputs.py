@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +82,29 @@ def balanced_weights(data: ConfigDict, dataset: Dataset, power: float) -> tuple[
     return tuple(round(float(weight), 4) for weight in weights)
 
 
-def make_input(config: ConfigDict, data: ConfigDict, dataset: Dataset, devices: int, local_devices: int) -> Input:
-    """Pools, layout and iterator of `data` (a `config.data`) for this process."""
+def make_input(
+    config: ConfigDict,
+    data: ConfigDict,
+    dataset: Dataset,
+    devices: int,
+    local_devices: int,
+    made_for: Sequence[Supervision] = pipeline.MADE_FOR,
+) -> Input:
+    """Pools, layout and iterator of `data` (a `config.data`) for this process; see `ExampleLoader` of `made_for`."""
     quota = pipeline.parse_quota(data.quota.to_dict())
     pools = _pools(data, dataset, quota)
     strict = bool(data.assign)
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
     records = dataset.records(data.train_split)
-    loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=strict, made_labels=data.made_labels)
+    loader = pipeline.ExampleLoader(
+        records, dataset.info, pools, layout, strict=strict, made_labels=data.made_labels, made_for=made_for
+    )
     rows = rows_per_device(config.batch_size, sum(quota.values()), devices, config.accumulate)
     shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())
     index = dataset.info.splits[data.train_split]
     ids = {kind.name: [index[i]["id"] for i in pool] for kind, pool in pools.items()}
     if data.made_labels:
-        _check_made_labels(data.made_labels, ids)
+        _check_made_labels(data.made_labels, made_for, ids)
     mixture = {
         "images": hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()[:16],
         "rows": shard.rows,
@@ -112,8 +121,8 @@ def _pools(data: ConfigDict, dataset: Dataset, quota: pipeline.Quota) -> dict[Su
     )
 
 
-def _check_made_labels(folder: str, ids: Mapping[str, list[str]]) -> None:
-    for kind in pipeline.MADE_FOR:
+def _check_made_labels(folder: str, made_for: Sequence[Supervision], ids: Mapping[str, list[str]]) -> None:
+    for kind in made_for:
         missing = [id for id in ids.get(kind.name, []) if not Path(folder, f"{id}.png").is_file()]
         if missing:
             raise ValueError(

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
-from semiseg_jax.data.types import Batch
+from semiseg_jax.data.pipeline import MADE_FOR
+from semiseg_jax.data.types import Batch, Supervision
 from semiseg_jax.engine.inference import Options
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.models import pretrained
@@ -84,6 +85,8 @@ class Stage:
     start: Callable[[State], State] = lambda state: state  # on the host, before the first step: pretrained weights
     finish: Callable[[State, Site], None] | None = None  # on the host of the first process, after the last step
     labels: str = ""  # folder below the workdir with labels that an earlier stage made; see data.made_labels
+    labelled: Sequence[Supervision] = MADE_FOR  # kinds of rows that have them
+    goes_on: bool = False  # with the weights, averaged where they are, of the stage before
     augment: ConfigDict | None = None  # like config.augment, where it is not that
     scored: bool = True  # the prediction of this stage is the method's: compare it with masks
     pictures: Callable[[State, Batch], Mapping[str, jax.Array]] | None = None  # further columns of the panel
@@ -122,6 +125,14 @@ def init_state(
     return State(step=jnp.zeros((), jnp.int32), rng=rng, networks={name: network})
 
 
+def with_variables(state: State, name: str, variables: Variables) -> State:
+    """The state whose network `name` has these variables, and averages that start from them."""
+    network, params = state.networks[name], variables["params"]
+    ema = None if network.ema is None else jax.tree.map(jnp.array, params)
+    network = dataclasses.replace(network, params=params, batch_stats=variables.get("batch_stats", {}), ema=ema)
+    return dataclasses.replace(state, networks={**state.networks, name: network})
+
+
 def with_pretrained(state: State, name: str, model: nn.Module, config: ConfigDict) -> State:
     """The state whose network `name` has the weights that `config.pretrained` names, if it does."""
     if not config.path:
@@ -130,10 +141,7 @@ def with_pretrained(state: State, name: str, model: nn.Module, config: ConfigDic
     variables = pretrained.load(
         model, config.path, new_classifier=config.new_classifier, variables=jax.device_get(network.variables)
     )
-    params = variables["params"]
-    ema = None if network.ema is None else jax.tree.map(jnp.array, params)
-    network = dataclasses.replace(network, params=params, batch_stats=variables.get("batch_stats", {}), ema=ema)
-    return dataclasses.replace(state, networks={**state.networks, name: network})
+    return with_variables(state, name, variables)
 
 
 def gradients(

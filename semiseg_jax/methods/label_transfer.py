@@ -4,7 +4,7 @@ Maps are arrays [H,W,...] at the size of their image; files are read and written
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.letterbox import resize, round_up
-from semiseg_jax.data.records import decode_image, encode_png
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.engine import pictures
 from semiseg_jax.ops import grid_diffusion
 from semiseg_jax.ops.images import standardize
 
@@ -94,26 +91,6 @@ def restricted_labels(probs: np.ndarray, tags: np.ndarray, *, sure: float) -> np
     return np.where(probs.max(axis=-1) >= sure, probs.argmax(axis=-1), IGNORE).astype(np.uint8)
 
 
-class Images:
-    """The images of a split that get labels: pixels, tags and names. Masks stay closed."""
-
-    def __init__(self, dataset: Dataset, split: str, indices: Sequence[int]):
-        self.records, self.info, self.indices = dataset.records(split), dataset.info, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def pixels(self) -> Iterator[np.ndarray]:
-        for index in self.indices:
-            yield decode_image(self.records[int(index)]["image"])
-
-    def named(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """(name, image, tags)"""
-        for index in self.indices:
-            record = self.records[int(index)]
-            yield record["id"].decode(), decode_image(record["image"]), np.array(record["tags"])
-
-
 def write_map(folder: Path, name: str, maps: np.ndarray) -> None:
     """[H,W,K] in [0,1], kept at a quarter of the resolution."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,21 +101,3 @@ def write_map(folder: Path, name: str, maps: np.ndarray) -> None:
 def read_map(folder: Path, name: str, size: Sequence[int]) -> np.ndarray:
     with np.load(folder / f"{name}.npz") as file:
         return resize(file["maps"].astype(np.float32) / 255, (size[0], size[1]))
-
-
-def write_labels(folder: Path, name: str, labels: np.ndarray) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.png").write_bytes(encode_png(labels))
-
-
-def write_picture(path: Path, columns: dict[str, np.ndarray], caption: str, info: Any) -> None:
-    """Pictures, heat maps [H,W] of floats and label maps [H,W] of integers side by side."""
-    cells = []
-    for array in columns.values():
-        if array.ndim == 3:
-            cells.append(array)
-        elif np.issubdtype(array.dtype, np.integer):
-            cells.append(pictures.colorize(array, info.colors))
-        else:
-            cells.append(pictures.heat(array))
-    pictures.save(path, pictures.grid([cells], list(columns), [caption], legend=(info.classes, info.colors)))

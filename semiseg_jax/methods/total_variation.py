@@ -6,10 +6,99 @@
 lambda is `terms.total_variation.weight`, 0 at first and then growing (`start`, `ramp`): a constant prediction is a
 minimum of TV, so the network must know something before it counts. `norm` picks the anisotropic (l1), isotropic (l2) or
 curvilinear form. The paper's rival, a Markov random field after training, is `semiseg evaluate --post=mrf`.
+
+Gradients find poor minima of such a loss. With `total_variation.rounds` above 1 it is then lowered in turns (Marin et
+al., Beyond Gradient Descent for Regularized Segmentation Losses, CVPR 2019), of which each is a stage:
+
+    Y = argmin_Y sum_i -log P_i(Y_i) + beta sum_ij w_ij [Y_i != Y_j]     a graph cut, in each training image
+    L = CE(P, y; labelled pixels, Y; all others)                         the same network goes on
 """
 
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from semiseg_jax.data.types import Batch, Supervision
+from semiseg_jax.engine.hidden import MADE
+from semiseg_jax.engine.inference import Predictor
+from semiseg_jax.engine.postprocess import make_post
+from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
+from semiseg_jax.methods.terms import Pictures
 
 
 class TotalVariation(Segmentation):
     needs = ("cross_entropy", "total_variation")
+
+    def __init__(self, config: ConfigDict, num_classes: int):
+        super().__init__(config, num_classes)
+        self.rounds = config.total_variation.rounds
+        if self.rounds > 1 and config.data.made_labels:
+            raise ValueError("total_variation.rounds above 1 makes its own labels; data.made_labels must be empty")
+        self.cut_kinds = [kind for kind in self.quota if kind != Supervision.DENSE]
+        if self.rounds > 1 and not self.cut_kinds:
+            raise ValueError(
+                "total_variation.rounds above 1 labels images without a mask, but data.quota is "
+                f"{config.data.quota.to_dict()}"
+            )
+
+    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
+        (first,) = super().stages(config)
+        if self.rounds == 1:
+            return [first]
+        from_cuts = FromCuts(_later_config(self.config), self.num_classes)
+        (later,) = from_cuts.stages(from_cuts.config)
+        later = dataclasses.replace(later, labelled=self.cut_kinds, goes_on=True)
+        stages = [first]
+        for number in range(2, self.rounds + 1):
+            labels, before = f"{made_labels.LABELS}_{number}", stages[-1]
+            stages[-1] = dataclasses.replace(before, finish=Cut(self, before.name, labels))
+            stages.append(dataclasses.replace(later, name=f"{config.method}_{number}", labels=labels))
+        return stages
+
+    def start(self, state: base.State) -> base.State:
+        if self.rounds > 1 and importlib.util.find_spec("maxflow") is None:
+            raise ModuleNotFoundError("total_variation.rounds above 1 needs PyMaxflow: pip install 'semiseg-jax[mrf]'")
+        return super().start(state)
+
+
+class FromCuts(Segmentation):
+    """A later round: cross-entropy over given labels, and those of the cuts everywhere else."""
+
+    def pictures(self, state: base.State, batch: Batch) -> Pictures:
+        return {**super().pictures(state, batch), MADE: batch["label"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Labels each training image without a mask, between two rounds."""
+
+    method: TotalVariation
+    stage: str
+    labels: str
+
+    def __call__(self, state: base.State, site: base.Site) -> None:
+        method, folder = self.method, site.workdir / self.labels
+
+        def made(name: str, image: np.ndarray, tags: np.ndarray, cut: np.ndarray) -> made_labels.Columns:
+            del image, tags
+            labels = cut.argmax(axis=-1).astype(np.uint8)
+            made_labels.write_labels(folder, name, labels)
+            return {MADE: labels}
+
+        field = ConfigDict({"name": "mrf", **method.config.total_variation.cut})
+        options = dataclasses.replace(site.inference, post=make_post(field))
+        predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)
+        made_labels.make(site, method.config.data, method.cut_kinds, predictor, made, stage=self.stage)
+
+
+def _later_config(config: ConfigDict) -> ConfigDict:
+    """Without the term, which the labels of the cuts stand for, and in its own number of steps."""
+    altered = ConfigDict(config.to_dict())
+    altered.steps = config.total_variation.round_steps or config.steps // 2
+    altered.terms.total_variation.weight = 0.0
+    altered.data.made_labels = made_labels.LABELS  # below the workdir
+    return altered

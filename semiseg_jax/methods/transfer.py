@@ -14,7 +14,7 @@ class, which it would otherwise call false. Prediction is G alone and uses no ta
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,23 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.data import pipeline
 from semiseg_jax.data.pipeline import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Options, Predictor
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
-from semiseg_jax.methods import base, label_transfer
+from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
+from semiseg_jax.methods.made_labels import LABELS, Columns, Made
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Classifier
 from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.reduce import masked_mean
 
-CAMS, LABELS, PICTURES = "cams", "labels", "maps"
-Columns = dict[str, np.ndarray]  # of a picture
-Made = Callable[[str, np.ndarray, np.ndarray, np.ndarray], Columns]  # of an image's name, pixels, tags and prediction
+CAMS = "cams"
 
 
 class Transfer(Adversarial):
@@ -96,7 +94,7 @@ class Transfer(Adversarial):
             labels = label_transfer.labels_from_activations(
                 maps, seed=options.class_seed, background=options.background_seed
             )
-            label_transfer.write_labels(site.workdir / LABELS, name, labels)
+            made_labels.write_labels(site.workdir / LABELS, name, labels)
             return {"activation": maps.max(axis=-1), "label made": labels}
 
         looks = _looks(site, *options.cam_scales)
@@ -110,7 +108,7 @@ class Transfer(Adversarial):
             del tags
             maps, objects = label_transfer.read_map(site.workdir / CAMS, name, image.shape), probs[..., 1]
             labels = label_transfer.diffused_labels(image, maps, objects, self.config.transfer)
-            label_transfer.write_labels(site.workdir / LABELS, name, labels)
+            made_labels.write_labels(site.workdir / LABELS, name, labels)
             return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
 
         predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(site, 1.0), 2)
@@ -120,25 +118,17 @@ class Transfer(Adversarial):
         def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> Columns:
             del image
             labels = label_transfer.restricted_labels(probs, tags, sure=self.config.transfer.sure)
-            label_transfer.write_labels(site.workdir / f"{LABELS}_2", name, labels)
+            made_labels.write_labels(site.workdir / f"{LABELS}_2", name, labels)
             return {"label made": labels}
 
         predictor = Predictor(self.predict, self.eval_variables(state), _looks(site, 1.0), self.num_classes)
         self._over_weak_images(site, "p_net", "labels", predictor, made)
 
     def _over_weak_images(self, site: base.Site, stage: str, what: str, predictor: Predictor, made: Made) -> None:
-        """Writes what `made` makes of each image of weak classes, and pictures of the first few."""
-        data = self.config.data
-        pools = pipeline.make_pools(
-            site.dataset.info, data.train_split, self.quota, {}, data.seed, tuple(data.strong_classes)
-        )
-        images = label_transfer.Images(site.dataset, data.train_split, pools[Supervision.TAGS].tolist())
-        rows = zip(images.named(), predictor(images.pixels()), strict=True)
-        for number, ((name, image, tags), output) in enumerate(site.progress(rows, what, len(images))):
-            columns = {"image": image, **made(name, image, tags, output)}
-            if number < self.config.transfer.pictures:
-                path = site.workdir / PICTURES / stage / f"{name}.png"
-                label_transfer.write_picture(path, columns, name[:16], site.dataset.info)
+        made_labels.make(
+            site, self.config.data, [Supervision.TAGS], predictor, made,
+            stage=stage, what=what, drawn=self.config.transfer.pictures,
+        )  # fmt: skip
 
 
 class LNet(Segmentation):

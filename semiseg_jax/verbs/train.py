@@ -25,6 +25,7 @@ from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import balanced_weights, make_augment, make_input
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import Method, Site, Stage, State, make_method
+from semiseg_jax.methods.base import Variables, with_variables
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evaluate_split
 
@@ -75,12 +76,14 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
             _check_apart(dataset, config.data.train_split, eval_split)
         method = make_method(_balanced(config, dataset), dataset.info.num_classes)
         result = Result(0, {})
+        before: dict[str, Variables] = {}  # of the networks of the last stage
         for stage in method.stages(config):
-            run = _Run(config, workdir, devices, dataset, method, stage, eval_split if stage.scored else "")
+            run = _Run(config, workdir, devices, dataset, method, stage, eval_split if stage.scored else "", before)
             with workdirs.lock(workdir):
                 result = run.train(stop_signal, on_step)
             if result.signal:
                 break
+            before = parallel.fetch({name: network.averaged for name, network in run.state.networks.items()})
     return result
 
 
@@ -120,13 +123,14 @@ class _Run:
         method: Method,
         stage: Stage,
         eval_split: str,
+        before: Mapping[str, Variables],
     ):
         self.config, self.workdir, self.devices = config, workdir, devices
         self.dataset, self.method, self.stage, self.eval_split = dataset, method, stage, eval_split
         data = ConfigDict(stage.data.to_dict())
         if stage.labels:
             data.made_labels = str(workdir / stage.labels)
-        self.inputs = make_input(config, data, dataset, devices.count, devices.local_count)
+        self.inputs = make_input(config, data, dataset, devices.count, devices.local_count, stage.labelled)
         self.augment = stage.augment or config.augment
         batch = workdirs.dummy_batch(self.augment.crop, dataset.info.num_classes)
         # This program runs once, in a blink, and optimising it takes a CPU 15 to 20 s.
@@ -134,6 +138,8 @@ class _Run:
         self.state = jax.jit(stage.init, compiler_options=quick)(jax.random.PRNGKey(config.seed), batch)
         if not workdirs.has_checkpoint(workdir, stage):
             self.state = stage.start(self.state)
+            for name in before if stage.goes_on else ():
+                self.state = with_variables(self.state, name, before[name])
         self.canvas = self.inputs.loader.layout.canvas
         self.predictor: Predictor | None = None
         self.writer: MetricWriter | None = None

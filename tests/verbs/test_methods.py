@@ -1,15 +1,20 @@
 """Every method from end to end on a small `shapes` set: exact resume, panels, prediction; the stages of `transfer`."""
 
 import signal
+import sys
 
+import jax
 import numpy as np
 import pytest
 from method_steps import TinyBackbone
 from ml_collections import ConfigDict
-from runs import assert_same_run, logged
+from runs import assert_same_run, logged, saved_arrays
 
 from semiseg_jax.data import pipeline, records
+from semiseg_jax.data.augment import on_canvas
 from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.types import IGNORE
+from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.models import backbones
 from semiseg_jax.verbs.evaluate import evaluate
 from semiseg_jax.verbs.train import train
@@ -60,6 +65,103 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_config, tmp_path, method
     assert train(tiny_config, tmp_path / "resumed", on_step=stop_at(3)).preempted
     train(tiny_config, tmp_path / "resumed")
     assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6, method)
+
+
+def configure_rounds(config: ConfigDict) -> None:
+    configure(config, "total_variation")
+    config.data.quota = {"dense": 1, "partial": 1}
+    config.data.assign = {"dense": 0.5, "partial": 0.5}
+    config.total_variation.update({"rounds": 3, "round_steps": 6})
+    config.total_variation.cut.beta = 1e4  # one class an image, so that given pixels can disagree
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+def test_later_rounds_of_total_variation_go_on_from_cuts_and_resume_exactly(tiny_config, tmp_path, mapper):
+    configure_rounds(tiny_config)
+    tiny_config.parallel = mapper
+    tiny_config.log.hidden_masks = 2
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train(tiny_config, straight)
+    stages = ("total_variation", "total_variation_2", "total_variation_3")
+    dataset, seen = open_dataset(tiny_config.data), logged(straight, "train", stages[0])
+    pools = pipeline.make_pools(
+        dataset.info, "train", pipeline.parse_quota(tiny_config.data.quota.to_dict()), tiny_config.data.assign, 0
+    )
+    partial = {dataset.records("train")[int(i)]["id"].decode() for i in pools[pipeline.Supervision.PARTIAL]}
+    for folder in ("labels_2", "labels_3"):
+        assert {path.stem for path in (straight / folder).glob("*.png")} == partial  # masks need no other labels
+    assert len(list((straight / "maps" / stages[0]).glob("*.png"))) == len(partial)
+    assert "total_variation" in seen[6]
+    assert seen[6]["labelled_pixels"] < 0.6
+    later = logged(straight, "train", stages[1])[6]
+    assert "total_variation" not in later
+    assert later["labelled_pixels"] > 0.9
+    assert 0 < logged(straight, "eval", stages[1])[6]["made_miou_partial"] < 1
+
+    assert train(tiny_config, resumed, on_step=stop_at(4, stage_ends=1)).preempted
+    made = (resumed / "labels_2").stat().st_mtime_ns
+    train(tiny_config, resumed)
+    assert (resumed / "labels_2").stat().st_mtime_ns == made
+    for stage in stages:
+        assert_same_run(straight, resumed, 6, stage)
+    assert 0 <= evaluate(resumed, split="val")["miou"] <= 1
+
+
+def test_a_later_round_starts_with_the_average_of_the_network_before(tiny_config, tmp_path):
+    configure_rounds(tiny_config)
+    tiny_config.total_variation.update({"rounds": 2, "round_steps": 1})
+    tiny_config.optimizer.update({"learning_rate": 1e-3, "schedule": "constant", "weight_decay": 0.0})
+    train(tiny_config, tmp_path)
+    first, later = saved_arrays(tmp_path, 6, "total_variation"), saved_arrays(tmp_path, 1, "total_variation_2")
+    averages = [name for name in first if "ema" in name]
+    moved = [np.abs(later[name.replace("ema", "params")] - first[name]).max() for name in averages]
+    assert 0 < max(moved) <= 1.01e-3  # one update of Adam
+    assert max(np.abs(first[name.replace("ema", "params")] - first[name]).max() for name in averages) > 3e-4
+
+
+def test_given_labels_stay_where_cuts_say_otherwise(tiny_config, tmp_path):
+    configure_rounds(tiny_config)
+    (tmp_path / "labels").mkdir()
+    dataset = open_dataset(tiny_config.data)
+    for row in dataset.info.splits["train"]:
+        label = np.full(row["size"], 2, np.uint8)
+        (tmp_path / "labels" / f"{row['id']}.png").write_bytes(records.encode_png(label))
+    data = ConfigDict(tiny_config.data.to_dict())
+    data.made_labels = str(tmp_path / "labels")
+    loader = make_input(tiny_config, data, dataset, 1, 1, [pipeline.Supervision.PARTIAL]).loader
+    index = int(loader.pools[pipeline.Supervision.PARTIAL][0])
+    record = loader.records[index]
+    row = loader.example(record, pipeline.Supervision.PARTIAL)
+    one = {**row, "seed": np.uint32(0), "id": np.zeros(2, np.int32)}
+    label = np.asarray(on_canvas(loader.layout.canvas)(jax.tree.map(lambda x: np.asarray(x)[None], one))["label"])[0]
+    y, x, given = record["partial"].astype(int).T
+    assert len(set(given.tolist())) > 1
+    np.testing.assert_array_equal(label[y, x], given)
+    others = np.ones_like(label, bool)
+    others[y, x] = False
+    assert set(np.unique(label[others])) <= {2, IGNORE}
+    mask = loader.example(record, pipeline.Supervision.DENSE)["mask"]
+    assert set(np.unique(mask)) - {2, IGNORE}  # a row of kind dense keeps its mask
+
+
+@pytest.mark.parametrize(
+    ("quota", "made", "message"),
+    [({"dense": 2}, "", "labels images without a mask"), ({"partial": 2}, "somewhere", "makes its own labels")],
+)
+def test_rounds_refuse_what_they_have_no_use_for(tiny_config, tmp_path, quota, made, message):
+    configure_rounds(tiny_config)
+    tiny_config.data.quota, tiny_config.data.made_labels = quota, made
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_rounds_without_their_package_are_refused_before_anything_trains(tiny_config, tmp_path, monkeypatch):
+    configure_rounds(tiny_config)
+    monkeypatch.setitem(sys.modules, "maxflow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'semiseg-jax\[mrf\]'"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_game_that_is_over_is_said_once_in_plain_words(tiny_config, tmp_path, capsys):
