@@ -10,6 +10,10 @@ drawn), and those of the small-data setting in semiseg_jax/presets.py. Thin stru
 --config.terms.total_variation.norm=curvilinear. Boundaries at edges of the image, where weights of 20 to 50 suit:
 --config.terms.total_variation.contrast=0.1.
 
+`rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
+(needs semiseg-jax[mrf]); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
+`evaluate --post=mrf` is.
+
 `setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000
 updates at batch 8 (800 epochs of the 200 horses), flips and scales from 0.5 to 2. The paper's networks, length of
 training and weight are not documented; the compact U-Net and the numbers here are ours, and the weight is to be chosen
@@ -22,7 +26,7 @@ from semiseg_jax.presets import parse, shared_by, simulate, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3)
+    given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, rounds=1)
     config = small(given)
     config.method = "total_variation"
     config.data.quota = shared_by(given.labels, given.batch)
@@ -31,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
             raise ValueError(f"fraction draws from masks of a folder, path=DIR; {config.data.name} comes with 0.01")
         simulate(config, "partial", fraction=given.fraction)
     config.terms.total_variation.weight = given.weight
+    config.total_variation.rounds = given.rounds
     if given.setting == "paper":
         if given.weights:
             raise ValueError("setting=paper trains from scratch; leave weights out")

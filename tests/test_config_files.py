@@ -70,6 +70,7 @@ def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
     ("name", "arg"),
     [
         ("total_variation", "setting=paper"),
+        ("total_variation", "rounds=3"),
         ("gated_crf", "setting=paper"),
         ("label_uncertainty", "setting=paper"),
         ("adversarial", "setting=paper"),

@@ -80,20 +80,23 @@ class Claim:
         split: str,
         *,
         evaluate: Mapping[str, ConfigDict | None],
-        shared: str = "",
+        shared: tuple[str, str] | None = None,
     ) -> None:
         """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`.
 
-        `shared` names a stage that is the same in all runs of this seed that share it: the first trains it for all.
+        `shared` names a stage, and for whom it is the same: of the runs of a seed that give both, the first trains it
+        for all.
         """
         wanted = {way: f"{name}{way} seed {seed}" for way in evaluate}
         if all(key in self.rows for key in wanted.values()):
             return
-        workdir = self.runs / f"{name} seed {seed}".replace(" ", "_").replace("/", "-")
+        workdir = self._folder(f"{name} seed {seed}")
         config = make(seed)
-        kept, trained = self.runs / f"{shared}_seed_{seed}", workdir / "checkpoints" / shared
-        if shared and kept.exists() and not trained.exists():
-            shutil.copytree(kept, trained)
+        if shared:
+            stage, whom = shared
+            kept, trained = self._folder(f"{stage} of {whom} seed {seed}"), workdir / "checkpoints" / stage
+            if kept.exists() and not trained.exists():
+                shutil.copytree(kept, trained)
         started = time.perf_counter()
         if semiseg_jax.train(config, workdir).preempted:
             raise KeyboardInterrupt
@@ -116,6 +119,9 @@ class Claim:
         if shared and not kept.exists():
             shutil.move(trained, kept)
         shutil.rmtree(workdir / "checkpoints")
+
+    def _folder(self, name: str) -> Path:
+        return self.runs / name.replace(" ", "_").replace("/", "-")
 
     def score(self, name: str, seed: int) -> float:
         return float(self.rows[f"{name} seed {seed}"]["miou"])

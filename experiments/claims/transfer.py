@@ -27,7 +27,7 @@ def main() -> None:
             for source in SOURCES:
                 make = functools.partial(config_of, flags, "+".join(strong), source)
                 name = f"split {letter} labels from {source}"
-                claim.run(name, make, seed, "val", evaluate={"": None}, shared="classifier")
+                claim.run(name, make, seed, "val", evaluate={"": None}, shared=("classifier", "all"))
     print(claim.table())
     for letter, strong in SPLITS.items():
         for seed in flags.seeds:
