@@ -82,15 +82,16 @@ class Cut:
 
     def __call__(self, state: base.State, site: base.Site) -> None:
         method, folder = self.method, site.workdir / self.labels
+        field = make_post(ConfigDict({"name": "mrf", **method.config.total_variation.cut}))
+        assert field
 
-        def made(name: str, image: np.ndarray, tags: np.ndarray, cut: np.ndarray) -> made_labels.Columns:
-            del image, tags
-            labels = cut.argmax(axis=-1).astype(np.uint8)
+        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> made_labels.Columns:
+            del tags
+            labels = field(image, probs).argmax(axis=-1).astype(np.uint8)
             made_labels.write_labels(folder, name, labels)
-            return {MADE: labels}
+            return {"prediction": probs.argmax(axis=-1), MADE: labels}
 
-        field = ConfigDict({"name": "mrf", **method.config.total_variation.cut})
-        options = dataclasses.replace(site.inference, post=make_post(field))
+        options = dataclasses.replace(site.inference, post=None)
         predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)
         made_labels.make(site, method.config.data, method.cut_kinds, predictor, made, stage=self.stage)
 
@@ -98,7 +99,7 @@ class Cut:
 def _later_config(config: ConfigDict) -> ConfigDict:
     """Without the term, which the labels of the cuts stand for, and in its own number of steps."""
     altered = ConfigDict(config.to_dict())
-    altered.steps = config.total_variation.round_steps or config.steps // 2
+    altered.steps = config.total_variation.round_steps or (config.steps + 1) // 2
     altered.terms.total_variation.weight = 0.0
     altered.data.made_labels = made_labels.LABELS  # below the workdir
     return altered
