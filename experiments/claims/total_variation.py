@@ -9,7 +9,7 @@ the image, are chosen on a quarter of the training images, weights of the term t
 quarters; then all images train. From scratch, two networks: a U-Net of five levels, where the term spares edges of the
 image, as the field does; and one of two levels with the plain term, whose predictions have more edges than the masks.
 The larger one also goes on for half as many updates, from labels that the field makes of its predictions on the
-training images (two rounds).
+training images (two rounds), with and without the term in the first round.
 """
 
 import argparse
@@ -87,9 +87,11 @@ def measure(claim: claims.Claim, flags: argparse.Namespace, how: str, percent: s
     for seed in flags.seeds:
         claim.run(f"{name} pCE", functools.partial(make, 0.0, "train"), seed, "test", evaluate=ways)
         claim.run(ours, functools.partial(make, chosen, "train"), seed, "test", evaluate=ways, shared=shared)
-        if more:
-            again = functools.partial(make, chosen, "train", cut=best["MRF"])
-            claim.run(f"{ours}, {setting.rounds} rounds", again, seed, "test", evaluate=ways, shared=shared)
+        for weight in (chosen, 0.0) if more else ():
+            run, again = f"{name} {runs[weight]}", functools.partial(make, weight, "train", cut=best["MRF"])
+            claim.run(
+                f"{run}, {setting.rounds} rounds", again, seed, "test", evaluate=ways, shared=shared if weight else None
+            )
 
 
 def choose_weight(claim: claims.Claim, make: Callable[..., ConfigDict], runs: Mapping[float, str]) -> float:
@@ -119,7 +121,7 @@ def config_of(
     claims.with_choose(flags.data / "weizmann_horse", folder, fold)
     arg = f"path={folder},crop=128,steps={setting.steps}"
     arg += f",weights={flags.weights}" if flags.weights else ""
-    if weight:
+    if weight or cut:
         config = total_variation(f"{arg},fraction={fraction},weight={weight}")
         config.terms.total_variation.contrast = setting.contrast
         if cut:

@@ -12,6 +12,8 @@ al., Beyond Gradient Descent for Regularized Segmentation Losses, CVPR 2019), of
 
     Y = argmin_Y sum_i -log P_i(Y_i) + beta sum_ij w_ij [Y_i != Y_j]     a graph cut, in each training image
     L = CE(P, y; labelled pixels, Y; all others)                         the same network goes on
+
+The sum over pairs is the total variation of Y: with such rounds, lambda may be 0.
 """
 
 import dataclasses
@@ -31,11 +33,10 @@ from semiseg_jax.methods.terms import Pictures
 
 
 class TotalVariation(Segmentation):
-    needs = ("cross_entropy", "total_variation")
-
     def __init__(self, config: ConfigDict, num_classes: int):
-        super().__init__(config, num_classes)
         self.rounds = config.total_variation.rounds
+        self.needs = ("cross_entropy",) if self.rounds > 1 else ("cross_entropy", "total_variation")
+        super().__init__(config, num_classes)
         if self.rounds > 1 and config.data.made_labels:
             raise ValueError("total_variation.rounds above 1 makes its own labels; data.made_labels must be empty")
         self.cut_kinds = [kind for kind in self.quota if kind != Supervision.DENSE]

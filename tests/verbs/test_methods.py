@@ -107,6 +107,18 @@ def test_later_rounds_of_total_variation_go_on_from_cuts_and_resume_exactly(tiny
     assert 0 <= evaluate(resumed, split="val")["miou"] <= 1
 
 
+def test_cuts_alone_need_no_term(tiny_config, tmp_path):
+    configure_rounds(tiny_config)
+    tiny_config.terms.total_variation.weight = 0.0
+    tiny_config.total_variation.update({"rounds": 2, "round_steps": 1})
+    train(tiny_config, tmp_path / "cuts")
+    assert "total_variation" not in logged(tmp_path / "cuts", "train", "total_variation")[6]
+    assert (tmp_path / "cuts" / "checkpoints" / "total_variation_2").exists()
+    tiny_config.total_variation.rounds = 1
+    with pytest.raises(ValueError, match=r"needs terms\.total_variation\.weight to be positive"):
+        train(tiny_config, tmp_path / "nothing")
+
+
 def test_a_later_round_starts_with_the_average_of_the_network_before(tiny_config, tmp_path):
     configure_rounds(tiny_config)
     tiny_config.total_variation.update({"rounds": 2, "round_steps": 1})
