@@ -73,11 +73,7 @@ def default_config() -> ConfigDict:
             "optimizer": _optimizer(),
             "adversarial": _adversarial(),  # of the method of this name
             "transfer": _transfer(),  # of the method of this name
-            "total_variation": {  # of the method of this name
-                "rounds": 1,  # more: labels by graph cuts between them, from which the same network goes on
-                "round_steps": 0,  # of each later round; 0 = half of the steps
-                "cut": {"beta": 30.0, "connectivity": 8, "contrast": 0.2},  # as in eval.post
-            },
+            "total_variation": _total_variation(),  # of the method of this name
             "consistency": {  # of mean_teacher and unimatch, for rows without a mask
                 "weight": 1.0,
                 "start": 0.0,
@@ -204,6 +200,14 @@ def _transfer() -> dict[str, Any]:
         "margin": 0.1,  # two classes nearer than this share leave a pixel without label
         "sure": 0.5,  # probability from which the first P-Net labels a pixel for the second
         "pictures": 24,  # images of each stage whose maps are drawn
+    }
+
+
+def _total_variation() -> dict[str, Any]:
+    return {
+        "rounds": 1,  # more: labels by graph cuts between them, from which the same network goes on
+        "round_steps": 0,  # of each later round; 0 = half of the steps
+        "cut": {"beta": 30.0, "connectivity": 8, "contrast": 0.2},  # as in eval.post
     }
 
 
