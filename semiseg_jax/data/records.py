@@ -234,6 +234,23 @@ def label_counts(record: Record, kind: Supervision, num_classes: int) -> np.ndar
     return np.bincount(labels.astype(int), amounts, minlength=IGNORE + 1)[:num_classes]
 
 
+def given_labels(record: Record, kinds: Iterable[Supervision], size: tuple[int, int]) -> np.ndarray:
+    """[H,W] uint8 what clicks, strokes and the partial mask say, each if among `kinds`; IGNORE at all other pixels."""
+    drawn = [np.zeros((0, 3), np.float32)]
+    for kind in kinds:
+        if kind == Supervision.SCRIBBLE:
+            start, end, klass = np.split(record["strokes"], [2, 4], axis=1)
+            drawn += [np.hstack([start + t * (end - start), klass]) for t in np.linspace(0, 1, STROKE_PIECE + 2)]
+        elif kind in (Supervision.PARTIAL, Supervision.POINTS):
+            drawn.append(record["partial" if kind == Supervision.PARTIAL else "points"])
+    y, x, klass = np.floor(np.concatenate(drawn) + np.array([0.5, 0.5, 0.0])).astype(int).T
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1]) & (klass >= 0)
+    labels = np.full(size, IGNORE, np.uint8)
+    # Where two meet the lower class wins, as in training.
+    np.minimum.at(labels, (y[inside], x[inside]), klass[inside].astype(np.uint8))
+    return labels
+
+
 def decode_image(data: bytes) -> np.ndarray:
     """[H,W,3] uint8 RGB, turned upright by its EXIF tag."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from semiseg_jax.data.letterbox import round_up
+from semiseg_jax.data.types import IGNORE
 from semiseg_jax.ops import mean_field, potts_mrf
 from semiseg_jax.ops.images import standardize
 
 Post = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
 POSTS = ("", "mrf", "mean_field")
+FIXED = 1e9  # cost of any other label where one is given: more than all boundaries around a pixel
 
 
 def make_post(options: Any) -> Post | None:
@@ -25,16 +27,23 @@ def make_post(options: Any) -> Post | None:
     return None
 
 
-def _mrf(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    colors = np.asarray(standardize(image)) if options.contrast else None
-    labels = potts_mrf(
-        -np.log(np.maximum(probs, 1e-6)),
+def mrf_labels(options: Any, image: np.ndarray, probs: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+    """[H,W] labels by a Markov random field; those of `given` [H,W] stay as they are, where it is not IGNORE."""
+    costs = -np.log(np.maximum(probs, 1e-6))
+    if given is not None:
+        known = given != IGNORE
+        costs[known] = FIXED * (1 - np.eye(probs.shape[-1])[given[known]])
+    return potts_mrf(
+        costs,
         beta=options.beta,
         connectivity=options.connectivity,
-        image=colors,
+        image=np.asarray(standardize(image)) if options.contrast else None,
         contrast=options.contrast or None,
     )
-    return np.eye(probs.shape[-1], dtype=np.float32)[labels]
+
+
+def _mrf(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    return np.eye(probs.shape[-1], dtype=np.float32)[mrf_labels(options, image, probs)]
 
 
 def _mean_field(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:

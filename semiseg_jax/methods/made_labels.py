@@ -3,7 +3,8 @@
 Files lie below the workdir of the run, label maps at the size of their image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Dataset
-from semiseg_jax.data.records import decode_image, encode_png
+from semiseg_jax.data.records import decode_image, encode_png, given_labels
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inference import Predictor
@@ -21,27 +22,40 @@ from semiseg_jax.methods.base import Site
 LABELS, PICTURES = "labels", "maps"
 PICTURES_DRAWN = 24  # images of each stage whose maps are drawn
 Columns = dict[str, np.ndarray]  # of a picture
-Made = Callable[[str, np.ndarray, np.ndarray, np.ndarray], Columns]  # of an image's name, pixels, tags and prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """What there is to make labels of, beside the prediction. Masks stay closed."""
+
+    name: str
+    pixels: np.ndarray  # [H,W,3] uint8
+    tags: np.ndarray  # [K]
+    given: np.ndarray  # [H,W] labels that training sees; IGNORE elsewhere
+
+
+Made = Callable[[Image, np.ndarray], Columns]  # of an image and its prediction
 
 
 class Images:
-    """The images of a split that get labels: pixels, tags and names. Masks stay closed."""
+    """The images of a split that get labels, each with the kinds that it serves as."""
 
-    def __init__(self, dataset: Dataset, split: str, indices: Sequence[int]):
-        self.records, self.info, self.indices = dataset.records(split), dataset.info, indices
+    def __init__(self, dataset: Dataset, split: str, kinds: Mapping[int, Sequence[Supervision]]):
+        self.records, self.kinds = dataset.records(split), kinds
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.kinds)
 
     def pixels(self) -> Iterator[np.ndarray]:
-        for index in self.indices:
-            yield decode_image(self.records[int(index)]["image"])
+        for index in self.kinds:
+            yield decode_image(self.records[index]["image"])
 
-    def named(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """(name, image, tags)"""
-        for index in self.indices:
-            record = self.records[int(index)]
-            yield record["id"].decode(), decode_image(record["image"]), np.array(record["tags"])
+    def __iter__(self) -> Iterator[Image]:
+        for index, kinds in self.kinds.items():
+            record = self.records[index]
+            pixels = decode_image(record["image"])
+            given = given_labels(record, kinds, (pixels.shape[0], pixels.shape[1]))
+            yield Image(record["id"].decode(), pixels, np.array(record["tags"]), given)
 
 
 def make(
@@ -60,14 +74,17 @@ def make(
     pools = pipeline.make_pools(
         site.dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, tuple(data.strong_classes)
     )
-    indices = sorted({int(index) for kind in kinds for index in pools[kind]})
-    images = Images(site.dataset, data.train_split, indices)
-    rows = zip(images.named(), predictor(images.pixels()), strict=True)
-    for number, ((name, image, tags), output) in enumerate(site.progress(rows, what, len(images))):
-        columns = {"image": image, **made(name, image, tags, output)}
+    served: dict[int, list[Supervision]] = {}
+    for kind in kinds:
+        for index in pools[kind]:
+            served.setdefault(int(index), []).append(kind)
+    images = Images(site.dataset, data.train_split, dict(sorted(served.items())))
+    rows = zip(images, predictor(images.pixels()), strict=True)
+    for number, (image, output) in enumerate(site.progress(rows, what, len(images))):
+        columns = {"image": image.pixels, **made(image, output)}
         if number < drawn:
-            path = site.workdir / PICTURES / stage / f"{name}.png"
-            write_picture(path, columns, name[:16], site.dataset.info)
+            path = site.workdir / PICTURES / stage / f"{image.name}.png"
+            write_picture(path, columns, image.name[:16], site.dataset.info)
 
 
 def write_labels(folder: Path, name: str, labels: np.ndarray) -> None:

@@ -10,7 +10,8 @@ curvilinear form. The paper's rival, a Markov random field after training, is `s
 Gradients find poor minima of such a loss. With `total_variation.rounds` above 1 it is then lowered in turns (Marin et
 al., Beyond Gradient Descent for Regularized Segmentation Losses, CVPR 2019), of which each is a stage:
 
-    Y = argmin_Y sum_i -log P_i(Y_i) + beta sum_ij w_ij [Y_i != Y_j]     a graph cut, in each training image
+    Y = argmin_Y sum_i -log P_i(Y_i) + beta sum_ij w_ij [Y_i != Y_j],    a graph cut, in each training image,
+        where Y_i = y_i at labelled pixels
     L = CE(P, y; labelled pixels, Y; all others)                         the same network goes on
 
 The sum over pairs is the total variation of Y: with such rounds, lambda may be 0.
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 from semiseg_jax.data.types import Batch, Supervision
 from semiseg_jax.engine.hidden import MADE
 from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.postprocess import make_post
+from semiseg_jax.engine.postprocess import mrf_labels
 from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.methods.terms import Pictures
@@ -83,13 +84,10 @@ class Cut:
 
     def __call__(self, state: base.State, site: base.Site) -> None:
         method, folder = self.method, site.workdir / self.labels
-        field = make_post(ConfigDict({"name": "mrf", **method.config.total_variation.cut}))
-        assert field
 
-        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> made_labels.Columns:
-            del tags
-            labels = field(image, probs).argmax(axis=-1).astype(np.uint8)
-            made_labels.write_labels(folder, name, labels)
+        def made(image: made_labels.Image, probs: np.ndarray) -> made_labels.Columns:
+            labels = mrf_labels(method.config.total_variation.cut, image.pixels, probs, image.given).astype(np.uint8)
+            made_labels.write_labels(folder, image.name, labels)
             return {"prediction": probs.argmax(axis=-1), MADE: labels}
 
         options = dataclasses.replace(site.inference, post=None)

@@ -29,7 +29,7 @@ from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
-from semiseg_jax.methods.made_labels import LABELS, Columns, Made
+from semiseg_jax.methods.made_labels import LABELS, Columns, Image, Made
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Classifier
 from semiseg_jax.models.layers import resize
@@ -86,15 +86,15 @@ class Transfer(Adversarial):
         """Activation maps of every image of weak classes; labels of the baseline, which has no L-Net."""
         options = self.config.transfer
 
-        def made(name: str, image: np.ndarray, tags: np.ndarray, cam: np.ndarray) -> Columns:
-            maps = label_transfer.activations(cam, tags)
+        def made(image: Image, cam: np.ndarray) -> Columns:
+            maps = label_transfer.activations(cam, image.tags)
             if options.labels_from != "cam":
-                label_transfer.write_map(site.workdir / CAMS, name, maps)
+                label_transfer.write_map(site.workdir / CAMS, image.name, maps)
                 return {"activation": maps.max(axis=-1)}
             labels = label_transfer.labels_from_activations(
                 maps, seed=options.class_seed, background=options.background_seed
             )
-            made_labels.write_labels(site.workdir / LABELS, name, labels)
+            made_labels.write_labels(site.workdir / LABELS, image.name, labels)
             return {"activation": maps.max(axis=-1), "label made": labels}
 
         looks = _looks(site, *options.cam_scales)
@@ -104,21 +104,19 @@ class Transfer(Adversarial):
     def _finish_l_net(self, state: base.State, site: base.Site) -> None:
         """Object maps of every image of weak classes, and L_w."""
 
-        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> Columns:
-            del tags
-            maps, objects = label_transfer.read_map(site.workdir / CAMS, name, image.shape), probs[..., 1]
-            labels = label_transfer.diffused_labels(image, maps, objects, self.config.transfer)
-            made_labels.write_labels(site.workdir / LABELS, name, labels)
+        def made(image: Image, probs: np.ndarray) -> Columns:
+            maps, objects = label_transfer.read_map(site.workdir / CAMS, image.name, image.pixels.shape), probs[..., 1]
+            labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.config.transfer)
+            made_labels.write_labels(site.workdir / LABELS, image.name, labels)
             return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
 
         predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(site, 1.0), 2)
         self._over_weak_images(site, "l_net", "labels", predictor, made)
 
     def _finish_p_net(self, state: base.State, site: base.Site) -> None:
-        def made(name: str, image: np.ndarray, tags: np.ndarray, probs: np.ndarray) -> Columns:
-            del image
-            labels = label_transfer.restricted_labels(probs, tags, sure=self.config.transfer.sure)
-            made_labels.write_labels(site.workdir / f"{LABELS}_2", name, labels)
+        def made(image: Image, probs: np.ndarray) -> Columns:
+            labels = label_transfer.restricted_labels(probs, image.tags, sure=self.config.transfer.sure)
+            made_labels.write_labels(site.workdir / f"{LABELS}_2", image.name, labels)
             return {"label made": labels}
 
         predictor = Predictor(self.predict, self.eval_variables(state), _looks(site, 1.0), self.num_classes)

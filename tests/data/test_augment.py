@@ -6,7 +6,7 @@ import pytest
 
 from semiseg_jax.data import weak_labels
 from semiseg_jax.data.augment import Augment
-from semiseg_jax.data.records import split_strokes
+from semiseg_jax.data.records import given_labels, make_record, split_strokes
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.ops.images import MEAN
 
@@ -327,6 +327,20 @@ def test_scribbles_of_a_mask_are_drawn_on_their_class(seed):
         assert drawn.any()
         assert set(np.unique(label[drawn])) == set(np.unique(mask))
         np.testing.assert_array_equal(label[drawn], truth[drawn])
+
+
+@pytest.mark.parametrize("stroke", STROKES_DRAWN, ids=str)
+def test_labels_given_to_programs_on_the_host_are_those_that_training_draws(stroke):
+    clicks = [[30, 40, 2], [30, 50, 0], [59, 63, 1], [7.4, 9.6, 2]]
+    options = {"points": clicks, "strokes": [stroke], "kind": Supervision.SCRIBBLE}
+    label = augment([make_row(np.zeros((60, 64)), dense=False, **options)], crop=(60, 64))["label"][0]
+    record = make_record(
+        id="", image=b"", num_classes=K, points=np.array([*clicks, [70, 3, 1]]), strokes=np.array([stroke])
+    )
+    kinds = Supervision.SCRIBBLE, Supervision.POINTS
+    np.testing.assert_array_equal(given_labels(record, kinds, (60, 64)), label)
+    assert np.isin([0, 1, 2], label).all()
+    assert (given_labels(record, [Supervision.PARTIAL, Supervision.TAGS], (60, 64)) == IGNORE).all()
 
 
 # Colour.

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
 from semiseg_jax.config_checks import validate
+from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine.inference import Options, Predictor
-from semiseg_jax.engine.postprocess import make_post
+from semiseg_jax.engine.postprocess import make_post, mrf_labels
 from semiseg_jax.ops import mean_field, standardize
 
 
@@ -39,6 +40,18 @@ def test_pixels_that_disagree_with_their_surroundings_are_mended(name):
     assert refined.shape == probs.shape
     np.testing.assert_allclose(refined.sum(-1), 1, rtol=1e-5)
     assert np.mean(probs.argmax(-1) == truth) < 0.93 < 0.99 < np.mean(refined.argmax(-1) == truth)
+
+
+def test_labels_that_are_given_stay_whatever_a_boundary_costs():
+    image, truth, probs = noisy()
+    given = np.full(truth.shape, IGNORE, np.uint8)
+    given[3, 4], given[7, 30] = 1, 0
+    assert truth[3, 4] == 0
+    assert truth[7, 30] == 1
+    labels = mrf_labels(options("mrf", beta=1e4, contrast=0.0), image, probs, given)
+    known = given != IGNORE
+    np.testing.assert_array_equal(labels[known], given[known])
+    assert len(np.unique(labels[~known])) == 1  # one class over all others: no boundary is cheaper
 
 
 def test_mean_field_of_a_padded_image_is_that_of_the_image():
