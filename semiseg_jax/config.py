@@ -95,6 +95,7 @@ def default_config() -> ConfigDict:
                     "beta": 1.0,  # of mrf: what a boundary between two pixels costs
                     "connectivity": 8,  # of mrf: 4 or 8 neighbours
                     "contrast": 0.2,  # of mrf: colour difference (standardised) that makes a boundary cheap; 0 = never
+                    "color": 0.0,  # of mrf: weight of the colours that each class has in the image; 0 = off
                     "kernels": ({"weight": 3.0, "xy": 3.0}, {"weight": 5.0, "xy": 6.0, "rgb": 0.2}),  # of mean_field
                     "radius": 5,
                     "iterations": 5,
@@ -207,7 +208,7 @@ def _total_variation() -> dict[str, Any]:
     return {
         "rounds": 1,  # more: labels by graph cuts between them, from which the same network goes on
         "round_steps": 0,  # of each later round; 0 = half of the steps
-        "cut": {"beta": 30.0, "connectivity": 8, "contrast": 0.2},  # as in eval.post
+        "cut": {"beta": 30.0, "connectivity": 8, "contrast": 0.2, "color": 0.0},  # as in eval.post
     }
 
 

@@ -59,7 +59,7 @@ def validate(config: ConfigDict) -> None:
         raise ValueError(f"config.class_weights is {config.class_weights} but must be 0 or more for each class")
     if config.balance_classes and config.class_weights:
         raise ValueError("config.balance_classes and config.class_weights exclude each other")
-    for name in ("beta", "contrast", "radius", "iterations"):
+    for name in ("beta", "contrast", "color", "radius", "iterations"):
         _check_range(f"eval.post.{name}", config.eval.post[name], 0, float("inf"))
     for kind, rows in config.data.quota.items():
         if not isinstance(rows, int) or isinstance(rows, bool):
@@ -81,7 +81,7 @@ def _check_methods(config: ConfigDict) -> None:
         _check_range(f"consistency.{name}", config.consistency[name], 0, infinity)
     for name in ("threshold", "cutmix"):
         _check_range(f"consistency.{name}", config.consistency[name], 0, 1)
-    for name in ("round_steps", "cut.beta", "cut.contrast"):
+    for name in ("round_steps", "cut.beta", "cut.contrast", "cut.color"):
         _check_range(f"total_variation.{name}", field_of(config.total_variation, name), 0, infinity)
     transfer = config.transfer
     for name in ("class_seed", "object_seed", "background_seed", "margin", "sure", "alpha"):

@@ -25,7 +25,11 @@ from configs.supervised import get_config as supervised
 from configs.total_variation import get_config as total_variation
 
 CLOSE = 0.0005  # scores on the first quarter that tell nothing apart
-CONTRASTS = {"MRF": 0.2, "plain MRF": 0.0}
+FIELDS = {
+    "MRF": {"contrast": 0.2},
+    "plain MRF": {"contrast": 0.0},
+    "colour MRF": {"contrast": 0.2, "color": 3.0},  # 3 chosen there too, from 0.1, 0.3, 1 and 3
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ SETTINGS = {
     "scratch": Setting(
         3000,
         (20.0, 50.0, 100.0),
-        {"MRF": (30.0, 100.0, 300.0), "plain MRF": PLAIN},
+        {"MRF": (30.0, 100.0, 300.0), "plain MRF": PLAIN, "colour MRF": (30.0, 100.0, 300.0)},
         widths=(16, 32, 64, 128, 256),
         contrast=0.1,
         rounds=2,
@@ -87,11 +91,11 @@ def measure(claim: claims.Claim, flags: argparse.Namespace, how: str, percent: s
     for seed in flags.seeds:
         claim.run(f"{name} pCE", functools.partial(make, 0.0, "train"), seed, "test", evaluate=ways)
         claim.run(ours, functools.partial(make, chosen, "train"), seed, "test", evaluate=ways, shared=shared)
-        for weight in (chosen, 0.0) if more else ():
-            run, again = f"{name} {runs[weight]}", functools.partial(make, weight, "train", cut=best["MRF"])
-            claim.run(
-                f"{run}, {setting.rounds} rounds", again, seed, "test", evaluate=ways, shared=shared if weight else None
-            )
+        for weight, kind in itertools.product((chosen, 0.0), ("MRF", "colour MRF")) if more else ():
+            run = f"{name} {runs[weight]}, {setting.rounds} rounds{' of colours' if kind == 'colour MRF' else ''}"
+            again = functools.partial(make, weight, "train", cut=(kind, best[kind]))
+            whom = ("total_variation", f"{name} {runs[weight]}")
+            claim.run(run, again, seed, "test", evaluate=ways, shared=whom)
 
 
 def choose_weight(claim: claims.Claim, make: Callable[..., ConfigDict], runs: Mapping[float, str]) -> float:
@@ -114,7 +118,7 @@ def config_of(
     seed: int,
     *,
     fold: int = 0,
-    cut: float = 0.0,
+    cut: tuple[str, float] | None = None,
 ) -> ConfigDict:
     setting = SETTINGS[how]
     folder = flags.runs / (f"weizmann_horse_{fold}" if fold else "weizmann_horse")
@@ -126,7 +130,8 @@ def config_of(
         config.terms.total_variation.contrast = setting.contrast
         if cut:
             config.total_variation.rounds = setting.rounds
-            config.total_variation.cut.update({"beta": cut, "contrast": CONTRASTS["MRF"]})
+            kind, beta = cut
+            config.total_variation.cut.update({"beta": beta, **FIELDS[kind]})
     else:
         config = supervised(f"{arg},labels={'dense' if fraction == 1 else 'partial'}")
         config.data.simulate = {"partial": {"fraction": fraction}} if fraction < 1 else {}
@@ -144,7 +149,7 @@ def config_of(
 
 
 def field(kind: str, beta: float) -> ConfigDict:
-    return ConfigDict({"eval": {"post": {"name": "mrf", "beta": beta, "contrast": CONTRASTS[kind]}}})
+    return ConfigDict({"eval": {"post": {"name": "mrf", "beta": beta, **FIELDS[kind]}}})
 
 
 if __name__ == "__main__":

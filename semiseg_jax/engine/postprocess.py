@@ -15,6 +15,8 @@ from semiseg_jax.ops.images import standardize
 
 Post = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
 POSTS = ("", "mrf", "mean_field")
+BINS = 8  # of each channel, in histograms of colours
+RARE = 5.0  # cost at most of a colour that another class has
 FIXED = 1e9  # cost of any other label where one is given: more than all boundaries around a pixel
 
 
@@ -33,13 +35,26 @@ def mrf_labels(options: Any, image: np.ndarray, probs: np.ndarray, given: np.nda
     if given is not None:
         known = given != IGNORE
         costs[known] = FIXED * (1 - np.eye(probs.shape[-1])[given[known]])
-    return potts_mrf(
-        costs,
+    field = functools.partial(
+        potts_mrf,
         beta=options.beta,
         connectivity=options.connectivity,
         image=np.asarray(standardize(image)) if options.contrast else None,
         contrast=options.contrast or None,
     )
+    labels = field(costs)
+    if options.color:
+        labels = field(costs + options.color * _color_costs(image, labels, probs.shape[-1]))
+    return labels
+
+
+def _color_costs(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """[H,W,K] -log of the share of a pixel's colour in the histogram of each class, above that of the likeliest."""
+    cells = (image // (256 // BINS)).astype(int) @ (BINS**2, BINS, 1)
+    counts = np.stack([np.bincount(cells[labels == k], minlength=BINS**3) for k in range(classes)], axis=-1)
+    shares = (counts + 1) / (counts.sum(0) + BINS**3)
+    costs = np.log(shares.max(axis=-1, keepdims=True, where=counts.any(0), initial=0)) - np.log(shares)
+    return np.where(counts.any(0), np.minimum(costs, RARE), RARE)[cells]
 
 
 def _mrf(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:

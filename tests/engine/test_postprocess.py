@@ -54,6 +54,21 @@ def test_labels_that_are_given_stay_whatever_a_boundary_costs():
     assert len(np.unique(labels[~known])) == 1  # one class over all others: no boundary is cheaper
 
 
+def test_colours_of_the_classes_tell_what_probabilities_do_not():
+    image, truth, _ = noisy()
+    probs = np.where(truth == 1, 0.9, 0.1)
+    probs[20:26, 4:10] = 0.45  # a dark corner that looks like class 0, far from certain
+    image[20:26, 4:10] = 200  # with the colour of class 1
+    probs = np.stack([1 - probs, probs, np.zeros_like(probs)], -1)
+    assert (mrf_labels(options("mrf", beta=0.1), image, probs) == truth).all()
+    labels = mrf_labels(options("mrf", beta=0.1, color=1.0), image, probs)
+    expected = truth.copy()
+    expected[20:26, 4:10] = 1
+    np.testing.assert_array_equal(labels, expected)
+    given = np.where(expected != truth, 0, IGNORE).astype(np.uint8)
+    np.testing.assert_array_equal(mrf_labels(options("mrf", beta=0.1, color=1.0), image, probs, given), truth)
+
+
 def test_mean_field_of_a_padded_image_is_that_of_the_image():
     image, _, probs = noisy()
     expected = mean_field(jnp.asarray(probs)[None], standardize(image)[None])[0]
