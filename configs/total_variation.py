@@ -12,7 +12,8 @@ drawn), and those of the small-data setting in semiseg_jax/presets.py. Thin stru
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
 (needs semiseg-jax[mrf]); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
-`evaluate --post=mrf` is. The term may then be off, `weight=0`.
+`evaluate --post=mrf` is. The term may then be off, `weight=0`. Where colours tell the classes apart within an image:
+--config.total_variation.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
 
 `setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000
 updates at batch 8 (800 epochs of the 200 horses), flips and scales from 0.5 to 2. The paper's networks, length of

@@ -14,7 +14,8 @@ al., Beyond Gradient Descent for Regularized Segmentation Losses, CVPR 2019), of
         where Y_i = y_i at labelled pixels
     L = CE(P, y; labelled pixels, Y; all others)                         the same network goes on
 
-The sum over pairs is the total variation of Y: with such rounds, lambda may be 0.
+The sum over pairs is the total variation of Y: with such rounds, lambda may be 0. With `cut.color` a second cut
+adds what a pixel's colour costs among the colours of each class in the first (Lin et al., ScribbleSup, CVPR 2016).
 """
 
 import dataclasses
