@@ -9,7 +9,7 @@ the image, are chosen on a quarter of the training images, weights of the term t
 quarters; then all images train. From scratch, two networks: a U-Net of five levels, where the term spares edges of the
 image, as the field does; and one of two levels with the plain term, whose predictions have more edges than the masks.
 The larger one also goes on for half as many updates, from labels that the field makes of its predictions on the
-training images (two rounds), with and without the term in the first round.
+training images (two rounds), with and without the term in the first round, with and without colours in the field.
 """
 
 import argparse
