@@ -1,10 +1,14 @@
-"""Argument checks that run at trace time: shapes and dtypes only, never values."""
+"""Argument checks: shapes and dtypes at trace time, values only where they are concrete, never those of tracers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from semiseg_jax.ops.reduce import REDUCTIONS
 
 
 def check_shape(function: str, name: str, array: Any, expected: Sequence[int | str]) -> None:
@@ -60,3 +64,33 @@ def _check_array(function: str, name: str, array: Any) -> None:
 
 def _show(shape: Sequence[int | str]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
+
+
+def concrete(array: Any) -> np.ndarray | None:
+    """The values of an array that is not being traced and lies on this process; None where they cannot be seen."""
+    if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
+
+
+def check_mask(function: str, name: str, mask: jax.Array, shape: Sequence[int | str]) -> jax.Array:
+    """A bool mask of that shape, given as bool or as integers; what is 0.5 is no mask but a weight."""
+    check_shape(function, name, mask, shape)
+    if jnp.issubdtype(mask.dtype, jnp.floating):
+        raise TypeError(f"{function}: {name} is {mask.dtype} but must be bool; give fractions as `weights`")
+    return jnp.asarray(mask).astype(bool)
+
+
+def check_weights(function: str, name: str, weights: jax.Array, shape: Sequence[int | str]) -> jax.Array:
+    """Weights of that shape, floating point, finite and not negative where their values can be seen."""
+    check_shape(function, name, weights, shape)
+    check_float(function, name, weights)
+    values = concrete(weights)
+    if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"{function}: {name} must be finite and not negative")
+    return lax.stop_gradient(jnp.asarray(weights))
+
+
+def check_reduction(function: str, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{function}: reduction is {reduction!r} but must be one of {', '.join(REDUCTIONS)}")
