@@ -100,7 +100,8 @@ def _load(path: Path) -> ModuleType:
         loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):
         raise ValueError(
-            f"config file {path} has no function get_config(arg); configs/quickstart.py is a short example"
+            f"config file {path} has no function get_config(arg=''); it returns semiseg_jax.default_config() with some "
+            "fields changed"
         )
     return module
 
