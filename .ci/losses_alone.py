@@ -48,7 +48,7 @@ OPS: dict[str, Callable[[], jax.Array]] = {
     "self_diffusion": lambda: ops.self_diffusion(AFFINITY, steps=3),
     "standardize": lambda: ops.standardize(np.full((1, 2, 2, 3), 100, np.uint8)),
 }
-NEED_MORE = {"potts_mrf": "PyMaxflow"}
+NEED_MORE = {"potts_mrf": "PyMaxflow"}  # ops that need a package beside jax
 
 
 def functions(module: object) -> list[str]:
@@ -77,9 +77,19 @@ def check_op(name: str) -> list[float]:
     return [float(np.square(result).sum())]
 
 
+def check_refusal(name: str, package: str) -> None:
+    """Where the package that an op needs is missing, the op says how to get it."""
+    try:
+        getattr(ops, name)(LOGITS[0], beta=1.0)
+    except ModuleNotFoundError as error:
+        assert f"pip install {package}" in str(error), error
+
+
 def main(file: Path) -> None:
     names = functions(losses), [name for name in functions(ops) if name not in NEED_MORE]
     numbers = {name: check_loss(name) for name in names[0]} | {name: check_op(name) for name in names[1]}
+    for name, package in NEED_MORE.items():
+        check_refusal(name, package)
     if file.exists():
         for name, expected in json.loads(file.read_text()).items():
             np.testing.assert_allclose(numbers[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
