@@ -79,10 +79,12 @@ def check_op(name: str) -> list[float]:
 
 def check_refusal(name: str, package: str) -> None:
     """Where the package that an op needs is missing, the op says how to get it."""
+    said = f"pip install {package}"
     try:
         getattr(ops, name)(LOGITS[0], beta=1.0)
     except ModuleNotFoundError as error:
-        assert f"pip install {package}" in str(error), error
+        said = str(error)
+    assert f"pip install {package}" in said, said
 
 
 def main(file: Path) -> None:
