@@ -80,7 +80,7 @@ class Flags:
         try:
             rest = self.values(["semiseg", *args])[1:]
         except flags.UnrecognizedFlagError as error:
-            if error.flagname.startswith("config"):
+            if error.flagname.startswith("config."):
                 raise UsageError(self.missing("config")) from None
             raise
         logging.set_verbosity(self.values.verbosity)
@@ -116,10 +116,9 @@ def take(args: Sequence[str], name: str) -> tuple[str, list[str]]:
     """The value of a flag before the flags are parsed, "" where it is not given, and all other arguments."""
     value, rest, left = "", [], iter(args)
     for arg in left:
-        if arg == f"--{name}":
-            value = next(left, "")
-        elif arg.startswith(f"--{name}="):
-            value = arg.partition("=")[2]
+        flag, equals, text = arg.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = text if equals else next(left, "")
         else:
             rest.append(arg)
     return value, rest

@@ -120,7 +120,13 @@ def test_list_of_anything_else_fails_saying_what_can_be_listed(args, capsys):
 
 def test_a_shipped_config_is_trained_by_its_name_with_arguments_and_overrides(tmp_path, monkeypatch, trained):
     monkeypatch.chdir(tmp_path)
-    for config in (["--config=quickstart:labels=masks"], ["--config", "quickstart:labels=masks"]):
+    spec = "quickstart:labels=masks"
+    for config in (
+        [f"--config={spec}"],
+        ["--config", spec],
+        [f"-config={spec}"],
+        ["--config=supervised", f"--config={spec}"],
+    ):
         assert cli.main(["train", *config, "--workdir=w", "--config.steps=7"]) == 0
     for (config, workdir), _ in trained:
         assert (workdir, config.steps, config.method, config.augment.crop) == ("w", 7, "supervised", (64, 64))
