@@ -1,11 +1,11 @@
 """A fraction of the images with masks, the rest without labels, and a discriminator (Hung et al., arXiv 1802.07934).
 
-    semiseg train --config=configs/adversarial.py:path=DIR --workdir=runs/adv
-    semiseg train --config=configs/adversarial.py:path=DIR,labelled=50,weights=mnv2.npz,layout=torchvision --workdir=RUN
-    semiseg train --config=configs/adversarial.py:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
+    semiseg train --config=adversarial:path=DIR --workdir=runs/adv
+    semiseg train --config=adversarial:path=DIR,labelled=50,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=adversarial:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. All others
+(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. All others
 are unlabelled: an image without a mask file is fine.
 
 In the small-data setting the discriminator sees the image beside the map, which no published setting does: with few

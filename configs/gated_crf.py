@@ -1,12 +1,12 @@
 """Clicks or scribbles and the Gated CRF loss (Obukhov et al., arXiv 1906.04651).
 
-    semiseg train --config=configs/gated_crf.py:path=DIR,labels=scribble --workdir=runs/crf
-    semiseg train --config=configs/gated_crf.py:path=DIR,labels=points,weights=mnv2.npz,layout=torchvision --workdir=RUN
-    semiseg train --config=configs/gated_crf.py:setting=paper,path=VOC,weights=resnet34.npz --workdir=runs/crf_voc
+    semiseg train --config=gated_crf:path=DIR,labels=scribble --workdir=runs/crf
+    semiseg train --config=gated_crf:path=DIR,labels=points,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=gated_crf:setting=paper,path=VOC,weights=resnet34.npz --workdir=runs/crf_voc
 
-Arguments: `labels` (points, scribble or points+scribble), `weight` of the term and those of the small-data setting in
-semiseg_jax/presets.py. The term sees each image at a quarter of its resolution. Of clicks, only the cells that hold
-one pull (`sources`): in short runs the term otherwise lets background swallow what is clicked.
+Arguments: `labels` (points, scribble or points+scribble), `weight` of the term, and those of the small-data setting,
+which `supervised` explains. The term sees each image at a quarter of its resolution. Of clicks, only the cells that
+hold one pull (`sources`): in short runs the term otherwise lets background swallow what is clicked.
 
 `setting=paper` is the published protocol for Pascal VOC 2012 with 10,582 training images: DeepLab-v3+ on ResNet-34,
 crops of 256, batch 48, 90,000 updates, the term with weight 0.1 from update 450 on. Classes are weighted by the

@@ -1,12 +1,12 @@
 """Few masks and many boxes, with a learned uncertainty inside the boxes (Neven et al., arXiv 2110.05926).
 
-    semiseg train --config=configs/label_uncertainty.py:path=DIR --workdir=runs/boxes
-    semiseg train --config=configs/label_uncertainty.py:path=DIR,masks=9,weights=mnv2.npz,layout=torchvision --workdir=R
-    semiseg train --config=configs/label_uncertainty.py:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
+    semiseg train --config=label_uncertainty:path=DIR --workdir=runs/boxes
+    semiseg train --config=label_uncertainty:path=DIR,masks=9,weights=mnv2.npz,layout=torchvision --workdir=R
+    semiseg train --config=label_uncertainty:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
 
 Arguments: `masks`, which training images bring their mask: all that have one (as a folder does by default, beside all
 boxes that it has), or a share (0.18), a number (50) or a split, and all others bring boxes, which are then drawn from
-their masks unless the folder has them (`simulated`); and those of the small-data setting in semiseg_jax/presets.py.
+their masks unless the folder has them (`simulated`); and those of the small-data setting, which `supervised` explains.
 Class 0 must be background. Rivals of the comparison are fields: boxes
 as masks are --config.terms.boxes.inside=foreground, only what is outside of boxes is
 --config.terms.boxes.inside=ignore.

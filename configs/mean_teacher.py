@@ -1,9 +1,9 @@
 """A fraction of the images with masks, the rest without labels, and an average of the network as their teacher.
 
-    semiseg train --config=configs/mean_teacher.py:path=DIR --workdir=runs/mt
+    semiseg train --config=mean_teacher:path=DIR --workdir=runs/mt
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. Fields under
+(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. Fields under
 `consistency`: the weight, its ramp, and CutMix.
 """
 

@@ -1,7 +1,7 @@
 """The first run: mixed supervision on the embedded `shapes` scenes, a few minutes on two CPU cores.
 
-    semiseg train --config=configs/quickstart.py --workdir=runs/quickstart
-    semiseg train --config=configs/quickstart.py:labels=masks --workdir=runs/masks_alone
+    semiseg train --config=quickstart --workdir=runs/quickstart
+    semiseg train --config=quickstart:labels=masks --workdir=runs/masks_alone
 
 12 of the 480 training scenes have a mask, 324 have scribbles, 144 have no label at all; the Gated CRF loss looks at all
 of them. `labels=masks` trains on the 12 masks alone, for as many updates with as many images.

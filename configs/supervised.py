@@ -1,14 +1,13 @@
 """Cross-entropy on whatever pixels are labelled: the baseline of every comparison.
 
-    semiseg train --config=configs/supervised.py:path=DIR --workdir=runs/mine
-    semiseg train --config=configs/supervised.py:path=DIR,labels=scribble,crop=160 --workdir=runs/mine
+    semiseg train --config=supervised:path=DIR --workdir=runs/mine
+    semiseg train --config=supervised:path=DIR,labels=scribble,crop=160 --workdir=runs/mine
+    semiseg train --config=supervised:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
-    semiseg train --config=configs/supervised.py:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
-
-Arguments: `labels` (the kinds to train on, such as dense+scribble+points) and those of the small-data setting in
-semiseg_jax/presets.py: `path` of a dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch),
-`steps`, `weights` (a MobileNetV2 trained on ImageNet, from which a light DeepLab then starts) and their `layout`
-(tensorflow or torchvision). Everything else is a field: --config.optimizer.learning_rate=1e-3.
+Arguments: `labels` (the kinds to train on, such as dense+scribble+points) and those of the small-data setting: `path`
+of a dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch), `steps`, `weights` (a
+MobileNetV2 trained on ImageNet, from which a light DeepLab then starts) and their `layout` (tensorflow or
+torchvision). Everything else is a field: --config.optimizer.learning_rate=1e-3.
 """
 
 from ml_collections import ConfigDict

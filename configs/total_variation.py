@@ -1,17 +1,17 @@
 """Few random pixels and total variation of the prediction (Javanmardi et al., arXiv 1605.01368).
 
-    semiseg train --config=configs/total_variation.py:path=DIR --workdir=runs/tv
-    semiseg train --config=configs/total_variation.py:path=DIR,fraction=0.001,weight=1.0 --workdir=runs/tv
+    semiseg train --config=total_variation:path=DIR --workdir=runs/tv
+    semiseg train --config=total_variation:path=DIR,fraction=0.001,weight=1.0 --workdir=runs/tv
     semiseg evaluate --workdir=runs/tv --post=mrf
 
 Arguments: `fraction` of the pixels of each mask that training sees (drawn once, with --config.data.seed), `weight` of
 the total variation, `labels` (`partial`, or dense, scribble, points where the folder has them: then nothing is
-drawn), and those of the small-data setting in semiseg_jax/presets.py. Thin structures:
+drawn), and those of the small-data setting, which `supervised` explains. Thin structures:
 --config.terms.total_variation.norm=curvilinear. Boundaries at edges of the image, where weights of 20 to 50 suit:
 --config.terms.total_variation.contrast=0.1.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
-(needs semiseg-jax[mrf]); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
+(needs PyMaxflow); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
 `evaluate --post=mrf` is. The term may then be off, `weight=0`. Where colours tell the classes apart within an image:
 --config.total_variation.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
 

@@ -1,10 +1,10 @@
 """Masks of some classes, tags of all (Xiao et al., arXiv 1711.06828).
 
-    semiseg train --config=configs/transfer.py:path=DIR,strong=cat+dog,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=transfer:path=DIR,strong=cat+dog,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `strong`, the names of the classes whose masks may be used, joined by +; `labels_from` (`l_net`, or `cam`
 for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first P-Net); and
-those of the small-data setting in semiseg_jax/presets.py. One command trains classifier, L-Net and P-Net one after
+those of the small-data setting, which `supervised` explains. One command trains classifier, L-Net and P-Net one after
 the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0 must be
 background.
 

@@ -1,9 +1,9 @@
 """A fraction of the images with masks, the rest without labels, and weak-to-strong consistency (arXiv 2208.09910).
 
-    semiseg train --config=configs/unimatch.py:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=unimatch:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting in semiseg_jax/presets.py. A step looks
+(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. A step looks
 at each unlabelled image four times.
 """
 

@@ -2,6 +2,7 @@
 
     import semiseg_jax
     from semiseg_jax import losses            # jax only
+    config = semiseg_jax.load_config("gated_crf:path=DIR")
     result = semiseg_jax.train(config, "runs/first")
     semiseg_jax.evaluate("runs/first")
     semiseg_jax.predict("runs/first", ["photos/"])
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from semiseg_jax.config import default_config
+    from semiseg_jax.config_files import load_config
     from semiseg_jax.data.types import Batch, Supervision
     from semiseg_jax.verbs.convert_weights import convert_weights
     from semiseg_jax.verbs.evaluate import evaluate
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "inspect", "load", "predict", "prepare",
-    "summary", "train",
+    "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "inspect", "load", "load_config",
+    "predict", "prepare", "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "evaluate": "semiseg_jax.verbs.evaluate",
     "inspect": "semiseg_jax.verbs.inspect",
     "load": "semiseg_jax.verbs.workdir",
+    "load_config": "semiseg_jax.config_files",
     "predict": "semiseg_jax.verbs.predict",
     "prepare": "semiseg_jax.verbs.prepare",
     "summary": "semiseg_jax.verbs.summary",

@@ -3,14 +3,17 @@
 import difflib
 import logging as std_logging
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+from ml_collections import ConfigDict
+
+import semiseg_jax
+from semiseg_jax.flags import Flags, UsageError, take, wants_help
 
 _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
 
@@ -20,17 +23,18 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
+  semiseg list configs      the configs that ship with the package
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
-`semiseg <command> --help` explains a command. A first run:
+`semiseg <command> --help` explains a command, with --config=NAME a config too; `semiseg --version`. A first run:
 
-  semiseg train --config=configs/quickstart.py --workdir=runs/quickstart
+  semiseg train --config=quickstart --workdir=runs/quickstart
 """
 
 _HELP = {
     "train": """Trains what a config describes; the same command goes on where the workdir's last checkpoint stands.
 
-  semiseg train --config=configs/supervised.py:path=DIR --config.steps=2000 --workdir=runs/mine
+  semiseg train --config=supervised:path=DIR --config.steps=2000 --workdir=runs/mine
 
 Any field of the config can be overridden. Dicts such as the quota are replaced as a whole:
   --config.data.quota='{"dense": 2, "scribble": 6}'""",
@@ -48,14 +52,17 @@ Without any file, the evaluation split of the training data is predicted.""",
     "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
 
   semiseg prepare DIR
-  semiseg prepare --config=configs/supervised.py:path=DIR,labels=scribble""",
+  semiseg prepare --config=supervised:path=DIR,labels=scribble""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
-  semiseg inspect --config=configs/quickstart.py --output=batch.png""",
+  semiseg inspect --config=quickstart --output=batch.png""",
     "summary": """Parameters, multiply-adds, sizes and memory of a config's network, stage by stage.
 
-  semiseg summary --config=configs/supervised.py:path=DIR
-  semiseg summary --config=configs/supervised.py --config.model='{"name": "deeplab_v2"}' --classes=21""",
+  semiseg summary --config=supervised:path=DIR
+  semiseg summary --config=supervised --config.model='{"name": "deeplab_v2"}' --classes=21""",
+    "list": """Lists what ships with the package, a line each.
+
+  semiseg list configs""",
     "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
 
   semiseg convert-weights resnet50.safetensors resnet50.npz
@@ -64,16 +71,17 @@ Without any file, the evaluation split of the training data is predicted.""",
 }
 
 
-class UsageError(ValueError):
-    """A command line that makes no sense."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command -> exit code; errors of the user's making are one message, not a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_USAGE)
         return 0 if args else 2
+    if args[0] == "--version":
+        print(
+            f"semiseg_jax {semiseg_jax.__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}"
+        )
+        return 0
     command, rest = args[0], args[1:]
     if command not in _COMMANDS:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)
@@ -110,91 +118,10 @@ def _set_up_logging() -> None:
         logger.propagate = False
 
 
-class Flags:
-    """A private set of flags, so that importing this module defines nothing globally."""
-
-    def __init__(self, command: str):
-        self.command = command
-        self.values = flags.FlagValues()
-        flags.DEFINE_boolean("help", False, "show this help", flag_values=self.values, short_name="h")
-        logging_level = "messages of the libraries: -2 errors, -1 warnings, 0 info"
-        flags.DEFINE_integer("verbosity", -2, logging_level, flag_values=self.values)
-
-    def string(self, name: str, default: str, help: str) -> None:
-        flags.DEFINE_string(name, default, help, flag_values=self.values)
-
-    def integer(self, name: str, default: int, help: str) -> None:
-        flags.DEFINE_integer(name, default, help, flag_values=self.values)
-
-    def config_file(self, args: Sequence[str]) -> None:
-        config_flags.DEFINE_config_file(
-            "config", None, "FILE or FILE:arguments", flag_values=self.values, sys_argv=["semiseg", *args]
-        )
-
-    def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
-        try:
-            config_flags.DEFINE_config_dict(
-                "config",
-                config,
-                "fields of the run's config",
-                flag_values=self.values,
-                sys_argv=["semiseg", *args],
-            )
-        except (AttributeError, KeyError) as error:
-            raise UsageError(_unknown_field(config, args) or f"config: {error}") from error
-
-    def parse(self, args: Sequence[str]) -> list[str] | None:
-        """-> positional arguments, or None where help was asked for and printed."""
-        if any(arg in ("--help", "-h", "-help") for arg in args):
-            print(f"semiseg {self.command}\n\n{_HELP[self.command]}\n\nFlags:")
-            for flag in sorted({self.values[name].name for name in self.values}):
-                if flag not in ("help", "config") and "." not in flag:
-                    print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
-            if self.command in ("train", "inspect", "prepare", "summary"):
-                print("  --config: a config file, FILE.py or FILE.py:name=value,... (see the text at its top)")
-            if self.command != "convert-weights":
-                print(
-                    "  --config.FIELD: overrides any field, e.g. --config.data.threads=2; "
-                    "semiseg_jax/config.py lists them"
-                )
-            return None
-        try:
-            rest = self.values(["semiseg", *args])[1:]
-        except flags.UnrecognizedFlagError as error:
-            if error.flagname.startswith("config."):
-                raise UsageError(self.missing("config")) from None
-            raise
-        except flags.IllegalFlagValueError as error:
-            # A config file that raises arrives as a whole traceback; its last line is the message.
-            raise UsageError(
-                str(error).strip().splitlines()[-1] if "Traceback" in str(error) else str(error)
-            ) from error
-        except (AttributeError, KeyError) as error:
-            config = ConfigFileFlagParser("config").parse(_peek(args, "config"))
-            raise UsageError(_unknown_field(config, args) or f"config: {error}") from error
-        logging.set_verbosity(self.values.verbosity)
-        return rest
-
-    def config(self) -> ConfigDict:
-        config = self.values.config
-        if config is None:
-            raise UsageError(self.missing("config"))
-        return config
-
-    def required(self, name: str) -> str:
-        value = getattr(self.values, name)
-        if not value:
-            raise UsageError(self.missing(name))
-        return value
-
-    def missing(self, name: str) -> str:
-        return f"--{name} is missing:\n\n{_HELP[self.command]}"
-
-
 def _train(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.string("workdir", "", "folder of the run: checkpoints, metrics, pictures")
-    positional = _with_config_file(parsed, args)
+    positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
     _no_positional(positional)
@@ -206,7 +133,7 @@ def _train(command: str, args: list[str]) -> int:
 
 
 def _evaluate(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.string("split", "", "split to evaluate; empty = val, validation or test, whichever exists first")
     parsed.string("output", "", "JSON file; empty = evaluation_SPLIT.json in the workdir")
     positional = _with_workdir(parsed, args)
@@ -227,7 +154,7 @@ def _evaluate(command: str, args: list[str]) -> int:
 
 
 def _predict(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
     positional = _with_workdir(parsed, args)
@@ -250,9 +177,10 @@ def _predict(command: str, args: list[str]) -> int:
 def _prepare(command: str, args: list[str]) -> int:
     from semiseg_jax.config import default_config
 
-    parsed = Flags(command)
-    if has_file := bool(_peek(args, "config")):
-        positional = _with_config_file(parsed, args)
+    parsed = Flags(command, _HELP[command])
+    has_file = bool(take(args, "config")[0])
+    if has_file or wants_help(args):
+        positional = parsed.parse_with_config(args)
     else:
         parsed.config_dict(default_config(), args)
         positional = parsed.parse(args)
@@ -272,9 +200,9 @@ def _prepare(command: str, args: list[str]) -> int:
 
 
 def _inspect(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.string("output", "batch.png", "the picture to write")
-    positional = _with_config_file(parsed, args)
+    positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
     _no_positional(positional)
@@ -286,9 +214,9 @@ def _inspect(command: str, args: list[str]) -> int:
 
 
 def _summary(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset")
-    positional = _with_config_file(parsed, args)
+    positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
     _no_positional(positional)
@@ -299,8 +227,19 @@ def _summary(command: str, args: list[str]) -> int:
     return 0
 
 
+def _list(command: str, args: list[str]) -> int:
+    parsed = Flags(command, _HELP[command])
+    positional = parsed.parse(args)
+    if positional is None:
+        return 0
+    from semiseg_jax.verbs.list import list_names
+
+    list_names(" ".join(positional))
+    return 0
+
+
 def _convert_weights(command: str, args: list[str]) -> int:
-    parsed = Flags(command)
+    parsed = Flags(command, _HELP[command])
     parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
     positional = parsed.parse(args)
     if positional is None:
@@ -313,32 +252,13 @@ def _convert_weights(command: str, args: list[str]) -> int:
     return 0
 
 
-def _with_config_file(parsed: Flags, args: list[str]) -> list[str] | None:
-    """Flags of a command that takes --config=FILE."""
-    file = _peek(args, "config").split(":", 1)[0]
-    if file and not file.startswith("-") and not Path(file).is_file():
-        near = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "no configs/ folder here"
-        raise UsageError(f"config file {file!r} does not exist ({near})")
-    parsed.config_file(args)
-    return parsed.parse(args)
-
-
 def _with_workdir(parsed: Flags, args: list[str]) -> list[str] | None:
-    """Flags of a command that reads a trained model; its stored config is the base of --config.* overrides."""
-    parsed.string("workdir", "", "folder of the training run")
+    """Flags of a command that reads a trained model."""
     parsed.string("checkpoint", "best", "best, last or a step")
     parsed.string(
         "post", "", "post-processing of each prediction: mrf or mean_field; --config.eval.post has its options"
     )
-    wants_help = any(arg in ("--help", "-h", "-help") for arg in args)
-    if not wants_help:
-        from semiseg_jax.verbs.workdir import read_config
-
-        workdir = _peek(args, "workdir")
-        if not workdir:
-            raise UsageError(parsed.missing("workdir"))
-        parsed.config_dict(read_config(Path(workdir)), args)
-    return parsed.parse(args)
+    return parsed.parse_with_workdir(args)
 
 
 def _with_post(values: Any) -> ConfigDict:
@@ -346,32 +266,6 @@ def _with_post(values: Any) -> ConfigDict:
     if values.post:
         config.eval.post.name = values.post
     return config
-
-
-def _peek(args: Sequence[str], name: str) -> str:
-    """The value of a flag before the flags are parsed; "" where it is not given."""
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"--{name}="):
-            return arg.split("=", 1)[1]
-    return ""
-
-
-def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
-    """What is wrong with the first `--config.*` override of a field that does not exist; "" where all exist."""
-    for arg in args:
-        if not arg.startswith("--config."):
-            continue
-        parts = arg.split("=", 1)[0].split(".")[1:]
-        node: Any = config
-        for depth, part in enumerate(parts):
-            if not isinstance(node, ConfigDict):
-                return f"config.{'.'.join(parts[:depth])} is a value and has no field {part!r}"
-            if part not in node:
-                return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {', '.join(sorted(node))}"
-            node = node[part]
-    return ""
 
 
 def _no_positional(rest: Sequence[str]) -> None:
@@ -386,6 +280,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "prepare": _prepare,
     "inspect": _inspect,
     "summary": _summary,
+    "list": _list,
     "convert-weights": _convert_weights,
 }
 

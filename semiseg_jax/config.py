@@ -232,11 +232,24 @@ def _optimizer(**changes: Any) -> dict[str, Any]:
 YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
+class ArgumentProbe(str):
+    """The empty argument of a `get_config`; it takes down what `parse_arg` is asked for, so that help can list it."""
+
+    defaults: dict[str, str | int | float | bool | tuple[str, ...]]
+
+    def __new__(cls) -> "ArgumentProbe":
+        probe = super().__new__(cls)
+        probe.defaults = {}
+        return probe
+
+
 def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
     """`"dataset=voc,labels=points"` -> values over `defaults`, typed as these. Unknown names fail.
 
     A tuple lists the words that are possible, the default first.
     """
+    if isinstance(arg, ArgumentProbe):
+        arg.defaults.update(defaults)
     given: dict[str, str] = {}
     for item in filter(None, arg.split(",")):
         name, _, text = item.partition("=")

@@ -1,14 +1,18 @@
 """The command line: help, messages instead of tracebacks, exit codes, and overrides that arrive at the verbs."""
 
 import importlib
+import platform
 import types
 
+import jax
 import pytest
 
+import semiseg_jax
 from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
+from semiseg_jax.config_files import shipped_configs
 
-COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "convert-weights"]
+COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "list", "convert-weights"]
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_usage_lists_every_command_and_an_example(args, code, capsys):
     assert cli.main(args) == code
     shown = capsys.readouterr().out
     assert all(f"semiseg {command} " in shown for command in COMMANDS)
-    assert "semiseg train --config=configs/quickstart.py --workdir=" in shown
+    assert "semiseg train --config=quickstart --workdir=" in shown
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -76,6 +80,56 @@ def test_help_of_a_command_shows_an_example_and_its_flags(command, flag, capsys)
 def test_help_wins_over_other_flags(capsys):
     assert cli.main(["evaluate", "--workdir=nowhere", "--help"]) == 0
     assert "semiseg evaluate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "inspect", "summary"])
+def test_help_of_a_command_with_a_config_explains_the_config_too(command, capsys):
+    assert cli.main([command, "--config=gated_crf:labels=points", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"  semiseg {command} " in shown
+    assert "  --config.FIELD: overrides any field" in shown
+    assert "Clicks or scribbles and the Gated CRF loss" in shown
+    assert "\n  setting=small   or paper\n  labels=scribble\n" in shown
+
+
+def test_help_with_an_unknown_config_fails_naming_it(capsys):
+    assert cli.main(["train", "--config=gated_crv", "--help"]) == 1
+    assert "did you mean --config=gated_crf?" in capsys.readouterr().err
+
+
+def test_version_is_one_line_with_the_versions_of_jax_and_python(capsys):
+    assert cli.main(["--version"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        shown == f"semiseg_jax {semiseg_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}\n"
+    )
+
+
+def test_configs_are_listed_a_line_each(capsys):
+    assert cli.main(["list", "configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_configs())
+    assert lines[1].split(maxsplit=1)[1].startswith("Clicks or scribbles and the Gated CRF loss")
+
+
+@pytest.mark.parametrize("args", [[], ["nets"], ["configs", "models"]])
+def test_list_of_anything_else_fails_saying_what_can_be_listed(args, capsys):
+    assert cli.main(["list", *args]) == 1
+    assert "`semiseg list configs`" in capsys.readouterr().err
+
+
+def test_a_shipped_config_is_trained_by_its_name_with_arguments_and_overrides(tmp_path, monkeypatch, trained):
+    monkeypatch.chdir(tmp_path)
+    spec = "quickstart:labels=masks"
+    for config in (
+        [f"--config={spec}"],
+        ["--config", spec],
+        [f"-config={spec}"],
+        ["--config=supervised", f"--config={spec}"],
+    ):
+        assert cli.main(["train", *config, "--workdir=w", "--config.steps=7"]) == 0
+    for (config, workdir), _ in trained:
+        assert (workdir, config.steps, config.method, config.augment.crop) == ("w", 7, "supervised", (64, 64))
 
 
 def test_unknown_command_fails_and_lists_the_known_ones(capsys):
@@ -116,7 +170,7 @@ def test_train_without_workdir_fails_with_an_example(config_file, capsys):
 @pytest.mark.parametrize("command", ["train", "prepare", "inspect", "summary"])
 def test_missing_config_file_fails_naming_it(command, spelling, capsys):
     assert cli.main([command, *spelling]) == 1
-    assert "config file 'no/such.py' does not exist" in capsys.readouterr().err
+    assert "config 'no/such.py' is neither a file nor the name of a config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -1,6 +1,5 @@
-"""The files of configs/: their arguments, and the settings of the papers."""
+"""Configs by name and by file; those of configs/: their arguments, and the settings of the papers."""
 
-import importlib.util
 import operator
 import re
 from pathlib import Path
@@ -10,23 +9,35 @@ import pytest
 
 from semiseg_jax.config import differences, from_json, to_json
 from semiseg_jax.config_checks import validate
+from semiseg_jax.config_files import explain_config, first_line, load_config, shipped_configs
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = shipped_configs()
 
 
-def load(name: str):
-    path = next(path for path in CONFIGS if path.stem == name)
-    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_config(path: Path, body: str = "return default_config()", before: str = "") -> Path:
+    path.write_text(
+        f"from semiseg_jax.config import default_config, parse_arg\n{before}\ndef get_config(arg=''):\n    {body}\n"
+    )
+    return path
+
+
+def getter(name: str):
+    """A config's `get_config`, by the route of the command line."""
+    return lambda arg="": load_config(f"{name}:{arg}")
 
 
 @pytest.mark.parametrize("name", ["supervised", "gated_crf", "total_variation"])
 def test_kinds_of_labels_share_a_batch(name):
-    get = load(name).get_config
+    get = getter(name)
     assert get("labels=dense+scribble+points").data.quota.to_dict() == {"dense": 3, "scribble": 3, "points": 2}
     with pytest.raises(ValueError, match=r"batch=1 leaves no row for some of labels=dense\+points"):
         get("labels=dense+points,batch=1")
@@ -37,14 +48,14 @@ def test_kinds_of_labels_share_a_batch(name):
 
 @pytest.mark.parametrize("name", ["adversarial", "mean_teacher", "unimatch"])
 def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
-    get = load(name).get_config
+    get = getter(name)
     assert get("path=DIR").data.assign.to_dict() == {}
     assert get("path=DIR,labelled=50").data.assign.to_dict() == {"dense": 50, "unlabeled": 1.0}
     assert get("").data.assign.to_dict() == {"dense": 0.125, "unlabeled": 0.875}
 
 
 def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
-    get = load("label_uncertainty").get_config
+    get = getter("label_uncertainty")
     for arg, simulated in (("", {}), (",masks=5", {"box": {}}), (",setting=paper", {"box": {}})):
         config = get(f"path=DIR{arg}")
         assert config.data.simulate.to_dict() == simulated
@@ -54,16 +65,32 @@ def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
 @pytest.mark.parametrize("name", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch", "transfer"])
 def test_a_batch_of_one_row_has_no_room_for_masks(name):
     with pytest.raises(ValueError, match="batch=1 leaves no row for masks"):
-        load(name).get_config("batch=1")
+        getter(name)("batch=1")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
-    module = load(path.stem)
-    config = module.get_config()
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_file_loads_validates_and_says_how_to_run_it(name):
+    config = load_config(name)
     validate(config)
     assert differences(config, from_json(to_json(config))) == []
-    assert f"semiseg train --config=configs/{path.name}" in module.__doc__
+    text = explain_config(name)
+    assert f"    semiseg train --config={name}" in text
+    assert len(first_line(CONFIGS[name])) > 20
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_explanation_of_a_config_has_an_argument_a_line_with_its_default(name):
+    lines = explain_config(name).splitlines()
+    listed = dict(line[2:].partition("   or ")[0].split("=") for line in lines if re.match(r"  \w+=", line))
+    given = ",".join(f"{argument}={value}" for argument, value in listed.items())
+    assert differences(load_config(name), load_config(f"{name}:{given}")) == []  # fixed arguments are told elsewhere
+    with pytest.raises(ValueError, match=f"known: {', '.join(listed)}$"):
+        load_config(f"{name}:no_such_argument=1")
+
+
+def test_the_explanation_of_a_config_lists_words_to_choose_from():
+    assert "  setting=small   or paper, released\n" in explain_config("adversarial:setting=paper")
+    assert "  simulated=true\n" in explain_config("label_uncertainty")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +107,7 @@ def test_every_config_file_loads_validates_and_says_how_to_run_it(path):
     ],
 )
 def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
-    config = load(name).get_config(arg)
+    config = getter(name)(arg)
     validate(config)
     method = make_method(config, 21)
     batch = dummy_batch((64, 64), 21)
@@ -123,14 +150,14 @@ ADVERSARIAL = {
     ids=["adversarial", "adversarial released", "gated_crf"],
 )  # fmt: skip
 def test_settings_of_papers_have_the_numbers_that_are_documented(name, arg, documented):
-    config = load(name).get_config(arg)
+    config = getter(name)(arg)
     found = {field: operator.attrgetter(field)(config) for field in documented}
     assert found == documented
 
 
 @pytest.mark.parametrize("name", ["gated_crf", "label_uncertainty"])
 def test_settings_of_papers_train_all_layers_alike_from_pretrained_weights(name):
-    config = load(name).get_config("setting=paper,weights=resnet.npz")
+    config = getter(name)("setting=paper,weights=resnet.npz")
     assert config.pretrained.path == "resnet.npz"
     assert config.model.name == "deeplab_v3plus"
     assert config.optimizer.multipliers == ()
@@ -140,13 +167,12 @@ def test_settings_of_papers_train_all_layers_alike_from_pretrained_weights(name)
 def test_what_the_setting_of_a_paper_fixes_is_no_argument_beside_it(argument):
     name = argument.partition("=")[0]
     with pytest.raises(ValueError, match=f"'{name}' is fixed by setting=released"):
-        load("adversarial").get_config(f"setting=released,{argument}")
-    load("adversarial").get_config(f"setting=small,{argument}")
+        getter("adversarial")(f"setting=released,{argument}")
+    getter("adversarial")(f"setting=small,{argument}")
 
 
 def test_supervised_config_takes_arguments():
-    module = load("supervised")
-    config = module.get_config("path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
+    config = load_config("supervised:path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
     validate(config)
     assert (config.data.name, config.data.path) == ("folder", "somewhere")
     assert config.data.quota.to_dict() == {"scribble": 2}
@@ -154,7 +180,93 @@ def test_supervised_config_takes_arguments():
 
 
 def test_the_quickstart_can_be_run_on_its_masks_alone():
-    mixed, alone = (load("quickstart").get_config(arg) for arg in ("", "labels=masks"))
+    mixed, alone = (getter("quickstart")(arg) for arg in ("", "labels=masks"))
     assert alone.data.quota.to_dict() == {"dense": sum(mixed.data.quota.values())}
     assert alone.data.assign == mixed.data.assign  # and so the same masks
     assert not any(options.weight for name, options in alone.terms.items() if name != "cross_entropy")
+
+
+def test_the_folder_of_configs_is_what_ships():
+    folder = Path(__file__).parents[1] / "configs"
+    assert {path.stem for path in folder.glob("*.py")} == CONFIGS.keys()
+    assert list(CONFIGS) == sorted(CONFIGS)
+
+
+def test_a_shipped_config_is_found_by_its_name_from_any_folder(elsewhere):
+    assert load_config("quickstart").steps == 1500
+    assert load_config("supervised:path=a:b,steps=3").data.path == "a:b"
+
+
+def test_a_name_means_the_shipped_config_and_a_path_means_the_file(elsewhere):
+    for file in ("quickstart", "quickstart.py"):
+        write_config(elsewhere / file)
+    assert load_config("quickstart").steps == 1500
+    for spec in ("quickstart.py", "./quickstart", str(elsewhere / "quickstart.py")):
+        assert load_config(spec).steps == 1000
+
+
+def test_a_file_may_have_any_suffix_or_none(elsewhere):
+    write_config(elsewhere / "mine")
+    write_config(elsewhere / "mine.config")
+    assert load_config("mine").steps == load_config("mine.config").steps == 1000
+
+
+def test_the_letter_of_a_drive_is_part_of_the_file():
+    with pytest.raises(ValueError, match=re.escape(r"config 'C:\\mine\\quick.py' is neither")):
+        load_config(r"C:\mine\quick.py:steps=3")
+    with pytest.raises(ValueError, match="config 'c' is neither"):
+        load_config("c:path=x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("quikstart", "did you mean --config=quickstart?"),
+        ("configs/gated_crf.py:labels=points", "did you mean --config=gated_crf?"),
+        ("mine:steps=3", "did you mean --config=mine.py?"),
+        ("zzz", f"Shipped: {', '.join(CONFIGS)}"),
+    ],
+)
+def test_an_unknown_config_fails_with_what_was_meant_or_what_there_is(spec, hint, elsewhere):
+    write_config(elsewhere / "mine.py")
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        load_config(spec)
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "said"),
+    [
+        ("return missing", "", "line 4: NameError: name 'missing' is not defined"),
+        ("return default_config()", "import no_such_package", "line 2: ModuleNotFoundError: No module named"),
+        ("return (", "", "SyntaxError"),
+        ("return {'steps': 3}", "", "get_config returned dict; it must return the ConfigDict"),
+        ("raise ValueError('path is missing')", "", "path is missing"),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_the_line(body, before, said, elsewhere):
+    write_config(elsewhere / "mine.py", body, before)
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        load_config("mine.py")
+    assert "mine.py" in str(caught.value) or said == "path is missing"
+
+
+def test_a_file_without_get_config_is_refused(elsewhere):
+    (elsewhere / "mine.py").write_text("steps = 3\n")
+    with pytest.raises(ValueError, match=r"mine\.py has no function get_config\(arg=''\)"):
+        load_config("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return default_config()", "It takes no arguments."),
+        (
+            "given = parse_arg(arg, path='', deep=False)\n    raise ValueError('path is missing')",
+            "  path=\n  deep=false",
+        ),
+    ],
+)
+def test_a_file_explains_itself_whether_it_takes_arguments_or_insists_on_one(body, said, elsewhere):
+    write_config(elsewhere / "mine.py", body)
+    assert said in explain_config("mine.py")
+    assert "mine.py has no text at its top." in explain_config("mine.py")

@@ -64,7 +64,7 @@ class TotalVariation(Segmentation):
 
     def start(self, state: base.State) -> base.State:
         if self.rounds > 1 and importlib.util.find_spec("maxflow") is None:
-            raise ModuleNotFoundError("total_variation.rounds above 1 needs PyMaxflow: pip install 'semiseg-jax[mrf]'")
+            raise ModuleNotFoundError("total_variation.rounds above 1 needs PyMaxflow: pip install PyMaxflow")
         return super().start(state)
 
 

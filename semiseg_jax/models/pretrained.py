@@ -181,7 +181,7 @@ def _read_safetensors(path: Path) -> Tensors:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError:
-        raise WeightsError(f"{path} needs the package safetensors: pip install 'semiseg-jax[convert]'") from None
+        raise WeightsError(f"{path} needs the package safetensors: pip install safetensors") from None
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -193,7 +193,7 @@ def _read_torch(path: Path) -> Tensors:
         import torch
     except ImportError:
         raise WeightsError(
-            f"{path} needs the package torch: pip install 'semiseg-jax[convert]', here or where you run "
+            f"{path} needs the package torch: pip install torch, here or where you run "
             f"`semiseg convert-weights {path.name} {path.stem}.npz`"
         ) from None
     content = torch.load(path, map_location="cpu", weights_only=True)

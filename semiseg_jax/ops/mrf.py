@@ -1,6 +1,6 @@
 """A Potts Markov random field, solved by graph cuts on the host: the classical post-processing of a prediction.
 
-Needs the optional extra: `pip install 'semiseg-jax[mrf]'`.
+Needs a package of its own: `pip install PyMaxflow`.
 """
 
 from typing import Any
@@ -111,7 +111,7 @@ def _expand(labels: np.ndarray, alpha: int, unary: np.ndarray, edges: list[Edges
     try:
         import maxflow
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("potts_mrf needs PyMaxflow: pip install 'semiseg-jax[mrf]'") from error
+        raise ModuleNotFoundError("potts_mrf needs PyMaxflow: pip install PyMaxflow") from error
     graph = maxflow.GraphFloat()
     nodes = graph.add_grid_nodes(labels.shape)
     keep = np.take_along_axis(unary, labels[..., None], axis=-1)[..., 0]

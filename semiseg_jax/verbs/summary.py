@@ -15,7 +15,7 @@ def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
     That network alone: a discriminator, or views of the images beside them, come on top.
 
     Args:
-      config: from `configs/*.py` or `semiseg_jax.default_config()`.
+      config: from `semiseg_jax.load_config(NAME)` or `semiseg_jax.default_config()`.
       classes: how many; 0 = those of the dataset, which is built if need be.
     """
     validate(config)

@@ -53,7 +53,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
     SIGTERM and, with one process, Ctrl-C save and stop after the step in hand; a second Ctrl-C stops at once.
 
     Args:
-      config: from `configs/*.py` or `semiseg_jax.default_config()`.
+      config: from `semiseg_jax.load_config(NAME)` or `semiseg_jax.default_config()`.
       workdir: checkpoints, metrics, pictures and the resolved config go here.
       on_step: called with the number of steps done after each step.
     """

@@ -1,0 +1,140 @@
+"""The flags of one `semiseg` command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from semiseg_jax.config_files import explain_config, load_config
+
+_FIELDS = "--config.FIELD: overrides any field, e.g. --config.data.threads=2; semiseg_jax/config.py lists them"
+
+
+class UsageError(ValueError):
+    """A command line that makes no sense."""
+
+
+class Flags:
+    """A private set of flags, so that importing this module defines nothing globally."""
+
+    def __init__(self, command: str, text: str):
+        self.command, self.text = command, text
+        self.notes: list[str] = []  # that help shows below the flags
+        self.values = flags.FlagValues()
+        flags.DEFINE_boolean("help", False, "show this help", flag_values=self.values, short_name="h")
+        logging_level = "messages of the libraries: -2 errors, -1 warnings, 0 info"
+        flags.DEFINE_integer("verbosity", -2, logging_level, flag_values=self.values)
+
+    def string(self, name: str, default: str, help: str) -> None:
+        flags.DEFINE_string(name, default, help, flag_values=self.values)
+
+    def integer(self, name: str, default: int, help: str) -> None:
+        flags.DEFINE_integer(name, default, help, flag_values=self.values)
+
+    def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
+        try:
+            config_flags.DEFINE_config_dict(
+                "config",
+                config,
+                "fields of the run's config",
+                flag_values=self.values,
+                sys_argv=["semiseg", *args],
+            )
+        except (AttributeError, KeyError) as error:
+            raise UsageError(_unknown_field(config, args) or f"config: {error}") from error
+
+    def parse_with_config(self, args: Sequence[str]) -> list[str] | None:
+        """`parse` for a command with --config=NAME or FILE: what it stands for is the base of --config.* overrides."""
+        spec, rest = take(args, "config")
+        if wants_help(args):
+            self.notes += ["--config: NAME, FILE.py, or either with :name=value,...; explained beside --help", _FIELDS]
+            self.print_help()
+            if spec:
+                print(f"\n--config={spec}\n\n{explain_config(spec)}")
+            return None
+        if spec:
+            self.config_dict(load_config(spec), rest)
+        return self.parse(rest)
+
+    def parse_with_workdir(self, args: Sequence[str]) -> list[str] | None:
+        """`parse` for a command that reads a trained model: its stored config is the base of --config.* overrides."""
+        self.string("workdir", "", "folder of the training run")
+        if wants_help(args):
+            self.notes.append(_FIELDS)
+            return self.parse(args)
+        from semiseg_jax.verbs.workdir import read_config
+
+        workdir, _ = take(args, "workdir")
+        if not workdir:
+            raise UsageError(self.missing("workdir"))
+        self.config_dict(read_config(Path(workdir)), args)
+        return self.parse(args)
+
+    def parse(self, args: Sequence[str]) -> list[str] | None:
+        """-> positional arguments, or None where help was asked for and printed."""
+        if wants_help(args):
+            self.print_help()
+            return None
+        try:
+            rest = self.values(["semiseg", *args])[1:]
+        except flags.UnrecognizedFlagError as error:
+            if error.flagname.startswith("config."):
+                raise UsageError(self.missing("config")) from None
+            raise
+        logging.set_verbosity(self.values.verbosity)
+        return rest
+
+    def print_help(self) -> None:
+        print(f"semiseg {self.command}\n\n{self.text}\n\nFlags:")
+        for flag in sorted({self.values[name].name for name in self.values} - {"help"}):
+            print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
+        for note in self.notes:
+            print(f"  {note}")
+
+    def config(self) -> ConfigDict:
+        if "config" not in self.values:
+            raise UsageError(self.missing("config"))
+        return self.values.config
+
+    def required(self, name: str) -> str:
+        value = getattr(self.values, name)
+        if not value:
+            raise UsageError(self.missing(name))
+        return value
+
+    def missing(self, name: str) -> str:
+        return f"--{name} is missing:\n\n{self.text}"
+
+
+def wants_help(args: Sequence[str]) -> bool:
+    return any(arg in ("--help", "-h", "-help") for arg in args)
+
+
+def take(args: Sequence[str], name: str) -> tuple[str, list[str]]:
+    """The value of a flag before the flags are parsed, "" where it is not given, and all other arguments."""
+    value, rest, left = "", [], iter(args)
+    for arg in left:
+        flag, equals, text = arg.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = text if equals else next(left, "")
+        else:
+            rest.append(arg)
+    return value, rest
+
+
+def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
+    """What is wrong with the first `--config.*` override of a field that does not exist; "" where all exist."""
+    for arg in args:
+        if not arg.startswith("--config."):
+            continue
+        parts = arg.split("=", 1)[0].split(".")[1:]
+        node: Any = config
+        for depth, part in enumerate(parts):
+            if not isinstance(node, ConfigDict):
+                return f"config.{'.'.join(parts[:depth])} is a value and has no field {part!r}"
+            if part not in node:
+                return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {', '.join(sorted(node))}"
+            node = node[part]
+    return ""
