@@ -1,6 +1,5 @@
 """The term of boxes: candidate labels, when the network may correct them, and what the variance learns from."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def targets(batch, labels, variance=1e3, step=1, **options):
         "logits": jnp.asarray(logits_of(labels))[None],
         "variance": jnp.full((1, SIDE, SIDE), variance) if np.ndim(variance) == 0 else jnp.asarray(variance)[None],
     }
-    found = jax.jit(lambda view: term.targets(View(view, batch, jnp.asarray(step))).__dict__)(outputs)
+    found = term.targets(View(outputs, batch, jnp.asarray(step))).__dict__
     return {name: np.asarray(value[0]) for name, value in found.items()}
 
 

@@ -40,7 +40,7 @@ def stage_number(stage):
     return list(STAGES).index(stage)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["classifier", "p_net"])
 def test_bfloat16_trains_with_float32_parameters_and_stays_finite(stage):
     config = transfer_config(dtype="bfloat16", ema=0.9)
     states, metrics = train(config, rows_of(stage), 2, stage=stage_number(stage))
