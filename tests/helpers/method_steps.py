@@ -122,40 +122,31 @@ def _drawn(network: base.Network) -> base.Network:
 
 def gradients(config: ConfigDict, batch: dict, count: int = 1, step: int = 0) -> tuple:
     """(gradients, batch statistics, metrics) at the initial parameters, of a batch split over `count` devices."""
-    state = initial(config).replace(step=np.int32(step))
-    if count == 1:
-        return _gradients_on_one_device(config, state, batch)
     mapped, devices = _gradient_step(config.to_json_best_effort(), count)
+    state = initial(config).replace(step=np.int32(step))
     _, result = mapped(devices.replicate(state), devices.split(batch))
     return parallel.fetch(result)
-
-
-def _gradients_on_one_device(config: ConfigDict, state: base.State, batch: dict) -> tuple:
-    """Operation by operation: tests of a method have many configs, and a program for each would take longer."""
-    once = functools.partial(_gradients, make_method(config, CLASSES), state)
-    on_axis = jax.vmap(once, axis_name=parallel.AXIS)
-    result = on_axis(jax.tree.map(lambda x: x[None], batch))
-    return jax.tree.map(lambda x: np.asarray(x[0]), result)
-
-
-def _gradients(method, state: base.State, rows: dict) -> tuple:
-    networks = {name: state.networks[name] for name in method.optimizers}
-    return base.gradients(method.loss_of(state), networks, rows, state.rng, method.config.accumulate)
 
 
 @functools.lru_cache(maxsize=32)
 def _gradient_step(config_json: str, count: int) -> tuple[Callable, Devices]:
     """One compiled program for all calls with the same config."""
-    method, devices = make_method(from_json(config_json), CLASSES), Devices.create("shard_map", count)
-    return devices.map(lambda state, rows: (state, _gradients(method, state, rows))), devices
+    config = from_json(config_json)
+    method, devices = make_method(config, CLASSES), Devices.create("shard_map", count)
+
+    def once(state, rows):
+        loss, networks = method.loss_of(state), {name: state.networks[name] for name in method.optimizers}
+        return state, base.gradients(loss, networks, rows, state.rng, config.accumulate)
+
+    return devices.map(once), devices
 
 
 def train(
-    config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map", stage: int = 0
+    config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map", stage: int = 0, start=None
 ) -> tuple:
     """Steps on one batch, of one of the method's stages -> (states, metrics) after each of them, on the host."""
     init, step, devices = _train_step(config.to_json_best_effort(), count, mapper, stage)
-    state = devices.replicate(initial(config, init))
+    state = devices.replicate(initial(config, init) if start is None else start)
     states, metrics = [], []
     for _ in range(steps):
         state, values = step(state, devices.split(batch))

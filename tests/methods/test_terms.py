@@ -46,6 +46,7 @@ def look(config, batch, rows=None, step=0):
     }
     outputs = {name: value[list(rows)].astype(np.float32) for name, value in everything.items()}
 
+    @jax.jit
     def run(outputs, batch):
         def total(outputs):
             return method.terms(View(outputs, batch, jnp.asarray(step)))
