@@ -74,7 +74,7 @@ def test_gradients_equal_those_of_the_plain_loss():
         return jnp.sum(losses * counted) / counted.sum()
 
     assert method.model.axis_name == parallel.AXIS
-    value, expected = jax.value_and_grad(plain)(state.networks["segmenter"].params)
+    value, expected = jax.jit(jax.value_and_grad(plain))(state.networks["segmenter"].params)
     grads, _, metrics = gradients(config, batch)
     assert_close(grads, jax.tree.map(np.asarray, expected), 1e-4)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
@@ -199,10 +199,11 @@ def test_predictions_are_probabilities_and_uint8_equals_unit_range():
     config = make_config()
     method, state = make_method(config, CLASSES), initial(config)
     images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
-    probs = method.predict(method.eval_variables(state), jnp.asarray(images))
+    predict = jax.jit(method.predict)
+    probs = predict(method.eval_variables(state), jnp.asarray(images))
     assert (probs.shape, probs.dtype) == ((2, *SIZE, CLASSES), jnp.float32)
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
-    unit = method.predict(method.eval_variables(state), jnp.asarray(images, jnp.float32) / 255)
+    unit = predict(method.eval_variables(state), jnp.asarray(images, jnp.float32) / 255)
     np.testing.assert_allclose(probs, unit, atol=1e-5)
 
 
