@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select, train
+from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, select, train
 
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import make_method
@@ -63,7 +63,7 @@ def test_each_term_moves_the_segmenter_from_its_start_on():
 def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
     batch = make_batch(ROWS)
     for threshold, share in ((0.0, 1.0), (1.0, 0.0)):
-        metrics = gradients(config_with(threshold=threshold), batch)[2]
+        metrics = forward(config_with(threshold=threshold), batch)[1]
         assert float(metrics["accepted"]) == share
         assert (float(metrics["semi"]) > 0) == bool(share)
         assert float(metrics["adversarial_unlabelled"]) > 0  # also where nothing is accepted
@@ -73,7 +73,7 @@ def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
 def test_class_weights_weigh_self_training_too():
     config = config_with(threshold=0.0)
     config.class_weights = (0.0,) * CLASSES
-    assert float(gradients(config, make_batch(ROWS))[2]["semi"]) == 0
+    assert float(forward(config, make_batch(ROWS))[1]["semi"]) == 0
 
 
 def test_labels_in_padding_do_not_matter_to_the_segmenter():
@@ -87,9 +87,9 @@ def test_labels_in_padding_do_not_matter_to_the_segmenter():
 
 def test_rows_with_other_labels_count_as_unlabelled():
     config = config_with(quota={"dense": 1, "scribble": 1, "box": 1})
-    metrics = gradients(config, make_batch(("dense", "scribble", "box")))[2]
+    metrics = forward(config, make_batch(("dense", "scribble", "box")))[1]
     assert float(metrics["adversarial_unlabelled"]) > 0
-    only_dense = gradients(config, make_batch(("dense",)))[2]
+    only_dense = forward(config, make_batch(("dense",)))[1]
     assert float(only_dense["adversarial_unlabelled"]) == float(only_dense["semi"]) == 0
 
 
@@ -216,7 +216,7 @@ def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():
     config = config_with(class_agnostic=True)
     batch = make_batch(ROWS)
     swapped = batch | {"label": np.where(batch["label"] == 1, 2, np.where(batch["label"] == 2, 1, batch["label"]))}
-    one, two = (float(gradients(config, b)[2]["discriminator"]) for b in (batch, swapped))
+    one, two = (float(forward(config, b)[1]["discriminator"]) for b in (batch, swapped))
     assert one == pytest.approx(two, rel=1e-6)
     assert jnp.isfinite(one)
 
