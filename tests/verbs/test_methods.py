@@ -54,7 +54,10 @@ def stop_at(step: int, stage_ends: int = 0):
     return on_step
 
 
-@pytest.mark.parametrize("method", ["gated_crf", "label_uncertainty", "unimatch"])
+@pytest.mark.parametrize(
+    "method",
+    ["label_uncertainty", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("gated_crf", "unimatch"))],
+)
 def test_a_method_trains_and_draws_its_panel(tiny_config, tmp_path, method):
     configure(tiny_config, method)
     tiny_config.steps = 2
