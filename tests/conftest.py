@@ -1,10 +1,13 @@
 """Two virtual devices, one small dataset of each kind, and tiny configs that train in seconds."""
 
+import contextlib
+import gc
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -41,6 +44,12 @@ from semiseg_jax.ops import convolution
 jax.config.update("jax_num_cpu_devices", 2)
 
 
+def pytest_collection_finish():
+    """Tracing makes many objects that live long: looking for garbage as often as usual takes a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
     """Programs compiled by one test serve the next, and nothing is written to the user's cache."""
@@ -49,23 +58,37 @@ def _compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-@pytest.fixture
-def fast_compilation(monkeypatch):
+@contextlib.contextmanager
+def _compiling_fast() -> Iterator[None]:
     """Programs that compile fast: XLA's own convolutions, and hardly any optimisation."""
 
     def convolve(x, kernel, *, stride=1, dilation=1, pads):
         return convolution._library(x, kernel, stride, dilation, pads)
 
-    monkeypatch.setattr(layers, "convolve", convolve)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "convolve", convolve)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
+def fast_compilation():
+    with _compiling_fast():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _fast_where_programs_are_many_and_small(request):
-    if request.path.parent.name in ("methods", "verbs"):
-        request.getfixturevalue("fast_compilation")
+    room = request.path.parent.name
+    with contextlib.ExitStack() as stack:
+        if room in ("data", "methods", "verbs"):
+            stack.enter_context(_compiling_fast())
+        if room == "verbs":
+            from shared_programs import shared_programs  # loads all of the package, which other rooms do without
+
+            stack.enter_context(shared_programs())
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +97,8 @@ def data_dir(tmp_path_factory) -> str:
     return str(tmp_path_factory.mktemp("datasets"))
 
 
-@pytest.fixture
-def tiny_config(data_dir, monkeypatch) -> ConfigDict:
+def make_tiny_config(data_dir: str) -> ConfigDict:
     """A run on a small `shapes` set with a small network: a step takes milliseconds."""
-    monkeypatch.setattr(shapes, "SIZES", {"train": 24, "val": 6})
     config = default_config()
     config.steps = 6
     config.data.data_dir = data_dir
@@ -94,6 +115,19 @@ def tiny_config(data_dir, monkeypatch) -> ConfigDict:
     config.log.tensorboard = False
     config.log.panel_rows = 0
     return config
+
+
+@pytest.fixture(scope="module")
+def few_shapes():
+    """The `shapes` set has 30 images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SIZES", {"train": 24, "val": 6})
+        yield
+
+
+@pytest.fixture
+def tiny_config(data_dir, few_shapes) -> ConfigDict:
+    return make_tiny_config(data_dir)
 
 
 class FolderMaker:

@@ -51,10 +51,6 @@ class Checkpoints:
             scores = directory / "scores.json"
             found = json.loads(scores.read_text()) if scores.exists() else {}
             self.scores: dict[int, dict[str, float]] = {int(step): dict(row) for step, row in found.items()}
-            for step in self.manager.all_steps():  # earlier versions kept a score within its checkpoint
-                old = directory / str(step) / "metrics" / "metrics"
-                if step not in self.scores and old.exists():
-                    self.scores[step] = json.loads(old.read_text())
         except ValueError as error:  # e.g. the scores are no JSON
             raise CheckpointError(
                 f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "

@@ -220,7 +220,7 @@ def update(
         params = optax.apply_updates(network.params, updates)
         ema = None if network.ema is None else optax.incremental_update(params, network.ema, 1 - decay)
         networks[name] = Network(params, batch_stats[name], opt_state, ema)
-        norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = optax.global_norm(grads[name])
+        norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = optax.tree.norm(grads[name])
     return state.advance(**networks), norms
 
 

@@ -196,7 +196,7 @@ def test_flipping_mirrors_everything():
 
 
 @pytest.mark.parametrize("size", [(20, 30), (1, 5), (64, 10)])
-@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 0.9), (0.5, 2.0)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
 def test_a_small_image_is_padded_with_invalid_unlabelled_mean_colour(size, scale):
     mask = np.random.default_rng(0).integers(0, 3, size)
     last = [size[0] - 1, size[1] - 1]

@@ -210,13 +210,6 @@ def test_a_step_that_is_trained_again_has_no_score_until_it_is_scored_again(tmp_
     assert checkpoints.choose("best") == 1
 
 
-def test_scores_that_earlier_versions_kept_within_a_checkpoint_are_found(tmp_path, reopen):
-    save(tmp_path / "run", {1: 0.9, 2: None})
-    (tmp_path / "run" / "scores.json").unlink()
-    write_json(tmp_path / "run" / "1" / "metrics" / "metrics", {"miou": 0.9})
-    assert reopen(tmp_path / "run").choose("best") == 1
-
-
 def test_broken_scores_fail_saying_so_and_every_file_stays(tmp_path):
     save(tmp_path / "run", {1: 0.9})
     (tmp_path / "run" / "scores.json").write_text("{")

@@ -47,7 +47,7 @@ def truths_and_predictions(draw):
     return truth, prediction, classes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(truths_and_predictions())
 def test_metrics_equal_naive_counting(case):
     truth, prediction, classes = case
@@ -61,7 +61,7 @@ def test_rows_are_truth_and_columns_are_prediction():
     np.testing.assert_array_equal(counts, [[1, 2, 0], [0, 0, 1], [0, 0, 0]])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(truths_and_predictions(), st.integers(0, 6))
 def test_merging_parts_equals_counting_all_at_once(case, cut):
     truth, prediction, classes = case

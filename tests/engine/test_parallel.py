@@ -106,11 +106,6 @@ def test_sum_over_one_process_is_the_array_itself(dtype):
     np.testing.assert_array_equal(summed, array)
 
 
-def test_single_process_is_the_main_one_and_waits_for_nobody():
-    parallel.barrier("nobody")
-    assert parallel.is_main()
-
-
 def test_nothing_is_initialised_unless_asked_for():
     parallel.initialize(default_config().distributed)
     assert not jax.distributed.is_initialized()

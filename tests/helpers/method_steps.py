@@ -120,19 +120,19 @@ def _drawn(network: base.Network) -> base.Network:
     )
 
 
-def gradients(config: ConfigDict, batch: dict, count: int = 1, mapper: str = "shard_map", step: int = 0) -> tuple:
+def gradients(config: ConfigDict, batch: dict, count: int = 1, step: int = 0) -> tuple:
     """(gradients, batch statistics, metrics) at the initial parameters, of a batch split over `count` devices."""
-    mapped, devices = _gradient_step(config.to_json_best_effort(), count, mapper)
+    mapped, devices = _gradient_step(config.to_json_best_effort(), count)
     state = initial(config).replace(step=np.int32(step))
     _, result = mapped(devices.replicate(state), devices.split(batch))
     return parallel.fetch(result)
 
 
 @functools.lru_cache(maxsize=32)
-def _gradient_step(config_json: str, count: int, mapper: str) -> tuple[Callable, Devices]:
+def _gradient_step(config_json: str, count: int) -> tuple[Callable, Devices]:
     """One compiled program for all calls with the same config."""
     config = from_json(config_json)
-    method, devices = make_method(config, CLASSES), Devices.create(mapper, count)
+    method, devices = make_method(config, CLASSES), Devices.create("shard_map", count)
 
     def once(state, rows):
         loss, networks = method.loss_of(state), {name: state.networks[name] for name in method.optimizers}
@@ -141,19 +141,41 @@ def _gradient_step(config_json: str, count: int, mapper: str) -> tuple[Callable,
     return devices.map(once), devices
 
 
+def forward(config: ConfigDict, batch: dict) -> tuple:
+    """(batch statistics, metrics) of the loss at the initial parameters, which compiles faster than its gradients."""
+    method, state = make_method(config, CLASSES), initial(config)
+    networks = {name: state.networks[name] for name in method.optimizers}
+    params, stats = ({name: getattr(n, what) for name, n in networks.items()} for what in ("params", "batch_stats"))
+
+    def losses(rows):
+        loss, aux = method.loss_of(state)(params, stats, rows, state.rng)
+        return aux[0], aux[1] | {"loss": loss}
+
+    found = jax.jit(jax.vmap(losses, axis_name=parallel.AXIS))(jax.tree.map(lambda x: x[None], batch))
+    return jax.tree.map(lambda x: np.asarray(x[0]), found)
+
+
 def train(
-    config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map", stage: int = 0
+    config: ConfigDict, batch: dict, steps: int, count: int = 1, mapper: str = "shard_map", stage: int = 0, start=None
 ) -> tuple:
     """Steps on one batch, of one of the method's stages -> (states, metrics) after each of them, on the host."""
-    trained = make_method(config, CLASSES).stages(config)[stage]
-    devices = Devices.create(mapper, count)
-    step, state = devices.map(trained.train_step), devices.replicate(initial(config, trained.init))
+    init, step, devices = _train_step(config.to_json_best_effort(), count, mapper, stage)
+    state = devices.replicate(initial(config, init) if start is None else start)
     states, metrics = [], []
     for _ in range(steps):
         state, values = step(state, devices.split(batch))
         states.append(jax.tree.map(np.array, parallel.fetch(state)))
         metrics.append(jax.tree.map(np.asarray, parallel.fetch(values)))
     return states, metrics
+
+
+@functools.lru_cache(maxsize=32)
+def _train_step(config_json: str, count: int, mapper: str, stage: int) -> tuple[Callable, Callable, Devices]:
+    """One compiled program for all calls with the same config."""
+    config = from_json(config_json)
+    trained = make_method(config, CLASSES).stages(config)[stage]
+    devices = Devices.create(mapper, count)
+    return trained.init, devices.map(trained.train_step), devices
 
 
 def assert_close(tree, expected, rtol: float, zero: bool = False) -> None:

@@ -1,10 +1,11 @@
-"""Reads what runs leave in their workdirs."""
+"""Configs of runs, and what runs leave in their workdirs."""
 
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from semiseg_jax.engine.checkpoints import Checkpoints
 
@@ -35,3 +36,9 @@ def assert_same_run(one: Path, other: Path, step: int, stage: str = "supervised"
         np.testing.assert_array_equal(array, others[name], err_msg=name)
     for kind in ("train", "eval"):
         assert logged(one, kind, stage).get(step) == logged(other, kind, stage).get(step)
+
+
+def on_folder(config: ConfigDict, root: Path, quota: dict[str, int]) -> None:
+    config.data.assign = ConfigDict()
+    config.data.quota = ConfigDict(quota)
+    config.data.name, config.data.path = "folder", str(root)

@@ -35,10 +35,10 @@ def global_batch() -> dict[str, np.ndarray]:
     }
 
 
-def config_of(norm: str) -> ConfigDict:
+def sgd_config() -> ConfigDict:
     """Plain SGD with learning rate 1: the change of the parameters is the gradient."""
     config = default_config()
-    config.model = ConfigDict({"name": "unet", "widths": (8, 8), "norm": norm})
+    config.model = ConfigDict({"name": "unet", "widths": (8, 8), "norm": "group"})
     config.augment.crop = (SIDE, SIDE)
     config.optimizer.update(
         {
@@ -53,9 +53,9 @@ def config_of(norm: str) -> ConfigDict:
     return config
 
 
-def step_once(mapper: str, devices: int = 0, norm: str = "group") -> dict[str, np.ndarray]:
+def step_once(mapper: str, devices: int = 0) -> dict[str, np.ndarray]:
     """-> {"loss": ..., parameter path: gradient}"""
-    config = config_of(norm)
+    config = sgd_config()
     method = make_method(config, CLASSES)
     stage = method.stages(config)[0]
     before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config.augment.crop, CLASSES)))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_steps import CLASSES, assert_close, gradients, initial, make_batch, make_config, select, train
+from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, select, train
 
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import make_method
@@ -27,10 +27,8 @@ def test_the_discriminator_starts_at_log_two_with_a_zero_last_layer():
     params = {**state.networks["discriminator"].params, "classifier": last}
     discriminator = state.networks["discriminator"].replace(params=params)
     state = state.replace(networks={**state.networks, "discriminator": discriminator})
-    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
-    jax.config.update("jax_disable_most_optimizations", False)  # else thousands of float32 terms are added one by one
-    _, metrics = step(state, jax.tree.map(lambda x: x[None], make_batch(ROWS)))
-    assert float(metrics["discriminator"][0]) == pytest.approx(np.log(2), abs=1e-6)
+    _, (metrics,) = train(config, make_batch(ROWS), 1, start=state)
+    assert float(metrics["discriminator"]) == pytest.approx(np.log(2), abs=1e-5)
 
 
 def test_nothing_of_the_discriminators_loss_reaches_the_segmenter():
@@ -48,21 +46,24 @@ def test_nothing_of_the_segmenters_loss_reaches_the_discriminator():
     assert_close(with_terms, without, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["adversarial_labelled", "adversarial_unlabelled", "semi"])
-def test_each_term_moves_the_segmenter_from_its_start_on(name):
-    config = config_with(**OFF | {f"{name}_weight": 1.0, f"{name}_start": 0.5, "threshold": 0.0})
+def test_each_term_moves_the_segmenter_from_its_start_on():
+    starts = {"adversarial_labelled": 10, "adversarial_unlabelled": 20, "semi": 30}
+    config = config_with(threshold=0.0, **{f"{name}_start": start / 50 for name, start in starts.items()})
+    config.adversarial.update({f"{name}_weight": 1.0 for name in starts})
     batch = make_batch(ROWS)
-    before, after = (gradients(config, batch, step=step)[0]["segmenter"] for step in (24, 25))
-    plain = gradients(config_with(**OFF), batch)[0]["segmenter"]
-    assert_close(before, plain, 1e-5)
-    with pytest.raises(AssertionError):
-        assert_close(after, plain, 1e-3)
+    before = gradients(config_with(**OFF), batch)[0]["segmenter"]
+    for start in starts.values():
+        found, after = (gradients(config, batch, step=step)[0]["segmenter"] for step in (start - 1, start))
+        assert_close(found, before, 1e-5)
+        with pytest.raises(AssertionError):
+            assert_close(after, before, 1e-3)
+        before = after
 
 
 def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
     batch = make_batch(ROWS)
     for threshold, share in ((0.0, 1.0), (1.0, 0.0)):
-        metrics = gradients(config_with(threshold=threshold), batch)[2]
+        metrics = forward(config_with(threshold=threshold), batch)[1]
         assert float(metrics["accepted"]) == share
         assert (float(metrics["semi"]) > 0) == bool(share)
         assert float(metrics["adversarial_unlabelled"]) > 0  # also where nothing is accepted
@@ -72,7 +73,7 @@ def test_self_training_accepts_all_pixels_at_threshold_zero_and_none_at_one():
 def test_class_weights_weigh_self_training_too():
     config = config_with(threshold=0.0)
     config.class_weights = (0.0,) * CLASSES
-    assert float(gradients(config, make_batch(ROWS))[2]["semi"]) == 0
+    assert float(forward(config, make_batch(ROWS))[1]["semi"]) == 0
 
 
 def test_labels_in_padding_do_not_matter_to_the_segmenter():
@@ -86,9 +87,9 @@ def test_labels_in_padding_do_not_matter_to_the_segmenter():
 
 def test_rows_with_other_labels_count_as_unlabelled():
     config = config_with(quota={"dense": 1, "scribble": 1, "box": 1})
-    metrics = gradients(config, make_batch(("dense", "scribble", "box")))[2]
+    metrics = forward(config, make_batch(("dense", "scribble", "box")))[1]
     assert float(metrics["adversarial_unlabelled"]) > 0
-    only_dense = gradients(config, make_batch(("dense",)))[2]
+    only_dense = forward(config, make_batch(("dense",)))[1]
     assert float(only_dense["adversarial_unlabelled"]) == float(only_dense["semi"]) == 0
 
 
@@ -107,11 +108,12 @@ def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
 
 
 def test_hard_maps_hide_how_soft_predictions_are():
-    batch = jax.tree.map(lambda x: x[None], make_batch(ROWS))
+    batch = make_batch(ROWS)
     for hard in (True, False):
         config = config_with(hard_maps=hard)
-        step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
-        soft, sharp = (float(step(sharpened(config, by), batch)[1]["discriminator"][0]) for by in (1.0, 5.0))
+        soft, sharp = (
+            float(train(config, batch, 1, start=sharpened(config, by))[1][0]["discriminator"]) for by in (1.0, 5.0)
+        )
         assert np.isclose(sharp, soft, rtol=1e-6, atol=0) == hard
 
 
@@ -126,10 +128,8 @@ def sharpened(config, factor):
 
 def test_hard_maps_let_the_adversarial_gradient_through():
     batch = make_batch(ROWS)
-    plain, taught = (
-        gradients(config_with(**OFF | {"adversarial_unlabelled_weight": weight, "hard_maps": True}), batch)[0]
-        for weight in (0.0, 1.0)
-    )
+    plain = gradients(config_with(**OFF), batch)[0]
+    taught = gradients(config_with(**OFF | {"adversarial_unlabelled_weight": 1.0, "hard_maps": True}), batch)[0]
     with pytest.raises(AssertionError):
         assert_close(taught["segmenter"], plain["segmenter"], 1e-3)
 
@@ -216,7 +216,7 @@ def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():
     config = config_with(class_agnostic=True)
     batch = make_batch(ROWS)
     swapped = batch | {"label": np.where(batch["label"] == 1, 2, np.where(batch["label"] == 2, 1, batch["label"]))}
-    one, two = (float(gradients(config, b)[2]["discriminator"]) for b in (batch, swapped))
+    one, two = (float(forward(config, b)[1]["discriminator"]) for b in (batch, swapped))
     assert one == pytest.approx(two, rel=1e-6)
     assert jnp.isfinite(one)
 
@@ -225,8 +225,9 @@ def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():
 def test_whether_the_discriminator_judges_the_image_too(seen):
     """With a segmenter that says the same everywhere, another image changes only what D itself sees of it."""
     config = config_with(sees_image=seen)
-    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
-    batch = jax.tree.map(lambda x: x[None], make_batch(ROWS))
-    state = sharpened(config, 0.0)
-    one, two = (step(state, batch | {"image": image})[1] for image in (batch["image"], 1 - batch["image"]))
-    assert bool(one["discriminator"][0] != two["discriminator"][0]) == seen
+    batch, state = make_batch(ROWS), sharpened(config, 0.0)
+    one, two = (
+        float(train(config, batch | {"image": image}, 1, start=state)[1][0]["discriminator"])
+        for image in (batch["image"], 1 - batch["image"])
+    )
+    assert (one != two) == seen

@@ -1,11 +1,14 @@
 """Terms of the loss: schedules, which rows they look at, and that a term which is off leaves no trace."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_steps import CLASSES, KINDS, assert_close, gradients, initial, make_batch, make_config, select, train
 
+from semiseg_jax.config import from_json
 from semiseg_jax.config_checks import validate
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.methods import base, make_method
@@ -36,7 +39,6 @@ def mixed(**changes):
 
 def look(config, batch, rows=None, step=0):
     """What the terms say of random outputs for `rows` of a batch -> ((total, metrics), gradients by output)."""
-    method = make_method(config, CLASSES)
     rows = range(len(batch["kind"])) if rows is None else rows
     rng = np.random.default_rng(5)
     everything = {
@@ -46,16 +48,19 @@ def look(config, batch, rows=None, step=0):
     }
     outputs = {name: value[list(rows)].astype(np.float32) for name, value in everything.items()}
 
-    @jax.jit
-    def run(outputs, batch):
-        def total(outputs):
-            return method.terms(View(outputs, batch, jnp.asarray(step)))
-
-        return jax.value_and_grad(total, has_aux=True)(outputs)
-
-    on_one_device = jax.vmap(run, axis_name="data")
-    found = on_one_device(*jax.tree.map(lambda x: x[None], (outputs, batch)))
+    found = _look(config.to_json_best_effort())(*jax.tree.map(lambda x: x[None], (outputs, batch)), step)
     return jax.tree.map(lambda x: np.asarray(x[0]), found)
+
+
+@functools.lru_cache(maxsize=16)
+def _look(config_json):
+    """One compiled program for all calls with the same config."""
+    method = make_method(from_json(config_json), CLASSES)
+
+    def run(outputs, batch, step):
+        return jax.value_and_grad(lambda outputs: method.terms(View(outputs, batch, step)), has_aux=True)(outputs)
+
+    return jax.jit(jax.vmap(run, in_axes=(0, 0, None), axis_name="data"))
 
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (4, 0.0), (5, 0.2), (9, 1.0), (49, 1.0)])
@@ -209,13 +214,15 @@ def test_a_class_that_tags_rule_out_is_unlearned_however_sure_the_network_is():
     config = config_with(absent_tags=EXTRA["absent_tags"])
     batch = make_batch(("tags",))
 
-    def slope(logit):
-        def paid(logits):
-            outputs = {"logits": logits, "low_logits": logits}
-            return make_method(config, CLASSES).terms.terms["absent_tags"](View(outputs, batch, jnp.asarray(0)))[0]
+    term = make_method(config, CLASSES).terms.terms["absent_tags"]
 
-        logits = jnp.zeros((1, 32, 32, CLASSES)).at[0, 5, 5, 2].set(logit)
-        value, slopes = jax.vmap(jax.value_and_grad(paid), axis_name="data")(logits[None])
+    def paid(logits):
+        return term(View({"logits": logits, "low_logits": logits}, batch, jnp.asarray(0)))[0]
+
+    run = jax.jit(jax.vmap(jax.value_and_grad(paid), axis_name="data"))
+
+    def slope(logit):
+        value, slopes = run(jnp.zeros((1, 1, 32, 32, CLASSES)).at[0, 0, 5, 5, 2].set(logit))
         assert np.isfinite(value).all()
         return float(slopes[0, 0, 5, 5, 2])
 

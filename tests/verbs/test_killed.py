@@ -9,6 +9,8 @@ import sys
 import pytest
 from runs import assert_same_run
 
+pytestmark = pytest.mark.heavy
+
 CONFIG = """
 from ml_collections import ConfigDict
 from semiseg_jax.config import default_config

@@ -15,6 +15,8 @@ from runs import logged
 import semiseg_jax
 from semiseg_jax.data import shapes
 
+pytestmark = pytest.mark.heavy
+
 CONFIG = """
 from ml_collections import ConfigDict
 from semiseg_jax.config import default_config
