@@ -10,7 +10,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from semiseg_jax.config import default_config
+from semiseg_jax.data import shapes
+from semiseg_jax.data.folder import Folder
+from semiseg_jax.models import layers
+from semiseg_jax.ops import convolution
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # of processes that tests start
+jax.config.update("jax_platforms", "cpu")
 
 
 def _accepted(flags: str) -> bool:
@@ -27,19 +40,6 @@ if platform.machine() in ("x86_64", "AMD64") and "PYTEST_XDIST_WORKER" not in os
     for flag in ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_max_isa=AVX"):
         if _accepted(flag):
             os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}"
-
-import jax
-import numpy as np
-import pytest
-from ml_collections import ConfigDict
-from PIL import Image
-
-from semiseg_jax.config import default_config
-from semiseg_jax.data import shapes
-from semiseg_jax.data.folder import Folder
-from semiseg_jax.models import layers
-from semiseg_jax.ops import convolution
-
 # As many devices as CI has cores: more of them deadlock in collectives.
 jax.config.update("jax_num_cpu_devices", 2)
 
