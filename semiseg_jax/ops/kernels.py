@@ -195,7 +195,8 @@ def check_weight(name: str, what: str, value: Any) -> None:
 
 
 def _check_number(name: str, what: str, value: Any) -> None:
-    if jnp.ndim(value) or not (isinstance(value, numbers.Real) or jnp.issubdtype(jnp.result_type(value), jnp.number)):
+    scalar = getattr(value, "ndim", None) == 0 and jnp.issubdtype(value.dtype, jnp.number)
+    if not (scalar or isinstance(value, numbers.Real)):
         raise TypeError(f"{name}: {what} but must be a number")
 
 

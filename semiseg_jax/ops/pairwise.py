@@ -143,8 +143,8 @@ def plain_terms(
 ) -> list[Term]:
     """Checks the arguments of `local_filter` -> one term for each array of features, or None among them."""
     arrays: list[Any] = list(features) if isinstance(features, (list, tuple)) else [features]
-    several = isinstance(xy_sigma, (list, tuple)) or jnp.ndim(0.0 if xy_sigma is None else xy_sigma) == 1
-    sigmas: list[Any] = list(xy_sigma) if several else [xy_sigma] * len(arrays)  # type: ignore[arg-type]
+    several = isinstance(xy_sigma, (list, tuple)) or getattr(xy_sigma, "ndim", 0) == 1
+    sigmas: Any = xy_sigma if several else [xy_sigma] * len(arrays)
     scales: list[Any] = [1.0] * len(arrays) if weights is None else list(weights)
     if not arrays:
         raise ValueError(f"{name}: features is empty but must hold at least one array or None")
@@ -242,9 +242,10 @@ def _energy(
 
 @_energy.defjvp
 def _energy_jvp(window: Window, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    energy, filtered = _energy_and_filtered(*primals, window)
+    p, planes, gates, exponents = primals
+    energy, summed = _energy_and_filtered(p, planes, gates, exponents, window)
     # The gated kernel is symmetric: d/dp sum(mass - <p, Sp>) = -2 Sp.
-    return energy, -2.0 * jnp.sum(filtered * tangents[0])
+    return energy, -2.0 * jnp.sum(summed * tangents[0])
 
 
 def _energy_and_filtered(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hardly_optimised import hardly_optimised  # noqa: F401
 
 from semiseg_jax.ops import grid_diffusion, label_diffusion, self_diffusion
 
@@ -33,6 +34,11 @@ def two_clusters():
     affinity[:5, :5] = affinity[5:, 5:] = 0.5
     np.fill_diagonal(affinity, 1.0)
     return affinity
+
+
+@jax.jit(static_argnames=("radius", "steps"))
+def diffuse(seeds, features, xy_sigma, alpha, *, radius, steps=50):
+    return grid_diffusion(seeds, features, xy_sigma=xy_sigma, alpha=alpha, radius=radius, steps=steps)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
@@ -98,17 +104,25 @@ def test_label_diffusion_of_an_isolated_node_keeps_its_seed():
     np.testing.assert_allclose(scores[1], 0.1 * np.eye(4)[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("radius", [1, 2])
-def test_grid_diffusion_equals_the_closed_form_of_its_affinity(radius):
+def test_grid_diffusion_equals_the_closed_form_of_its_affinity():
+    radius = 2
     rng = np.random.default_rng(3)
     image, seeds = rng.normal(size=(5, 6, 2)), np.zeros((5, 6, 3))
     seeds[0, 0, 0] = seeds[4, 1, 1] = seeds[2, 5, 2] = 1.0
     affinity = jnp.asarray(grid_affinity(image, radius, 2.0), jnp.float32)
     expected = label_diffusion(affinity, jnp.asarray(seeds.reshape(30, 3), jnp.float32))
-    found = grid_diffusion(
-        jnp.asarray(seeds[None], jnp.float32), jnp.asarray(image[None], jnp.float32), radius=radius, xy_sigma=2.0
-    )
+    found = diffuse(seeds[None], image[None], 2.0, 0.95, radius=radius)
     np.testing.assert_allclose(found[0].reshape(30, 3), expected, atol=1e-5)
+
+
+def test_an_image_diffuses_alike_alone_and_beside_another():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 6, 7, 2)) * np.array([0.3, 5.0])[:, None, None, None]
+    seeds = rng.uniform(size=(2, 6, 7, 3)) * np.array([1.0, 100.0])[:, None, None, None]
+    together = diffuse(seeds, image, 2.0, 0.99, radius=1, steps=10)
+    for row in range(2):
+        alone = diffuse(seeds[row : row + 1], image[row : row + 1], 2.0, 0.99, radius=1, steps=10)
+        np.testing.assert_allclose(together[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
 def test_grid_diffusion_spreads_clicks_up_to_the_edges_of_colour():
@@ -117,7 +131,7 @@ def test_grid_diffusion_spreads_clicks_up_to_the_edges_of_colour():
     image = np.repeat(truth[..., None] * 3.0, 3, -1)[None] + np.random.default_rng(0).normal(0, 0.3, (1, 24, 24, 3))
     seeds = np.zeros((1, 24, 24, 2), np.float32)
     seeds[0, 2, 2, 0] = seeds[0, 12, 12, 1] = 1.0
-    scores = jax.jit(lambda s, i: grid_diffusion(s, i, radius=3, steps=100, alpha=0.99))(seeds, jnp.asarray(image))
+    scores = diffuse(seeds, image, None, 0.99, radius=3, steps=100)
     assert (np.asarray(scores[0].argmax(-1)) == truth).mean() > 0.97
 
 
@@ -129,6 +143,7 @@ def test_grid_diffusion_spreads_clicks_up_to_the_edges_of_colour():
         (lambda: self_diffusion(jnp.ones((3, 3)), neighbors=4), "self_diffusion: neighbors"),
         (lambda: label_diffusion(jnp.ones((3, 3)), jnp.ones((4, 2))), "label_diffusion: seeds"),
         (lambda: label_diffusion(jnp.ones((3, 3)), jnp.ones((3, 2)), alpha=1.0), "label_diffusion: alpha"),
+        (lambda: grid_diffusion(jnp.ones((1, 3, 3, 2)), None, alpha=np.nan), "grid_diffusion: alpha is nan"),
         (lambda: grid_diffusion(jnp.ones((3, 3)), None), "grid_diffusion: seeds"),
         (lambda: grid_diffusion(jnp.ones((1, 3, 3, 1)), jnp.ones((1, 4, 3, 1))), "grid_diffusion: features"),
     ],
