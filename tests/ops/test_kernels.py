@@ -61,7 +61,7 @@ def test_a_number_per_vmapped_element_gives_the_losses_one_by_one():
         (
             ({"weight": np.nan, "xy": 6.0},),
             ValueError,
-            "kernels has weight nan but a weight must be finite and not neg",
+            "kernels has weight nan but a weight must be finite",
         ),
         ((Kernel(-1.0, xy=6.0),), ValueError, "kernels has weight -1.0 but"),
         (({"weight": jnp.float32(np.inf), "xy": 6.0},), ValueError, "kernels has weight .*inf.* but"),
@@ -70,11 +70,15 @@ def test_a_number_per_vmapped_element_gives_the_losses_one_by_one():
         (({"xy": None},), TypeError, "kernels has xy None but must be a number"),
         (({"xy": np.ones(2)},), TypeError, "kernels has xy .* but must be a number"),
         ((Kernel(),), ValueError, "kernels has Kernel.* looks at nothing"),
-        ((Kernel(others=(("heat", 1.0),)),), ValueError, "unknown key 'heat'; known are weight, xy, depth, rgb"),
+        (
+            (Kernel(others=(("heat", 1.0),)),),
+            ValueError,
+            "unknown key 'heat'; known are weight, xy, depth, rgb",
+        ),
         (Kernel(xy=1.0), ValueError, "kernels must be a sequence"),
         ((6.0,), TypeError, "kernels has a float but must hold mappings or Kernels"),
     ],
 )
 def test_a_wrong_number_raises_an_error_that_names_it(kernels, error, message):
-    with pytest.raises(error, match=f"gated_crf: {message}"):
+    with pytest.raises(error, match=f"^gated_crf: .*{message}"):
         loss(kernels)

@@ -84,10 +84,9 @@ def test_reverse_over_reverse_through_local_filter_applies_the_kernel_twice():
     np.testing.assert_allclose(product, filtered(filtered(vector, kernel), kernel), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_forward_mode_through_the_energy_is_the_gradient_times_the_tangent(gated):
+def test_forward_mode_through_the_energy_is_the_gradient_times_the_tangent():
     p, features, source, target = make_inputs()
-    gates = {"source": source, "target": target} if gated else {}
+    gates = {"source": source, "target": target}
     tangent = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     energy = functools.partial(potts_energy, features=features, **gates, **OPTIONS)
     value, derivative = jax.jit(lambda p: jax.jvp(energy, (p,), (tangent,)))(p)
@@ -154,10 +153,9 @@ def assert_two_devices_agree_with_one(mapper, rows, constants, **options):
     assert float(result[1]["weight"]) == 0.0
 
 
-@pytest.mark.parametrize("mapper", ["pmap", "shard_map"])
-def test_two_devices_agree_with_one(mapper):
+def test_two_devices_agree_with_one():
     rows = dict(zip(("logits", "features", "source", "target"), make_inputs(), strict=True))
-    assert_two_devices_agree_with_one(mapper, rows, {})
+    assert_two_devices_agree_with_one("shard_map", rows, {})
 
 
 @pytest.mark.parametrize("given", ["constant features and gates", "position alone"])
