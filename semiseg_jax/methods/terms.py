@@ -186,6 +186,7 @@ class GatedCRF(Term):
             # sources: the mean is over targets where they are given, else over sources.
             target_mask=where if self.kinds and self.options.sources == "valid" else None,
             axis_name=AXIS,
+            implementation=self.options.implementation,
         )
         return value, {}
 
