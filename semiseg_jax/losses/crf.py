@@ -13,6 +13,7 @@ from semiseg_jax.ops._checks import (
     check_classes,
     check_float,
     check_mask,
+    check_probs,
     check_reduction,
     check_shape,
     check_weights,
@@ -21,7 +22,7 @@ from semiseg_jax.ops._checks import (
 )
 from semiseg_jax.ops.crf import per_root_mass
 from semiseg_jax.ops.images import covered
-from semiseg_jax.ops.kernels import Affinity, Kernels, Window, check_probs, finite_average, kernel_terms, prepare
+from semiseg_jax.ops.kernels import Affinity, Kernels, Window, finite_average, kernel_terms, prepare
 from semiseg_jax.ops.pairwise import energy, filtered, only_where
 from semiseg_jax.ops.reduce import divided, sum_last
 
@@ -111,7 +112,7 @@ def gated_crf(
     source = _both(valid, _gate("source_mask", source_mask, probs))
     target = _both(valid, _gate("target_mask", target_mask, probs))
     used = None if source is None or target is None else source | target
-    check_probs(NAME, probs if used is None else jnp.where(used[..., None], probs, 0.0))
+    check_probs(NAME, "probs", probs, jnp.ones(size, bool) if used is None else used)
     terms = kernel_terms(NAME, kernels, image, features, size, used)
     affinity, window = prepare(NAME, terms, probs, radius, implementation)
     if used is not None:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.ops._checks import check_float, check_mask, check_shape, compute_dtype
-from semiseg_jax.ops.kernels import Affinity, Kernels, Window, check_probs, kernel_terms, prepare
+from semiseg_jax.ops._checks import check_float, check_mask, check_probs, check_shape, compute_dtype
+from semiseg_jax.ops.kernels import Affinity, Kernels, Window, kernel_terms, prepare
 from semiseg_jax.ops.pairwise import filtered, only_where
 
 
@@ -79,11 +79,11 @@ def mean_field(
         valid = jnp.ones(probs.shape[:3], bool)
     else:
         valid = check_mask(name, "where", where, probs.shape[:3])
-    known = jnp.where(valid[..., None], probs, 1.0)
-    check_probs(name, known)
+    check_probs(name, "probs", probs, valid)
     terms = kernel_terms(name, kernels, image, features, probs.shape[:3], valid)
     affinity, window = prepare(name, terms, probs, radius, implementation)
     # What does not exist may hold anything, NaN too.
+    known = jnp.where(valid[..., None], probs, 1.0)
     _, affinity = only_where(valid, probs, affinity)
     beliefs = _iterate(known, affinity, matrix, valid.astype(probs.dtype), window, int(iterations))
     return jnp.where(valid[..., None], beliefs, probs)

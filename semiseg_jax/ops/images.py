@@ -54,8 +54,10 @@ def area_average(image: jax.Array, size: tuple[int, int]) -> jax.Array:
         return image
     if height % size[0] or width % size[1]:
         return _area_sum(image, size) / (height * width)
-    blocks = image.reshape(len(image), size[0], height // size[0], size[1], width // size[1], image.shape[3])
-    return blocks.mean(axis=(2, 4))
+    # One axis at a time, which sharded arrays allow.
+    rows = image.reshape(image.shape[0], size[0], height // size[0], width, image.shape[3]).sum(axis=2)
+    blocks = rows.reshape(image.shape[0], size[0], size[1], width // size[1], image.shape[3]).sum(axis=3)
+    return blocks * (size[0] * size[1] / (height * width))
 
 
 def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:

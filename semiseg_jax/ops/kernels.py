@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype, concrete
+from semiseg_jax.ops._checks import check_at_least, check_float, check_shape, compute_dtype, concrete, sample
 from semiseg_jax.ops.images import area_average, covered
 
 IMPLEMENTATIONS = (None, "xla", "pallas", "interpret")
@@ -205,29 +205,16 @@ def check_radius(name: str, radius: int) -> None:
         raise ValueError(f"{name}: radius is {radius!r} but must be a positive int")
 
 
-def check_probs(name: str, probs: jax.Array) -> None:
-    """Raises where values that can be seen are no probabilities; NaN and infinity pass."""
-    values = concrete(probs)
-    if values is None:
-        return
-    values = values[np.isfinite(values)]
-    if values.size and (values.min() < -0.01 or values.max() > 1.01):
-        raise ValueError(
-            f"{name}: probs holds values from {values.min():.3g} to {values.max():.3g} but must hold probabilities; "
-            "give jax.nn.softmax(logits)"
-        )
-
-
 _warned: set[str] = set()
 
 
 def _check_colors(name: str, image: jax.Array, bandwidth: Number, used: jax.Array | None) -> None:
     """Raises or warns where colours that can be seen are on another scale than their bandwidth."""
-    values, sigma, kept = concrete(image), concrete(bandwidth), None if used is None else concrete(used)
-    if values is None or sigma is None or (used is not None and kept is None):
+    values, sigma = sample(image), concrete(bandwidth)
+    kept = np.ones(1, bool) if used is None else sample(used)
+    if values is None or sigma is None or kept is None:
         return
-    values = values if kept is None else values[np.broadcast_to(kept, values.shape[:3])]
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values) & kept[:, None]]
     if not values.size:
         return
     low, high = values.min(), values.max()

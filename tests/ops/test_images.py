@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from brute_force import block_average
 from hardly_optimised import hardly_optimised  # noqa: F401
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from semiseg_jax.ops import images
 
@@ -127,6 +128,14 @@ def test_area_average_of_whole_blocks_is_their_plain_mean_and_needs_no_product_o
 def test_area_average_to_the_same_size_changes_nothing():
     image = random_image((1, 5, 7, 3))
     np.testing.assert_array_equal(area_average(image, (5, 7)), image)
+
+
+@pytest.mark.parametrize(("old", "new"), [((6, 8), (3, 2)), ((7, 9), (3, 4))])
+def test_images_that_are_split_over_devices_with_explicit_axes_are_averaged_like_any_other(old, new):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    image = random_image((2, *old, 3))
+    spread = jax.device_put(image, NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_allclose(area_average(spread, new), area_average(image, new), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("old", "new"), [((13, 29), (5, 11)), ((1000, 3), (333, 2))])

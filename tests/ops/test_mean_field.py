@@ -138,7 +138,7 @@ def test_one_program_serves_every_weight_and_bandwidth():
         ({"image": np.full((2, 6, 7, 3), 200.0)}, "image holds values up to 200"),
         ({"features": {"rgb": np.ones((2, 6, 7))}}, "features may not be called rgb"),
         ({"kernels": ({"weight": np.nan, "xy": 1.0},)}, "kernels has weight nan"),
-        ({"probs": np.full((2, 6, 7, 3), -2.0)}, "probs holds values from -2 to -2 but must hold probabilities"),
+        ({"probs": np.full((2, 6, 7, 3), -2.0)}, "probs has -2 but must be probabilities"),
     ],
 )
 def test_bad_arguments_are_named(options, named):
