@@ -85,7 +85,8 @@ def gated_crf(
       border: "exclude" counts only neighbours inside the image. "reference" reproduces the published code, where
         neighbours outside have zero features and add a constant to the loss; gradients are the same.
       normalize: divides k_ij by sqrt(n_i n_j), where n_i = sum_m w_m + sum_j k_ij, so that a weight in the total loss
-        keeps its meaning when radius or kernels change. The sum is over the neighbours that exist.
+        keeps its meaning when radius or kernels change. The sum is over the neighbours in `where`, or without it over
+        those that one of both masks lets through.
       reduction: "mean"; "sum", which does not divide by Z; or "none", [B,H,W]: what each centre pays.
       axis_name: mapped axis over which sum and count are added, so that the loss is that of the global batch.
       implementation: as in `semiseg_jax.ops.local_filter`.
@@ -115,15 +116,14 @@ def gated_crf(
     check_probs(NAME, "probs", probs, jnp.ones(size, bool) if used is None else used)
     terms = kernel_terms(NAME, kernels, image, features, size, used)
     affinity, window = prepare(NAME, terms, probs, radius, implementation)
-    if used is not None:
-        probs, affinity = only_where(used, probs, affinity)
-
     pull, scale = _pull(source, weights, probs, axis_name)
     centre = None if target is None else target.astype(probs.dtype)
     if normalize:
-        per_root = per_root_mass(jnp.ones_like(probs[..., 0]) if valid is None else valid, affinity, window)
+        per_root = _per_root(used if valid is None else valid, probs, affinity, window)
         pull = per_root if pull is None else pull * per_root
         centre = per_root if centre is None else centre * per_root
+    if used is not None:
+        probs, affinity = only_where(used, probs, affinity)
     if compatibility is None and reduction != "none":
         total = energy(probs, pull, centre, affinity, window)
     else:
@@ -191,6 +191,13 @@ def _pull(
     sums = jnp.sum(source.astype(probs.dtype)), jnp.sum(pull)
     count, sum_of_weights = sums if axis_name is None else lax.psum(sums, axis_name)
     return pull, count / jnp.where(sum_of_weights > 0, sum_of_weights, 1.0)
+
+
+def _per_root(existing: jax.Array | None, probs: jax.Array, affinity: Affinity, window: Window) -> jax.Array:
+    if existing is None:
+        return per_root_mass(jnp.ones_like(probs[..., 0]), affinity, window)
+    probs, affinity = only_where(existing, probs, affinity)
+    return per_root_mass(existing.astype(probs.dtype), affinity, window)
 
 
 def _each_centre(

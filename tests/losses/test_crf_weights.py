@@ -144,6 +144,17 @@ def test_the_normalized_kernel_is_divided_by_the_roots_of_both_masses():
     np.testing.assert_allclose(loss, kernel / (1 + kernel), rtol=1e-5)
 
 
+def test_the_mass_of_the_kernel_does_not_depend_on_which_pixels_pull():
+    options = {"where": WHERE, "normalize": True, "reduction": "sum"}
+    total = jax.jit(lambda source: crf(PROBS, IMAGE, source_mask=source, target_mask=TARGET, **options))
+    one_by_one = 0.0
+    for position in np.argwhere(SOURCE):
+        source = np.zeros_like(SOURCE)
+        source[tuple(position)] = True
+        one_by_one += float(total(source))
+    np.testing.assert_allclose(total(SOURCE), one_by_one, rtol=1e-5)
+
+
 def test_weights_and_normalization_over_two_devices_are_those_of_the_global_batch():
     rng = np.random.default_rng(1)
     shape = (4, 6, 7, 3)
