@@ -36,6 +36,10 @@ def two_clusters():
     return affinity
 
 
+sharpen = jax.jit(self_diffusion, static_argnames=("steps", "neighbors"))
+solve = jax.jit(label_diffusion)
+
+
 @jax.jit(static_argnames=("radius", "steps"))
 def diffuse(seeds, features, xy_sigma, alpha, *, radius, steps=50):
     return grid_diffusion(seeds, features, xy_sigma=xy_sigma, alpha=alpha, radius=radius, steps=steps)
@@ -49,12 +53,12 @@ def test_self_diffusion_is_the_recursion(steps):
     for _ in range(steps):
         expected = expected @ transition + np.eye(9)
     expected /= affinity.sum(1)[None, :]
-    np.testing.assert_allclose(self_diffusion(jnp.asarray(affinity), steps=steps), expected, rtol=1e-5)
+    np.testing.assert_allclose(sharpen(jnp.asarray(affinity), steps=steps), expected, rtol=1e-5)
 
 
 def test_self_diffusion_restricted_to_neighbours_cuts_weak_links():
     affinity = two_clusters()
-    near = self_diffusion(affinity, steps=10, neighbors=5)
+    near = sharpen(affinity, steps=10, neighbors=5)
     # All rows of P stay inside a cluster: what crosses is the untouched start alone.
     assert float(near[:5, 5:].max()) < 0.02
     assert float(near[:5, :5].min()) > 0.2
@@ -63,7 +67,7 @@ def test_self_diffusion_restricted_to_neighbours_cuts_weak_links():
 def test_self_diffusion_of_an_isolated_node_is_finite_and_its_own():
     affinity = random_affinity(6)
     affinity[2] = affinity[:, 2] = 0.0
-    diffused = self_diffusion(affinity)
+    diffused = sharpen(affinity)
     assert np.isfinite(diffused).all()
     np.testing.assert_allclose(diffused[2], np.eye(6)[2])
     np.testing.assert_allclose(diffused[:, 2], np.eye(6)[2])
@@ -71,10 +75,10 @@ def test_self_diffusion_of_an_isolated_node_is_finite_and_its_own():
 
 def test_self_diffusion_is_batched_and_differentiable():
     affinity = jnp.stack([random_affinity(5, 0), random_affinity(5, 1)])
-    together = self_diffusion(affinity, steps=4)
-    np.testing.assert_allclose(together[1], self_diffusion(affinity[1], steps=4), rtol=1e-5)
-    np.testing.assert_allclose(jax.vmap(lambda w: self_diffusion(w, steps=4))(affinity), together, rtol=1e-5)
-    assert np.isfinite(jax.grad(lambda w: self_diffusion(w, steps=4).sum())(affinity)).all()
+    together = sharpen(affinity, steps=4)
+    np.testing.assert_allclose(together[1], sharpen(affinity[1], steps=4), rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(lambda w: sharpen(w, steps=4))(affinity), together, rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda w: sharpen(w, steps=4).sum())(affinity)).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.95])
@@ -86,21 +90,21 @@ def test_label_diffusion_is_where_the_iteration_ends(alpha):
     scores = np.zeros_like(seeds)
     for _ in range(2000):
         scores = alpha * spread @ scores + (1 - alpha) * seeds
-    found = label_diffusion(jnp.asarray(affinity, jnp.float32), jnp.asarray(seeds), alpha=alpha)
+    found = solve(jnp.asarray(affinity, jnp.float32), jnp.asarray(seeds), alpha=alpha)
     np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
 def test_label_diffusion_fills_clusters_from_one_seed_each():
     seeds = np.zeros((10, 2), np.float32)
     seeds[0, 0] = seeds[7, 1] = 1.0
-    labels = label_diffusion(two_clusters(), seeds).argmax(-1)
+    labels = solve(two_clusters(), seeds).argmax(-1)
     np.testing.assert_array_equal(labels, [0] * 5 + [1] * 5)
 
 
 def test_label_diffusion_of_an_isolated_node_keeps_its_seed():
     affinity = random_affinity(4)
     affinity[1] = affinity[:, 1] = 0.0
-    scores = label_diffusion(affinity, jnp.eye(4), alpha=0.9)
+    scores = solve(affinity, jnp.eye(4), alpha=0.9)
     np.testing.assert_allclose(scores[1], 0.1 * np.eye(4)[1], atol=1e-6)
 
 
@@ -110,7 +114,7 @@ def test_grid_diffusion_equals_the_closed_form_of_its_affinity():
     image, seeds = rng.normal(size=(5, 6, 2)), np.zeros((5, 6, 3))
     seeds[0, 0, 0] = seeds[4, 1, 1] = seeds[2, 5, 2] = 1.0
     affinity = jnp.asarray(grid_affinity(image, radius, 2.0), jnp.float32)
-    expected = label_diffusion(affinity, jnp.asarray(seeds.reshape(30, 3), jnp.float32))
+    expected = solve(affinity, jnp.asarray(seeds.reshape(30, 3), jnp.float32))
     found = diffuse(seeds[None], image[None], 2.0, 0.95, radius=radius)
     np.testing.assert_allclose(found[0].reshape(30, 3), expected, atol=1e-5)
 
