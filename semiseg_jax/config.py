@@ -134,6 +134,7 @@ def _terms() -> dict[str, Any]:
             "stride": 4,  # of the grid that it runs on
             "kernels": ({"weight": 1.0, "xy": 6.0, "rgb": 0.1},),
             "radius": 5,
+            "implementation": "xla",  # "pallas": a kernel for NVIDIA GPUs, where it runs
             "sources": "valid",  # pixels that pull; "labelled": grid cells that hold a label only
             "pixel": (),  # (y, x) whose kernel panels show; () = the first that has a label
             "kinds": (),

@@ -135,6 +135,7 @@ def _check_terms(terms: ConfigDict) -> None:
         _check_range(f"terms.boxes.{field}", terms.boxes[field], 0, 1)
     _check_choice("terms.boxes.inside", terms.boxes.inside, ("uncertainty", "foreground", "ignore"))
     _check_choice("terms.boxes.scope", terms.boxes.scope, ("weak_in_box", "all"))
+    _check_choice("terms.gated_crf.implementation", terms.gated_crf.implementation, ("xla", "pallas"))
     _check_choice("terms.gated_crf.sources", terms.gated_crf.sources, ("valid", "labelled"))
     pixel = terms.gated_crf.pixel
     if pixel and (len(pixel) != 2 or any(not isinstance(place, int) or place < 0 for place in pixel)):

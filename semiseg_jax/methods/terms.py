@@ -21,9 +21,9 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods.base import Metrics, scheduled
 from semiseg_jax.models.layers import resize
 from semiseg_jax.models.segmenter import Outputs
-from semiseg_jax.ops import local_filter
 from semiseg_jax.ops.images import area_average, standardize
-from semiseg_jax.ops.pairwise import kernel_terms
+from semiseg_jax.ops.kernels import kernel_terms, prepare
+from semiseg_jax.ops.pairwise import filtered
 from semiseg_jax.ops.reduce import masked_mean
 
 ALL = frozenset(Supervision)
@@ -186,6 +186,7 @@ class GatedCRF(Term):
             # sources: the mean is over targets where they are given, else over sources.
             target_mask=where if self.kinds and self.options.sources == "valid" else None,
             axis_name=AXIS,
+            implementation=self.options.implementation,
         )
         return value, {}
 
@@ -202,8 +203,9 @@ class GatedCRF(Term):
             chosen = jnp.full_like(chosen, min(y, height - 1) * width + min(x, width - 1))
         y, x = chosen // width * rows // height, chosen % width * columns // width
         spot = (jnp.arange(rows)[:, None] == y[:, None, None]) & (jnp.arange(columns) == x[:, None, None])
-        terms = kernel_terms("gated_crf", self._kernels(), {"rgb": standardize(batch["image"])}, probs.shape[:3])
-        kernel = local_filter(spot[..., None].astype(jnp.float32), **terms, radius=self.options.radius)
+        terms = kernel_terms("gated_crf", self._kernels(), standardize(batch["image"]), None, probs.shape[:3])
+        spots = spot[..., None].astype(jnp.float32)
+        kernel = filtered(spots, *prepare("gated_crf", terms, spots, self.options.radius, None))
         near = jnp.maximum(kernel[..., 0], spot)
         return {"kernel": jnp.clip(jax.image.resize(near, (len(probs), height, width), "nearest"), 0, 1)}
 

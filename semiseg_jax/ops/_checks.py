@@ -1,5 +1,6 @@
 """Argument checks: shapes and dtypes at trace time, values only where they are concrete, never those of tracers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from jax import lax
 
 from semiseg_jax.ops.reduce import REDUCTIONS
+
+# Pixels of which a value check looks at the channels, so that it costs little.
+CHECKED_PIXELS = 4096
 
 
 def check_shape(function: str, name: str, array: Any, expected: Sequence[int | str]) -> None:
@@ -71,6 +75,32 @@ def concrete(array: Any) -> np.ndarray | None:
     if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
         return None
     return np.asarray(array)
+
+
+def sample(array: jax.Array) -> np.ndarray | None:
+    """[B,H,W,...] -> some thousand evenly spread rows [N,...]; None where they cannot be seen."""
+    if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
+        return None
+    step = max(1, math.isqrt(math.prod(array.shape[:3]) // CHECKED_PIXELS))
+    return np.asarray(array[:, ::step, ::step]).reshape(-1, *array.shape[3:])
+
+
+def check_probs(function: str, name: str, probs: jax.Array, weighed: jax.Array) -> None:
+    """Raises where [...,K] that count are no probabilities, as far as values can be seen: logits, channels first."""
+    rows, counts = sample(probs), sample(weighed)
+    if rows is None or counts is None:
+        return
+    rows = rows[counts > 0].astype(np.float32)
+    tolerance = 1e-3 if probs.dtype.itemsize >= 4 else 2e-2
+    outside = rows[~((rows >= -tolerance) & (rows <= 1 + tolerance))]
+    if outside.size:
+        raise ValueError(f"{function}: {name} has {outside[0]:.3g} but must be probabilities; apply jax.nn.softmax")
+    sums = rows.sum(-1)
+    wrong = sums[np.abs(sums - 1) > tolerance]
+    if probs.shape[-1] > 1 and wrong.size:
+        raise ValueError(
+            f"{function}: {name} sums to {wrong[0]:.3g} over its last axis but probabilities, [B,H,W,K], sum to 1"
+        )
 
 
 def check_mask(function: str, name: str, mask: jax.Array, shape: Sequence[int | str]) -> jax.Array:

@@ -1,21 +1,23 @@
 """Mean-field inference in a locally connected CRF, to sharpen predictions after the network."""
 
 import functools
+import numbers
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
-from semiseg_jax.ops.pairwise import Window, filtered, kernel_terms, prepare, vary_together
+from semiseg_jax.ops._checks import check_float, check_mask, check_probs, check_shape, compute_dtype
+from semiseg_jax.ops.kernels import Affinity, Kernels, Window, kernel_terms, prepare
+from semiseg_jax.ops.pairwise import filtered, only_where
 
 
 def mean_field(
     probs: jax.Array,
     image: jax.Array,
     *,
-    kernels: Sequence[Mapping[str, float]] = ({"weight": 3.0, "xy": 3.0}, {"weight": 5.0, "xy": 6.0, "rgb": 0.2}),
+    kernels: Kernels = ({"weight": 3.0, "xy": 3.0}, {"weight": 5.0, "xy": 6.0, "rgb": 0.2}),
     radius: int = 5,
     iterations: int = 5,
     compatibility: jax.Array | Sequence[Sequence[float]] | None = None,
@@ -36,7 +38,8 @@ def mean_field(
     Args:
       probs: [B,H,W,K] predicted class probabilities, any floating dtype; computed in float32.
       image: [B,h,w,3] standardised colours, at the resolution of `probs` or higher.
-      kernels: Gaussian terms with `weight` and the bandwidths `xy` (pixels), `rgb` and names of `features`.
+      kernels: Gaussian terms, each a `semiseg_jax.ops.Kernel` or a mapping with `weight` and the bandwidths `xy`
+        (pixels), `rgb` and names of `features`. Their numbers may be traced.
       radius: the window is (2 radius + 1) pixels wide.
       iterations: how often every pixel is updated.
       compatibility: [K,K] cost of each pair of classes; Potts by default.
@@ -63,7 +66,7 @@ def mean_field(
     name = "mean_field"
     check_shape(name, "probs", probs, ("B", "H", "W", "K"))
     check_float(name, "probs", probs)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+    if isinstance(iterations, bool) or not isinstance(iterations, numbers.Integral) or iterations < 0:
         raise ValueError(f"{name}: iterations is {iterations!r} but must be an int of at least 0")
     probs = probs.astype(compute_dtype(probs))
     classes = probs.shape[-1]
@@ -75,30 +78,34 @@ def mean_field(
     if where is None:
         valid = jnp.ones(probs.shape[:3], bool)
     else:
-        check_shape(name, "where", where, probs.shape[:3])
-        valid = where.astype(bool)
-    terms = kernel_terms(name, kernels, {**(features or {}), "rgb": image}, probs.shape[:3])
-    planes, window = prepare(name, probs.shape[:3], **terms, radius=radius, implementation=implementation)
+        valid = check_mask(name, "where", where, probs.shape[:3])
+    check_probs(name, "probs", probs, valid)
+    terms = kernel_terms(name, kernels, image, features, probs.shape[:3], valid)
+    affinity, window = prepare(name, terms, probs, radius, implementation)
     # What does not exist may hold anything, NaN too.
-    known, planes = jnp.where(valid[..., None], probs, 1.0), jnp.where(valid, planes, 0.0)
-    known, planes = vary_together(known, planes)
-    beliefs = _iterate(known, planes, matrix, valid.astype(probs.dtype), window, iterations)
+    known = jnp.where(valid[..., None], probs, 1.0)
+    _, affinity = only_where(valid, probs, affinity)
+    beliefs = _iterate(known, affinity, matrix, valid.astype(probs.dtype), window, int(iterations))
     return jnp.where(valid[..., None], beliefs, probs)
 
 
 @functools.partial(jax.jit, static_argnames=("window", "iterations"))
 def _iterate(
-    probs: jax.Array, planes: jax.Array, matrix: jax.Array, valid: jax.Array, window: Window, iterations: int
+    probs: jax.Array, affinity: Affinity, matrix: jax.Array, valid: jax.Array, window: Window, iterations: int
 ) -> jax.Array:
     log_probs = jnp.log(jnp.maximum(probs, 1e-8))
-    weight = sum(gaussian.weight for gaussian in window.gaussians)
-    valid = valid[..., None]
-    mass = weight + filtered(valid, planes, window)
-    scale = valid / jnp.sqrt(mass)
+    scale = valid[..., None] * per_root_mass(valid, affinity, window)[..., None]
+    weight = jnp.sum(affinity.weights)
 
     def update(beliefs: jax.Array, _: None) -> tuple[jax.Array, None]:
-        message = weight * scale * filtered(scale * beliefs, planes, window)
+        message = weight * scale * filtered(scale * beliefs, affinity, window)
         cost = jnp.matmul(message, matrix.T, precision="highest")
         return jax.nn.softmax(log_probs - cost), None
 
     return lax.scan(update, jax.nn.softmax(log_probs), None, length=iterations)[0]
+
+
+def per_root_mass(valid: jax.Array, affinity: Affinity, window: Window) -> jax.Array:
+    """1 / sqrt(n_i), [B,H,W], of the kernel's mass n_i = sum_m w_m + sum_j k_ij over the valid pixels j."""
+    mass = jnp.sum(affinity.weights) + filtered(valid[..., None], affinity, window)[..., 0]
+    return lax.rsqrt(jnp.where(mass > 0, mass, 1.0))

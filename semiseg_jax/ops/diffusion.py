@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
-from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype
-from semiseg_jax.ops.pairwise import Features, filtered, prepare, without_explicit_axes
+from semiseg_jax.ops._checks import check_float, check_shape, compute_dtype, concrete
+from semiseg_jax.ops.kernels import prepare
+from semiseg_jax.ops.pairwise import Features, Sigmas, filtered, plain_terms, without_explicit_axes
 
 
 def self_diffusion(affinity: jax.Array, *, steps: int = 20, neighbors: int | None = None) -> jax.Array:
@@ -99,14 +100,14 @@ def grid_diffusion(
     features: Features,
     *,
     radius: int = 5,
-    xy_sigma: float | None = None,
-    alpha: float = 0.95,
+    xy_sigma: Sigmas = None,
+    alpha: float | jax.Array = 0.95,
     steps: int = 50,
     implementation: str | None = None,
 ) -> jax.Array:
     r"""Label diffusion over the pixel grid: `label_diffusion` with the kernel of `local_filter` as affinity.
 
-    The matrix is never built: conjugate gradients solve for F with one filter pass a step.
+    The matrix is never built: conjugate gradients solve for the F of each image with one filter pass a step.
 
     Args:
       seeds: [B,H,W,C] what is known at each pixel, any floating dtype; computed in float32.
@@ -130,18 +131,23 @@ def grid_diffusion(
     check_float(name, "seeds", seeds)
     _check_alpha(name, alpha)
     seeds = seeds.astype(compute_dtype(seeds))
-    planes, window = prepare(name, seeds.shape[:3], features, radius, xy_sigma, None, implementation)
+    terms = plain_terms(name, seeds.shape[:3], features, xy_sigma, None)
+    affinity, window = prepare(name, terms, seeds, radius, implementation)
+    alpha = jnp.asarray(alpha, seeds.dtype)
 
     def solve(seeds: jax.Array, planes: jax.Array) -> jax.Array:
-        root = jnp.sqrt(_inverse(filtered(jnp.ones_like(seeds[..., :1]), planes, window)))
+        seeds, mine = seeds[None], affinity._replace(planes=planes[:, None])
+        root = jnp.sqrt(_inverse(filtered(jnp.ones_like(seeds[..., :1]), mine, window)))
 
         def remainder(scores: jax.Array) -> jax.Array:
-            return scores - alpha * root * filtered(root * scores, planes, window)
+            return scores - alpha * root * filtered(root * scores, mine, window)
 
         solution: jax.Array = cg(remainder, (1.0 - alpha) * seeds, maxiter=steps, tol=1e-6)[0]
-        return solution
+        return solution[0]
 
-    return without_explicit_axes(solve, seeds)(seeds, planes)
+    # Steps and step sizes of one image are no business of the others.
+    every_image = jax.vmap(solve, in_axes=(0, 1))
+    return without_explicit_axes(every_image, seeds)(seeds, affinity.planes)
 
 
 def _check_affinity(name: str, affinity: jax.Array) -> None:
@@ -151,8 +157,9 @@ def _check_affinity(name: str, affinity: jax.Array) -> None:
     check_float(name, "affinity", affinity)
 
 
-def _check_alpha(name: str, alpha: float) -> None:
-    if not 0.0 <= alpha < 1.0:
+def _check_alpha(name: str, alpha: float | jax.Array) -> None:
+    seen = concrete(alpha)
+    if seen is not None and not 0.0 <= seen < 1.0:
         raise ValueError(f"{name}: alpha is {alpha} but must be in [0,1)")
 
 

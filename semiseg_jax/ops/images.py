@@ -19,14 +19,20 @@ def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
 
 def fill_padding(image: jax.Array, valid: jax.Array) -> jax.Array:
     """Gives pixels outside the image the mean colour, which standardises to 0. image [...,H,W,3], valid [...,H,W]."""
-    return jnp.where(valid[..., None], image, jnp.asarray(MEAN, image.dtype))
+    return jnp.where(valid[..., None], image, _of_channels(MEAN, image))
 
 
 def standardize(image: jax.Array | np.ndarray) -> jax.Array:
     """[...,3] uint8 or RGB in [0,1] -> zero mean, unit variance over ImageNet."""
     if image.shape[-1] != 3:
         raise ValueError(f"standardize: image is {list(image.shape)} but its last axis must be RGB")
-    return (to_unit(image) - jnp.asarray(MEAN)) / jnp.asarray(STD)
+    unit = to_unit(image)
+    return (unit - _of_channels(MEAN, unit)) / _of_channels(STD, unit)
+
+
+def _of_channels(values: tuple[float, ...], image: jax.Array) -> jax.Array:
+    """One value a channel, in the rank and dtype of the image."""
+    return jnp.asarray(values, image.dtype).reshape((1,) * (image.ndim - 1) + (-1,))
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -46,7 +52,12 @@ def area_average(image: jax.Array, size: tuple[int, int]) -> jax.Array:
     height, width = image.shape[1:3]
     if (height, width) == tuple(size):
         return image
-    return _area_sum(image, size) / (height * width)
+    if height % size[0] or width % size[1]:
+        return _area_sum(image, size) / (height * width)
+    # One axis at a time, which sharded arrays allow.
+    rows = image.reshape(image.shape[0], size[0], height // size[0], width, image.shape[3]).sum(axis=2)
+    blocks = rows.reshape(image.shape[0], size[0], size[1], width // size[1], image.shape[3]).sum(axis=3)
+    return blocks * (size[0] * size[1] / (height * width))
 
 
 def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -55,8 +66,8 @@ def covered(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     filled = jnp.minimum(jnp.nan_to_num(mask.astype(jnp.float32), nan=0.0), 1.0)
     if (height, width) == tuple(size):
         return filled >= 1.0
-    # Any hole leaves more than 0; sums of ones would be rounded in masks of more than 2^24 pixels.
-    return _area_sum(1.0 - filled[..., None], size)[..., 0] <= 0.0
+    # Any hole leaves more than 0; a mean of ones would be rounded in masks of more than 2^24 pixels.
+    return area_average(1.0 - filled[..., None], size)[..., 0] <= 0.0
 
 
 def _area_sum(image: jax.Array, size: tuple[int, int]) -> jax.Array:

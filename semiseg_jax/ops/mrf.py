@@ -57,8 +57,8 @@ def potts_mrf(
         raise ValueError(f"{name}: unary must be finite; clip probabilities before the logarithm")
     if connectivity not in OFFSETS:
         raise ValueError(f"{name}: connectivity is {connectivity!r} but must be 4 or 8")
-    if beta < 0:
-        raise ValueError(f"{name}: beta is {beta} but must be at least 0")
+    if not 0 <= beta < np.inf:
+        raise ValueError(f"{name}: beta is {beta} but must be finite and at least 0")
     if (image is None) != (contrast is None):
         raise ValueError(f"{name}: image and contrast go together")
     if image is not None and contrast is not None:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import block_average
+from hardly_optimised import hardly_optimised  # noqa: F401
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from semiseg_jax.ops import images
 
@@ -71,6 +73,13 @@ def test_filled_padding_standardizes_to_zero():
     np.testing.assert_allclose(images.standardize(filled), 0.0, atol=1e-6)
 
 
+def test_images_of_any_rank_need_no_promotion_of_ranks_or_dtypes():
+    image, valid = jnp.zeros((2, 4, 5, 3), jnp.float32), jnp.zeros((2, 4, 5), bool)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.enable_x64(True):
+        filled = images.fill_padding(image, valid)
+        assert images.standardize(filled).dtype == filled.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1, 4, 4, 3)])
 def test_standardize_is_the_same_for_bytes_and_unit_values(shape):
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
@@ -79,8 +88,7 @@ def test_standardize_is_the_same_for_bytes_and_unit_values(shape):
     np.testing.assert_allclose(images.standardize(jnp.asarray(image / 255.0)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 3), (5, 9, 1), (1, 7, 3)])
-@pytest.mark.parametrize("sigma", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize(("shape", "sigma"), [((6, 6, 3), 3.0), ((6, 6, 3), 0.4), ((5, 9, 1), 1.0), ((1, 7, 3), 1.0)])
 def test_gaussian_blur_equals_a_direct_weighted_average(shape, sigma):
     image = random_image(shape)
     blurred = jax.jit(images.gaussian_blur)(image, sigma)
@@ -101,29 +109,20 @@ def test_a_tiny_sigma_leaves_the_image_as_it_is():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [
-        ((12, 8), (4, 2)),
-        ((6, 6), (6, 3)),
-        ((7, 5), (3, 5)),
-        ((13, 12), (5, 7)),
-        ((9, 10), (8, 9)),
-        ((5, 7), (1, 1)),
-        ((321, 2), (81, 1)),
-        ((3, 1000), (2, 333)),
-    ],
+    [((12, 8), (4, 2)), ((6, 6), (6, 3)), ((7, 5), (3, 5)), ((9, 10), (8, 9)), ((5, 7), (1, 1)), ((3, 1000), (2, 333))],
 )
-@pytest.mark.parametrize("channels", [1, 3])
-def test_area_average_is_the_mean_over_the_area_of_each_new_pixel(old, new, channels):
-    image = random_image((2, *old, channels))
+def test_area_average_is_the_mean_over_the_area_of_each_new_pixel(old, new):
+    image = random_image((2, *old, 3))
     average = area_average(image, new)
-    assert average.shape == (2, *new, channels)
+    assert average.shape == (2, *new, 3)
     np.testing.assert_allclose(average, block_average(image, new), rtol=1e-5)
 
 
-def test_area_average_of_whole_blocks_is_their_plain_mean():
+def test_area_average_of_whole_blocks_is_their_plain_mean_and_needs_no_product_of_matrices():
     image = random_image((2, 6, 8, 3))
     expected = image.reshape(2, 3, 2, 2, 4, 3).astype(np.float64).mean((2, 4))
     np.testing.assert_allclose(area_average(image, (3, 2)), expected, rtol=1e-6)
+    assert "dot_general" not in str(jax.make_jaxpr(images.area_average, static_argnums=1)(image, (3, 2)))
 
 
 def test_area_average_to_the_same_size_changes_nothing():
@@ -131,20 +130,27 @@ def test_area_average_to_the_same_size_changes_nothing():
     np.testing.assert_array_equal(area_average(image, (5, 7)), image)
 
 
-@pytest.mark.parametrize(("old", "new"), [((7, 7), (3, 3)), ((13, 29), (5, 11)), ((1000, 3), (333, 2))])
+@pytest.mark.parametrize(("old", "new"), [((6, 8), (3, 2)), ((7, 9), (3, 4))])
+def test_images_that_are_split_over_devices_with_explicit_axes_are_averaged_like_any_other(old, new):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    image = random_image((2, *old, 3))
+    spread = jax.device_put(image, NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_allclose(area_average(spread, new), area_average(image, new), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [((13, 29), (5, 11)), ((1000, 3), (333, 2))])
 def test_area_average_keeps_the_mean_of_the_image(old, new):
     image = random_image((2, *old, 3))
     average = area_average(image, new)
     np.testing.assert_allclose(np.mean(average, (1, 2)), image.astype(np.float64).mean((1, 2)), rtol=1e-5)
 
 
-ODD_RATIOS = [(7, 3), (321, 81), (1000, 333), (97, 96), (513, 129), (5, 5), (11, 1)]
+RATIOS = [(7, 3), (321, 81), (1000, 333), (97, 96), (8, 2), (5, 5)]
 
 
-@pytest.mark.parametrize(("old", "new"), ODD_RATIOS)
-@pytest.mark.parametrize("dtype", [np.float32, bool])
-def test_a_full_mask_covers_every_pixel_at_any_ratio(old, new, dtype):
-    result = covered(np.ones((1, old, old), dtype), (new, new))
+@pytest.mark.parametrize(("old", "new"), RATIOS)
+def test_a_full_mask_covers_every_pixel_at_any_ratio(old, new):
+    result = covered(np.ones((1, old, old), bool), (new, new))
     assert result.dtype == bool
     assert result.shape == (1, new, new)
     assert result.all()
@@ -154,7 +160,7 @@ def test_a_full_mask_of_more_pixels_than_float32_counts_covers_every_pixel():
     assert covered(np.ones((1, 4801, 4799), bool), (313, 313)).all()
 
 
-@pytest.mark.parametrize(("old", "new"), ODD_RATIOS)
+@pytest.mark.parametrize(("old", "new"), RATIOS)
 @pytest.mark.parametrize("hole", [0.0, 0.5, 0.999, np.nan])
 def test_a_hole_uncovers_exactly_the_pixels_that_it_touches(old, new, hole):
     mask = np.ones((1, old, old), np.float32)

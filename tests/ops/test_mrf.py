@@ -89,6 +89,7 @@ def test_colours_of_any_type_are_the_same_colours():
     [
         ({"connectivity": 6}, "connectivity"),
         ({"beta": -1.0}, "beta"),
+        ({"beta": np.nan}, "beta"),
         ({"contrast": 0.5}, "image and contrast"),
         ({"image": np.zeros((3, 3, 1)), "contrast": 0.0}, "contrast"),
         ({"image": np.zeros((4, 3, 1)), "contrast": 0.5}, "image is"),
