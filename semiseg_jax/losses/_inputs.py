@@ -21,6 +21,7 @@ from semiseg_jax.ops._checks import (
 
 # Pixels of which a value check looks at the probabilities, so that it costs little.
 CHECKED_PIXELS = 4096
+TWO_CLASSES = "jnp.concatenate([jnp.zeros_like(x), x], -1) for the logits x of a sigmoid"
 
 
 def pixel_weights(
@@ -52,7 +53,7 @@ def labelled_pixels(
     """(logits, labels, weight of each pixel), checked: both are 0 wherever the weight is."""
     check_shape(name, "logits", logits, ("B", "H", "W", "K"))
     check_channels_last(name, "logits", logits, jnp.shape(labels))
-    check_classes(name, "logits", logits, "jnp.concatenate([jnp.zeros_like(x), x], -1) for the logits x of a sigmoid")
+    check_classes(name, "logits", logits, TWO_CLASSES)
     check_shape(name, "labels", labels, logits.shape[:3])
     check_float(name, "logits", logits)
     check_integer(name, "labels", labels)
@@ -77,9 +78,8 @@ def known_labels(
         outside = (values < 0) | (values >= classes)
         stray = values[outside & (values != ignore_label) & (counts > 0)]
         if stray.size:
-            raise ValueError(
-                f"{name}: labels has {stray[0]} but must have classes, 0 to {classes - 1}, or ignore_label={ignore_label}"
-            )
+            expected = f"classes, 0 to {classes - 1}, or ignore_label={ignore_label}"
+            raise ValueError(f"{name}: labels has {stray[0]} but must have {expected}")
     labels = jnp.asarray(labels).astype(jnp.int32)
     labelled = (labels != ignore_label) & (labels >= 0) & (labels < classes)
     return jnp.where(labelled, labels, 0), labelled
@@ -113,20 +113,18 @@ def check_probs(name: str, argument: str, probs: jax.Array, weighed: jax.Array) 
         )
 
 
-def check_confidence(name: str, argument: str, confidence: jax.Array, weighed: jax.Array) -> None:
-    """Raises where values that count can be seen to leave [0,1]."""
-    values, counts = concrete(confidence), concrete(weighed)
+def check_range(name: str, argument: str, array: jax.Array, weighed: jax.Array, high: float, expected: str) -> None:
+    """Raises where a value that counts can be seen to be below 0 or above `high`."""
+    values, counts = concrete(array), concrete(weighed)
     if values is None or counts is None:
         return
     used = values[counts > 0].astype(np.float32)
-    outside = used[~((used >= 0) & (used <= 1))]
+    outside = used[~((used >= 0) & (used <= high))]
     if outside.size:
-        raise ValueError(f"{name}: {argument} has {outside[0]:.3g} but must be in [0,1]; apply jax.nn.sigmoid")
+        raise ValueError(f"{name}: {argument} has {outside[0]:.3g} but must be {expected}")
 
 
-def number(
-    name: str, argument: str, value: Any, fits: Callable[[float], bool], expected: str, dtype: Any
-) -> jax.Array:
+def number(name: str, argument: str, value: Any, fits: Callable[[float], bool], expected: str, dtype: Any) -> jax.Array:
     """An option that is one number as an array of that dtype, checked where its value can be seen."""
     known = concrete(value) if jnp.shape(value) == () else None
     if jnp.shape(value) != () or (known is not None and not fits(float(known))):

@@ -90,7 +90,7 @@ def total_variation(
     else:
         total = _isotropic_variation(probs, costs)
         total = total if reduction == "none" else jnp.sum(total)
-    return total if reduction == "none" else divided(total, sum(map(jnp.sum, pairs)), reduction, axis_name)
+    return total if reduction == "none" else divided(total, _count(weighed), reduction, axis_name)
 
 
 def curvilinear_total_variation(
@@ -153,8 +153,7 @@ def curvilinear_total_variation(
     weigh = without_explicit_axes(functools.partial(_curvilinear_costs, reach=reach), probs)
     costs = lax.stop_gradient(weigh(lax.stop_gradient(probs), weighed, lax.stop_gradient(sigma)))
     total = _variation(probs, jnp.unstack(costs, axis=1), DIRECTIONS, reduction)
-    count = sum(jnp.sum(_pairs(weighed, *step)) for step in AXES)
-    return total if reduction == "none" else divided(total, count, reduction, axis_name)
+    return total if reduction == "none" else divided(total, _count(weighed), reduction, axis_name)
 
 
 def _prepare(
@@ -185,17 +184,17 @@ def _variation(probs: jax.Array, costs: Sequence[jax.Array], steps: Steps, reduc
         difference = _differences(probs, *step)
         # Not `abs`, whose gradient at 0 is 1.
         change = sum_last(difference * lax.stop_gradient(jnp.sign(difference)))
-        total += sum(_placed(0.5 * change * _ends(cost, *step)[0], *step))
+        here, there = _placed(0.5 * change * _ends(cost, *step)[0], *step)
+        total += here + there
     return total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _absolute_variation(probs: jax.Array, costs: tuple[jax.Array, ...], steps: Steps) -> jax.Array:
-    changes = (
-        _placed(jnp.abs(_differences(probs, *step)), *step)[0] * cost[..., None]
-        for cost, step in zip(costs, steps, strict=True)
-    )
-    return jnp.sum(sum_last(sum(changes)))
+    changes = jnp.zeros_like(probs)
+    for cost, step in zip(costs, steps, strict=True):
+        changes += _placed(jnp.abs(_differences(probs, *step)), *step)[0] * cost[..., None]
+    return jnp.sum(sum_last(changes))
 
 
 @_absolute_variation.defjvp
@@ -219,10 +218,10 @@ def _absolute_variation_jvp(steps: Steps, primals: Any, tangents: Any) -> tuple[
 
 def _isotropic_variation(probs: jax.Array, costs: Sequence[jax.Array]) -> jax.Array:
     """[B,H,W]: the length of each pixel's differences to the pixels below and beside it, by their costs."""
-    squared = sum(
-        _placed(sum_last(jnp.square(_differences(probs, *step))) * jnp.square(_ends(cost, *step)[0]), *step)[0]
-        for cost, step in zip(costs, AXES, strict=True)
-    )
+    squared = jnp.zeros(probs.shape[:3], probs.dtype)
+    for cost, step in zip(costs, AXES, strict=True):
+        change = sum_last(jnp.square(_differences(probs, *step)))
+        squared += _placed(change * jnp.square(_ends(cost, *step)[0]), *step)[0]
     # The inner `where` keeps the gradient of the root at 0 from being infinite.
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
@@ -234,8 +233,8 @@ def _curvilinear_costs(probs: jax.Array, weighed: jax.Array, sigma: jax.Array, r
     for direction, step in enumerate(DIRECTIONS):
         turned = jnp.abs(tangent - direction * math.pi / 4)
         along = jnp.maximum(0.0, 1.0 - jnp.minimum(turned, math.pi - turned) / (math.pi / 4))
-        weight = coherence * along + (1.0 - coherence) * (0 in step)
-        costs.append(_placed(sum(_ends(weight, *step)), *step)[0] * _pairs(weighed, *step))
+        here, there = _ends(coherence * along + (1.0 - coherence) * (0 in step), *step)
+        costs.append(_placed(here + there, *step)[0] * _pairs(weighed, *step))
     return _scaled(costs, [0.5 / math.hypot(*step) for step in DIRECTIONS])
 
 
@@ -345,6 +344,11 @@ def _placed(pairs: jax.Array, dy: int, dx: int) -> tuple[jax.Array, jax.Array]:
 def _differences(probs: jax.Array, dy: int, dx: int) -> jax.Array:
     here, there = _ends(probs, dy, dx)
     return there - here
+
+
+def _count(weighed: jax.Array) -> jax.Array:
+    """What all vertical and horizontal pairs weigh."""
+    return jnp.sum(_pairs(weighed, 1, 0)) + jnp.sum(_pairs(weighed, 0, 1))
 
 
 def _pairs(weighed: jax.Array, dy: int, dx: int) -> jax.Array:
