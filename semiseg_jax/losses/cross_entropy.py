@@ -133,11 +133,10 @@ def focal_loss(
     labelled = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     # Finite, as a class may be ruled out by -inf.
     logits = jnp.maximum(logits, -1e30)
-    total = jax.nn.logsumexp(logits, axis=-1)
-    log_prob = sum_last(jnp.where(labelled, logits, 0.0)) - total
-    # From the scores of the other classes: 1 - P is 0 in float32 where the network is very sure.
-    log_rest = jax.nn.logsumexp(jnp.where(labelled, -1e30, logits), axis=-1) - total
-    return reduced(-jnp.exp(gamma * log_rest) * log_prob, weighed, reduction, axis_name)
+    own = sum_last(jnp.where(labelled, logits, 0.0))
+    # By how much the other classes outweigh it: from P itself, 1 - P would be 0 where the network is very sure.
+    rest = jax.nn.logsumexp(jnp.where(labelled, -1e30, logits), axis=-1) - own
+    return reduced(jnp.exp(-gamma * jax.nn.softplus(-rest)) * jax.nn.softplus(rest), weighed, reduction, axis_name)
 
 
 def _soft_pixels(

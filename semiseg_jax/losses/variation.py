@@ -233,7 +233,7 @@ def _curvilinear_costs(probs: jax.Array, weighed: jax.Array, sigma: jax.Array, r
     for direction, step in enumerate(DIRECTIONS):
         turned = jnp.abs(tangent - direction * math.pi / 4)
         along = jnp.maximum(0.0, 1.0 - jnp.minimum(turned, math.pi - turned) / (math.pi / 4))
-        here, there = _ends(coherence * along + (1.0 - coherence) * (0 in step), *step)
+        here, there = _ends(coherence * along + (1.0 - coherence) * float(0 in step), *step)
         costs.append(_placed(here + there, *step)[0] * _pairs(weighed, *step))
     return _scaled(costs, [0.5 / math.hypot(*step) for step in DIRECTIONS])
 
