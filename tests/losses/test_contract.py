@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from quick_jit import quick_jit
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax import losses
@@ -178,7 +179,7 @@ def of_each_image(name):
         return CASES[name].loss(**scores, **others)
 
     inputs = {key: x[:, None] for key, x in make_inputs(name).items()}
-    return jax.jit(jax.vmap(jax.value_and_grad(loss)))(*split_scores(name, inputs))
+    return quick_jit(jax.vmap(jax.value_and_grad(loss)))(*split_scores(name, inputs))
 
 
 def assert_close(found, expected, rtol=1e-5, atol=1e-7):
@@ -279,7 +280,7 @@ def test_a_value_map_adds_up_to_the_sum_which_is_the_mean_times_what_counts(weig
         maps = reduced("none")(scores)
         return sum(map(jnp.sum, jax.tree.leaves(maps))), maps
 
-    @jax.jit
+    @quick_jit
     def all_three(scores):
         by_map = jax.value_and_grad(mapped, has_aux=True)(scores)
         return by_map, jax.value_and_grad(reduced("sum"))(scores), reduced("mean")(scores)
@@ -324,7 +325,7 @@ def test_rematerialisation_gives_the_same_gradient(own_gradient):
     inputs, scores = make_inputs(own_gradient), CASES[own_gradient].scores
     _, expected = with_grads(own_gradient)(inputs)
 
-    @jax.jit
+    @quick_jit
     @jax.grad
     @jax.checkpoint
     def rematerialised(scores):
@@ -366,9 +367,9 @@ def test_a_batch_on_a_mesh_with_explicit_axes_gives_the_same_loss_and_gradient(n
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
     inputs, masks = make_inputs(name), make_masks(name, some_pixels())
     spread = jax.device_put(inputs | masks, NamedSharding(mesh, PartitionSpec("data")))
-    if name in ("total_variation", "curvilinear_total_variation", "gated_crf", "lovasz_softmax", "dice_loss"):
+    if name in ("curvilinear_total_variation", "gated_crf", "lovasz_softmax"):
         assert_close(with_grads(name)(spread), with_grads(name)(inputs, **masks))
-    else:  # what pixels do alone fails while it is traced or not at all
+    else:  # what has no rules of its own fails while it is traced or not at all
         loss = jax.value_and_grad(lambda scores, others: CASES[name].loss(**scores, **others))
         jax.jit(loss).trace(*split_scores(name, spread))
 
@@ -393,7 +394,7 @@ def parameters(name):
 @pytest.mark.parametrize("with_numbers", [name for name, case in CASES.items() if case.numbers])
 def test_numbers_may_be_traced(with_numbers):
     case, inputs = CASES[with_numbers], make_inputs(with_numbers)
-    loss = jax.jit(lambda inputs, numbers: case.loss(**inputs, **case.extra, **numbers))
+    loss = quick_jit(lambda inputs, numbers: case.loss(**inputs, **case.extra, **numbers))
     expected, _ = with_grads(with_numbers)(inputs)
     np.testing.assert_allclose(loss(inputs, case.numbers), expected, rtol=1e-5)
     for number in case.numbers:

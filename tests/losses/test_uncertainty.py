@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
+from quick_jit import quick_jit
 
 from semiseg_jax.losses import partial_cross_entropy, uncertainty_cross_entropy
 
@@ -124,7 +125,7 @@ def test_the_probability_approximates_the_expected_sigmoid():
     expected = (density / (1 + np.exp(-(means[:, None] + sigmas[:, None] * grid)))).sum(-1)
     column = (len(means), 1, 1, 1)
     mean, variance = (array.reshape(column).astype(np.float32) for array in (means, sigmas**2))
-    losses = jax.jit(jax.vmap(uncertainty_cross_entropy))(mean, variance, np.ones(column, np.int32))
+    losses = quick_jit(jax.vmap(uncertainty_cross_entropy))(mean, variance, np.ones(column, np.int32))
     np.testing.assert_allclose(np.exp(-losses), expected, atol=0.005)
 
 
@@ -276,7 +277,7 @@ def test_renaming_the_classes_does_not_change_the_loss(seed, order):
 def test_gradients_equal_finite_differences_in_both_modes():
     mean, variance, labels, candidates = make_batch((1, 3, 4, 3))
     with jax.enable_x64(True):
-        function = jax.jit(lambda *scores: uncertainty_cross_entropy(*scores, labels, candidates=candidates))
+        function = quick_jit(lambda *scores: uncertainty_cross_entropy(*scores, labels, candidates=candidates))
         arguments = jnp.asarray(mean, jnp.float64), jnp.asarray(variance + 0.5, jnp.float64)
         check_grads(function, arguments, order=1, modes=("fwd", "rev"), atol=1e-7, rtol=1e-6, eps=1e-6)
 
