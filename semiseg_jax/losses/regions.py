@@ -184,14 +184,15 @@ def _slopes(
             rows = [lax.all_gather(x, axis_name, tiled=True) for x in rows]
         rows = [jnp.moveaxis(x, 1, 0).reshape(1, classes, -1) for x in rows]
     place = lax.broadcasted_iota(jnp.int32, rows[0].shape, 2)
-    _, inside, outside, place = lax.sort((-rows[0], *rows[1:], place), num_keys=1)
+    _, place = lax.sort((-rows[0], place), num_keys=1)
+    inside, outside = (jnp.take_along_axis(x, place, axis=-1) for x in rows[1:])
     # A pixel of the class leaves the intersection, another one joins the union: no difference of nearly equal numbers.
     total = jnp.sum(inside, axis=-1, keepdims=True)
     intersection = total - jnp.cumsum(inside, axis=-1)
     union = jnp.where(total > 0, total, 1.0) + jnp.cumsum(outside, axis=-1)
     before = jnp.maximum(union - outside, jnp.where(total > 0, total, 1.0))
     slopes = inside / union + intersection * outside / (before * union)
-    _, slopes = lax.sort((place, slopes), num_keys=1)
+    slopes = jnp.put_along_axis(jnp.zeros_like(slopes), place, slopes, axis=-1, inplace=False)
     if not per_image:
         slopes = jnp.moveaxis(slopes.reshape(classes, -1, height * width), 1, 0)
         if axis_name is not None:

@@ -1,4 +1,7 @@
-"""A `jit` that compiles in half the time and runs slower, for tests of what a program computes and not how."""
+"""A `jit` that compiles in half the time and runs slower, for tests of what a program computes and not how.
+
+Not inside of another `jit`.
+"""
 
 import functools
 

@@ -277,7 +277,7 @@ def test_renaming_the_classes_does_not_change_the_loss(seed, order):
 def test_gradients_equal_finite_differences_in_both_modes():
     mean, variance, labels, candidates = make_batch((1, 3, 4, 3))
     with jax.enable_x64(True):
-        function = quick_jit(lambda *scores: uncertainty_cross_entropy(*scores, labels, candidates=candidates))
+        function = jax.jit(lambda *scores: uncertainty_cross_entropy(*scores, labels, candidates=candidates))
         arguments = jnp.asarray(mean, jnp.float64), jnp.asarray(variance + 0.5, jnp.float64)
         check_grads(function, arguments, order=1, modes=("fwd", "rev"), atol=1e-7, rtol=1e-6, eps=1e-6)
 

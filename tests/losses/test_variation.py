@@ -178,7 +178,7 @@ def test_the_gradient_equals_finite_differences_in_both_modes(norm):
     where = make_mask(shape)
     with jax.enable_x64(True):
         probs = jnp.asarray(make_probs(shape), jnp.float64)
-        function = quick_jit(lambda x: total_variation(x, norm=norm, where=where))
+        function = jax.jit(lambda x: total_variation(x, norm=norm, where=where))
         check_grads(function, (probs,), order=1, modes=("fwd", "rev"), atol=1e-7, rtol=1e-6, eps=1e-7)
 
 
