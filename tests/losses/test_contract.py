@@ -166,9 +166,24 @@ def split_scores(name, arguments):
 
 @functools.cache
 def with_grads(name):
-    """Compiled (inputs, **masks or weights) -> loss and the gradient of every input that receives one."""
-    compiled = jax.jit(jax.value_and_grad(lambda scores, others: CASES[name].loss(**scores, **others)))
-    return lambda inputs, **others: compiled(*split_scores(name, inputs | others))
+    """(inputs, masks or weights) -> loss and the gradient of every input that receives one.
+
+    One compiled program serves with and without masks and weights, which are all true and 1 where they are not given.
+    """
+
+    def loss(scores, others):
+        return CASES[name].loss(**scores, **others)
+
+    compiled = jax.jit(jax.value_and_grad(loss))
+    # What half precision becomes is the same for any compiler.
+    quickly = quick_jit(jax.value_and_grad(loss))
+
+    def call(inputs, **others):
+        scores, others = split_scores(name, make_masks(name, True) | make_weights(name, 1.0) | inputs | others)
+        half = any(x.dtype == jnp.float16 for x in scores.values())
+        return (quickly if half else compiled)(scores, others)
+
+    return call
 
 
 @functools.cache

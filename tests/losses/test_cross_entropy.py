@@ -60,8 +60,9 @@ def numpy_loss(
     return total / count
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4, 2), (3, 1, 9, 5), (1, 1, 1, 4)])
-@pytest.mark.parametrize("label_dtype", [np.int32, np.uint8])
+@pytest.mark.parametrize(
+    ("shape", "label_dtype"), [((2, 5, 7, 3), np.int32), ((3, 1, 9, 5), np.uint8), ((1, 1, 1, 4), np.int16)]
+)
 def test_equals_a_pixelwise_numpy_computation(shape, label_dtype):
     logits, labels = make_batch(shape)
     np.testing.assert_allclose(LOSS(logits, labels.astype(label_dtype)), numpy_loss(logits, labels), rtol=1e-5)

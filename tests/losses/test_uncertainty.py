@@ -59,8 +59,7 @@ def one_pixel(mean, variance, label):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("with_candidates", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("with_candidates", "masked"), [(False, False), (True, True)])
 def test_equals_a_pixelwise_numpy_computation(shape, with_candidates, masked):
     mean, variance, labels, candidates = make_batch(shape)
     options = {"candidates": candidates} if with_candidates else {}
