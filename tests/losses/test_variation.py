@@ -13,6 +13,7 @@ from quick_jit import quick_jit
 from scipy import ndimage
 
 from semiseg_jax.losses import curvilinear_total_variation, total_variation
+from semiseg_jax.losses._inputs import check_probs
 
 SHAPES = [(1, 1, 1, 2), (1, 1, 7, 3), (2, 6, 1, 3), (2, 5, 7, 3)]
 NORMS = ["l1", "l2"]
@@ -24,7 +25,7 @@ def isotropic(probs, **options):
 
 
 VARIATIONS = {"l1": total_variation, "l2": isotropic, "curvilinear": curvilinear_total_variation}
-JITTED = {name: jax.jit(function) for name, function in VARIATIONS.items()}
+JITTED = {name: quick_jit(function) for name, function in VARIATIONS.items()}
 WITH_GRAD = {name: jax.jit(jax.value_and_grad(function)) for name, function in VARIATIONS.items()}
 VALUES = {name: quick_jit(functools.partial(function, reduction="none")) for name, function in VARIATIONS.items()}
 few_examples = settings(max_examples=12, deadline=None, derandomize=True, database=None)
@@ -396,10 +397,12 @@ def test_channels_first_are_told_by_masks_and_weights_where_values_cannot_be_see
 
 
 def test_probabilities_may_be_rounded_or_of_one_class_and_masked_ones_anything():
-    shape = (1, 3, 3, 21)
-    where = make_mask(shape)
-    total_variation(jnp.asarray(np.where(where[..., None], make_probs(shape), 7.0), jnp.bfloat16), where=where)
-    total_variation(np.float32([[[[0.2], [0.9]]]]))
+    where = make_mask((1, 3, 3))
+    probs = np.where(where[..., None], make_probs((1, 3, 3, 21)), 7.0)
+    check_probs("name", "probs", jnp.asarray(probs, jnp.bfloat16), jnp.asarray(where))
+    check_probs("name", "probs", jnp.array([[[[0.2], [0.9]]]]), jnp.ones((1, 1, 2)))
+    with pytest.raises(ValueError, match="name: probs has 7 but must be probabilities"):
+        check_probs("name", "probs", jnp.asarray(probs), jnp.ones((1, 3, 3)))
 
 
 def test_an_unknown_norm_raises():
