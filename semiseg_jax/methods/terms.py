@@ -143,12 +143,11 @@ class MadeLabels(CrossEntropy):
 
 
 def class_weights(config: ConfigDict, num_classes: int) -> tuple[float, ...] | None:
-    """`config.class_weights` with 1 as the lowest above 0: a weighted mean goes by ratios but divides by at least 1."""
+    """`config.class_weights`, of which only the ratios matter."""
     weights = tuple(config.class_weights)
     if weights and len(weights) != num_classes:
         raise ValueError(f"class_weights has {len(weights)} entries but there are {num_classes} classes")
-    least = min((weight for weight in weights if weight > 0), default=1.0)
-    return tuple(weight / least for weight in weights) or None
+    return weights or None
 
 
 class TotalVariation(Term):

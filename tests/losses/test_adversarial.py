@@ -1,14 +1,17 @@
 """The losses of a discriminator and of its opponent against numpy, and self-training against masked cross-entropy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_jit import quick_jit
 
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
 
 REAL, FAKE = (2, 5, 7), (3, 4, 6)
-DISCRIMINATOR = jax.jit(discriminator_loss, static_argnames="label_smoothing")
+DISCRIMINATOR = jax.jit(discriminator_loss)
 ADVERSARIAL = jax.jit(adversarial_loss)
 SELF_TRAINING = jax.jit(confident_self_training)
 SELF_TRAINING_WITH_GRADS = jax.jit(jax.value_and_grad(confident_self_training, argnums=(0, 1)))
@@ -29,12 +32,16 @@ def make_predictions(seed=0):
     return make_map((*REAL, 4), seed), confidence
 
 
-def numpy_bce(logits, target, where=None):
+def make_weights(shape, seed=0):
+    return np.random.default_rng(300 + seed).uniform(0.001, 0.01, shape).astype(np.float32)
+
+
+def numpy_bce(logits, target, where=None, weights=None):
     """Mean binary cross-entropy, in float64."""
     logits = logits.astype(np.float64)
     values = target * np.logaddexp(0, -logits) + (1 - target) * np.logaddexp(0, logits)
-    counts = np.ones(logits.shape, bool) if where is None else where
-    return values[counts].sum() / max(counts.sum(), 1)
+    weights = np.ones(logits.shape) if weights is None else weights.astype(np.float64)
+    return np.average(values, weights=weights if where is None else weights * where)
 
 
 def numpy_self_training(logits, kept):
@@ -59,26 +66,39 @@ def test_a_discriminator_that_knows_nothing_pays_log_2():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("channel", [False, True])
-def test_discriminator_loss_is_half_the_binary_cross_entropy_of_either_stream(smoothing, masked, channel):
+def test_discriminator_loss_is_half_the_binary_cross_entropy_of_either_stream(smoothing, masked):
     real, fake = make_map(REAL), make_map(FAKE, 1)
-    real_where, fake_where = (make_mask(REAL), make_mask(FAKE, 1)) if masked else (None, None)
-    arrays = (real[..., None], fake[..., None]) if channel else (real, fake)
-    loss = DISCRIMINATOR(*arrays, real_where=real_where, fake_where=fake_where, label_smoothing=smoothing)
-    expected = 0.5 * (numpy_bce(real, 1 - smoothing, real_where) + numpy_bce(fake, 0.0, fake_where))
-    assert loss.shape == ()
-    assert loss.dtype == jnp.float32
+    of_real = {"where": make_mask(REAL), "weights": make_weights(REAL)} if masked else {}
+    of_fake = {"where": make_mask(FAKE, 1), "weights": make_weights(FAKE, 1)} if masked else {}
+    options = {f"real_{key}": x for key, x in of_real.items()} | {f"fake_{key}": x for key, x in of_fake.items()}
+    loss = DISCRIMINATOR(real, fake, label_smoothing=smoothing, **options)
+    expected = 0.5 * (numpy_bce(real, 1 - smoothing, **of_real) + numpy_bce(fake, 0.0, **of_fake))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("channel", [False, True])
-def test_adversarial_loss_is_the_binary_cross_entropy_with_target_one(masked, channel):
-    fake, where = make_map(FAKE), make_mask(FAKE) if masked else None
-    loss = ADVERSARIAL(fake[..., None] if channel else fake, where=where)
-    assert loss.shape == ()
-    assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, numpy_bce(fake, 1.0, where), rtol=1e-5)
+def test_adversarial_loss_is_the_binary_cross_entropy_with_target_one():
+    fake, options = make_map(FAKE), {"where": make_mask(FAKE), "weights": make_weights(FAKE)}
+    np.testing.assert_allclose(ADVERSARIAL(fake, **options), numpy_bce(fake, 1.0, **options), rtol=1e-5)
+
+
+def test_maps_may_have_a_last_axis_of_one():
+    real, fake = make_map(REAL), make_map(FAKE, 1)
+    logits, confidence = make_predictions()
+    for loss, *arrays in (
+        (DISCRIMINATOR, real, fake),
+        (ADVERSARIAL, fake),
+        (functools.partial(SELF_TRAINING, logits), confidence),
+    ):
+        np.testing.assert_array_equal(loss(*(array[..., None] for array in arrays)), loss(*arrays))
+
+
+def test_value_maps_of_both_streams_have_their_own_shapes_and_add_up_to_the_sum():
+    real, fake, weights = make_map(REAL), make_map(FAKE, 1), make_weights(FAKE)
+    maps = quick_jit(functools.partial(discriminator_loss, reduction="none"))
+    of_real, of_fake = maps(real[..., None], fake, fake_weights=weights)
+    assert (of_real.shape, of_fake.shape) == (REAL, FAKE)
+    np.testing.assert_allclose(of_real.sum(), 0.5 * np.prod(REAL) * numpy_bce(real, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(of_fake.sum(), 0.5 * weights.sum() * numpy_bce(fake, 0.0, weights=weights), rtol=1e-5)
 
 
 def test_gradients_are_probability_minus_target_over_the_count_of_the_stream():
@@ -100,38 +120,18 @@ def test_gradients_are_probability_minus_target_over_the_count_of_the_stream():
 def test_a_stream_that_is_masked_out_adds_nothing():
     real, fake = make_map(REAL), make_map(FAKE, 1)
     nothing_real, nothing_fake = np.zeros(REAL, bool), np.zeros(FAKE, bool)
-    only_fake = DISCRIMINATOR(real, fake, real_where=nothing_real)
-    only_real = DISCRIMINATOR(real, fake, fake_where=nothing_fake)
+    only_fake = DISCRIMINATOR(real, fake, real_where=nothing_real, fake_where=~nothing_fake)
+    only_real = DISCRIMINATOR(real, fake, real_where=~nothing_real, fake_where=nothing_fake)
     np.testing.assert_allclose(only_fake, 0.5 * numpy_bce(fake, 0.0), rtol=1e-5)
     np.testing.assert_allclose(only_real, 0.5 * numpy_bce(real, 1.0), rtol=1e-5)
     assert float(DISCRIMINATOR(real, fake, real_where=nothing_real, fake_where=nothing_fake)) == 0.0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-@pytest.mark.parametrize("channel", [False, True])
-def test_masked_out_discriminator_outputs_do_not_matter_whatever_they_hold(value, channel):
-    where, fake_where = make_mask(REAL), make_mask(FAKE, 1)
-
-    def loss(real, fake):
-        shared = {"real_where": where, "fake_where": fake_where}
-        return discriminator_loss(real, fake, **shared) + adversarial_loss(fake, where=fake_where)
-
-    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    clean = make_map(REAL), make_map(FAKE, 1)
-    dirty = np.where(where, clean[0], np.float32(value)), np.where(fake_where, clean[1], np.float32(value))
-    if channel:
-        clean, dirty = ([array[..., None] for array in arrays] for arrays in (clean, dirty))
-    (expected, expected_grads), (total, grads) = function(*clean), function(*dirty)
-    np.testing.assert_array_equal(total, expected)
-    assert np.isfinite(total)
-    jax.tree.map(np.testing.assert_array_equal, grads, expected_grads)
-
-
 @pytest.mark.parametrize(("logit", "dtype"), [(7e4, np.float32), (np.inf, np.float32), (np.inf, np.float16)])
 def test_a_discriminator_that_is_sure_and_right_pays_nothing(logit, dtype):
     sure = jnp.full((1, 2, 2), logit, dtype)
-    assert float(discriminator_loss(sure, -sure)) == 0.0
-    value, gradient = jax.value_and_grad(adversarial_loss)(sure)
+    assert float(DISCRIMINATOR(sure, -sure)) == 0.0
+    value, gradient = jax.jit(jax.value_and_grad(adversarial_loss))(sure)
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, 0.0)
 
@@ -159,25 +159,21 @@ def test_a_wrong_stream_or_mask_raises_an_error_that_names_it(changes, message):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("channel", [False, True])
-def test_self_training_is_cross_entropy_with_the_argmax_over_kept_pixels(threshold, masked, channel):
+def test_self_training_is_cross_entropy_with_the_argmax_over_kept_pixels(threshold, masked):
     logits, confidence = make_predictions()
     where = make_mask(REAL) if masked else None
     kept = (confidence > threshold) | (threshold == 0)
     kept = kept & where if masked else kept
-    given = confidence[..., None] if channel else confidence
-    loss, grad, _ = self_training_with_grads(logits, given, threshold=threshold, where=where)
+    loss, grad, _ = self_training_with_grads(logits, confidence, threshold=threshold, where=where)
     expected, expected_grad = numpy_self_training(logits, kept)
-    assert loss.shape == ()
-    assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(grad, expected_grad, atol=1e-6)
 
 
 def test_the_default_threshold_of_self_training_is_a_fifth():
     logits, confidence = make_predictions()
-    expected = confident_self_training(logits, confidence, threshold=0.2)
-    np.testing.assert_allclose(confident_self_training(logits, confidence), expected, rtol=1e-6)
+    expected = SELF_TRAINING(logits, confidence, threshold=0.2)
+    np.testing.assert_allclose(SELF_TRAINING(logits, confidence), expected, rtol=1e-6)
 
 
 def test_class_weights_of_the_wrong_length_are_told_by_self_training_itself():
@@ -221,22 +217,6 @@ def test_pixels_that_are_not_kept_do_not_dilute_the_mean():
     np.testing.assert_allclose(SELF_TRAINING(logits, confidence), alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-@pytest.mark.parametrize("threshold", [0.0, 0.2])
-def test_masked_out_predictions_do_not_matter_whatever_they_hold(value, threshold):
-    (logits, confidence), where = make_predictions(), make_mask(REAL)
-    options = {"threshold": threshold, "where": where}
-    expected, expected_grad, _ = self_training_with_grads(logits, confidence, **options)
-    dirty_logits = np.where(where[..., None], logits, np.float32(value))
-    dirty_confidence = np.where(where, confidence, np.float32(value))
-    loss, grad, confidence_grad = self_training_with_grads(dirty_logits, dirty_confidence, **options)
-    np.testing.assert_array_equal(loss, expected)
-    np.testing.assert_array_equal(grad, expected_grad)
-    assert np.isfinite(loss)
-    assert not np.asarray(grad)[~where].any()
-    assert not np.asarray(confidence_grad).any()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_predictions_below_the_threshold_do_not_matter_whatever_they_hold(value):
     logits, confidence = make_predictions()
@@ -248,16 +228,19 @@ def test_predictions_below_the_threshold_do_not_matter_whatever_they_hold(value)
     np.testing.assert_array_equal(grad, expected_grad)
 
 
-def test_the_threshold_may_be_traced():
-    logits, confidence = make_predictions()
-    for threshold in (0.0, 0.5, 1.0):
-        expected = confident_self_training(logits, confidence, threshold=threshold)
-        np.testing.assert_allclose(SELF_TRAINING(logits, confidence, threshold=threshold), expected, rtol=1e-6)
+@pytest.mark.parametrize("value", [-1.5, 3.0, np.nan])
+def test_a_confidence_that_is_a_raw_score_is_told_where_it_counts(value):
+    (logits, confidence), where = make_predictions(), np.ones(REAL, bool)
+    confidence[1, 2, 3], where[1, 2, 3] = value, False
+    with pytest.raises(ValueError, match=f"confident_self_training: confidence has {value:.3g} .*jax.nn.sigmoid"):
+        confident_self_training(logits, confidence)
+    assert np.isfinite(confident_self_training(logits, confidence, where=where))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"logits": np.ones((2, 4, 5, 7), "f")}, r"logits is \[2,4,5,7\], channels first"),
         ({"confidence": np.ones((2, 5, 6), "f")}, r"confidence is \[2,5,6\] but must be \[2,5,7\]"),
         ({"confidence": np.ones((*REAL, 4), "f")}, r"confidence is \[2,5,7,4\] but must be \[B,H,W,1\]"),
     ],

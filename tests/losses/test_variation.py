@@ -1,5 +1,7 @@
 """total_variation against numpy, curvilinear_total_variation by its properties: lines are cheap, noise is not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
+from quick_jit import quick_jit
+from scipy import ndimage
 
 from semiseg_jax.losses import curvilinear_total_variation, total_variation
+from semiseg_jax.losses._inputs import check_probs
 
-SHAPES = [(1, 1, 1, 2), (1, 1, 7, 3), (2, 6, 1, 3), (1, 3, 3, 1), (2, 5, 7, 3)]
+SHAPES = [(1, 1, 1, 2), (1, 1, 7, 3), (2, 6, 1, 3), (2, 5, 7, 3)]
 NORMS = ["l1", "l2"]
 SIZE = 49
 
@@ -20,9 +25,9 @@ def isotropic(probs, **options):
 
 
 VARIATIONS = {"l1": total_variation, "l2": isotropic, "curvilinear": curvilinear_total_variation}
-JITTED = {name: jax.jit(function) for name, function in VARIATIONS.items()}
+JITTED = {name: quick_jit(function) for name, function in VARIATIONS.items()}
 WITH_GRAD = {name: jax.jit(jax.value_and_grad(function)) for name, function in VARIATIONS.items()}
-WITH_EDGES = {name: jax.jit(jax.value_and_grad(VARIATIONS[name]), static_argnames="contrast") for name in NORMS}
+VALUES = {name: quick_jit(functools.partial(function, reduction="none")) for name, function in VARIATIONS.items()}
 few_examples = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 
 
@@ -40,74 +45,83 @@ def two_classes(foreground):
     return np.stack([1 - foreground, foreground], axis=-1)[None].astype(np.float32)
 
 
+def make_weights(shape, seed=0):
+    return np.random.default_rng(300 + seed).uniform(0.001, 0.01, shape[:3]).astype(np.float32)
+
+
 def make_image(shape, seed=0):
     return np.random.default_rng(200 + seed).normal(size=(*shape[:3], 3)).astype(np.float32)
 
 
-def numpy_variation(probs, norm="l1", where=None, image=None, contrast=None):
-    """Pixel by pixel, in float64."""
+def numpy_variation(probs, norm="l1", where=None, weights=None, image=None, contrast=None):
+    """Pixel by pixel, in float64: the mean, and the map of what each pixel pays."""
     batch, height, width, _ = probs.shape
-    counts = np.ones(probs.shape[:3], bool) if where is None else where
-    total, pairs = 0.0, 0
+    weights = np.ones(probs.shape[:3]) if weights is None else weights.astype(np.float64)
+    weights = weights if where is None else weights * where
+    values, pairs = np.zeros(probs.shape[:3]), 0.0
     for n, i, j in np.ndindex(batch, height, width):
         squared = 0.0
         for y, x in ((i + 1, j), (i, j + 1)):
-            if y < height and x < width and counts[n, i, j] and counts[n, y, x]:
-                step = probs[n, y, x].astype(np.float64) - probs[n, i, j].astype(np.float64)
+            if y < height and x < width:
+                weight = min(weights[n, i, j], weights[n, y, x])
+                step = weight * (probs[n, y, x].astype(np.float64) - probs[n, i, j].astype(np.float64))
                 if image is not None:
                     change = np.square(image[n, y, x].astype(np.float64) - image[n, i, j]).sum()
                     step = step * np.exp(-change / (2 * contrast**2))
-                pairs += 1
+                pairs += weight
                 squared += (step**2).sum()
-                total += np.abs(step).sum() if norm == "l1" else 0.0
-        total += np.sqrt(squared) if norm == "l2" else 0.0
-    return total / max(pairs, 1)
+                if norm == "l1":
+                    values[n, i, j] += np.abs(step).sum() / 2
+                    values[n, y, x] += np.abs(step).sum() / 2
+        values[n, i, j] += np.sqrt(squared) if norm == "l2" else 0.0
+    return values.sum() / pairs if pairs else 0.0, values
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("masked", [False, True])
-def test_equals_a_pixelwise_numpy_computation(norm, shape, masked):
+def test_equals_a_pixelwise_numpy_computation(norm, shape):
     probs = make_probs(shape)
-    where = make_mask(shape) if masked else None
-    loss = JITTED[norm](probs, where=where)
-    assert loss.shape == ()
-    assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, numpy_variation(probs, norm, where), rtol=1e-5)
+    np.testing.assert_allclose(JITTED[norm](probs), numpy_variation(probs, norm)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_boundaries_are_cheap_where_the_image_changes(norm, masked):
+def test_weights_masks_and_the_image_together_equal_a_pixelwise_numpy_computation(norm):
+    probs, shape = make_probs(), (2, 5, 7)
+    options = {"where": make_mask(shape), "weights": make_weights(shape), "image": make_image(shape), "contrast": 1.5}
+    loss, values = numpy_variation(probs, norm, **options)
+    np.testing.assert_allclose(JITTED[norm](probs, **options), loss, rtol=1e-5)
+    np.testing.assert_allclose(VALUES[norm](probs, **options), values, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_boundaries_are_cheap_where_the_image_changes(norm):
     probs, image = make_probs(), make_image((2, 5, 7))
-    where = make_mask((2, 5, 7)) if masked else None
+    where = make_mask((2, 5, 7))
     edges = {"image": image, "contrast": 1.5}
-    loss, grad = WITH_EDGES[norm](probs, where=where, **edges)
-    np.testing.assert_allclose(loss, numpy_variation(probs, norm, where, **edges), rtol=1e-5)
+    loss, grad = WITH_GRAD[norm](probs, where=where, **edges)
+    np.testing.assert_allclose(loss, numpy_variation(probs, norm, where, **edges)[0], rtol=1e-5)
     np.testing.assert_allclose(jnp.vdot(grad, probs), loss, rtol=1e-5)
     assert 0 < loss < JITTED[norm](probs, where=where)
-    if masked:
-        image[~where] = np.nan
-        np.testing.assert_array_equal(WITH_EDGES[norm](probs, where=where, **edges)[1], grad)
+    image[~where] = np.nan
+    np.testing.assert_array_equal(WITH_GRAD[norm](probs, where=where, **edges)[1], grad)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_image_of_one_colour_changes_nothing(norm):
+def test_an_image_of_one_colour_changes_nothing():
     probs, grey = make_probs(), np.full((2, 5, 7, 1), 128, np.uint8)
-    loss, grad = WITH_EDGES[norm](probs, image=grey, contrast=0.2)
-    expected, expected_grad = WITH_GRAD[norm](probs)
+    loss, grad = WITH_GRAD["l2"](probs, image=grey, contrast=0.2)
+    expected, expected_grad = WITH_GRAD["l2"](probs)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-6)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_no_gradient_reaches_the_image(norm):
-    grad = jax.grad(lambda image: VARIATIONS[norm](make_probs(), image=image, contrast=1.0))(make_image((2, 5, 7)))
+def test_no_gradient_reaches_the_image():
+    loss = quick_jit(jax.grad(lambda image: total_variation(make_probs(), image=image, contrast=1.0)))
+    grad = loss(make_image((2, 5, 7)))
     np.testing.assert_array_equal(grad, 0.0)
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-@pytest.mark.parametrize("shape", SHAPES[::2])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3)])
 def test_a_constant_map_gives_exactly_zero_loss_and_gradient(name, shape):
     loss, grad = WITH_GRAD[name](np.broadcast_to(make_probs((shape[-1],)), shape))
     assert float(loss) == 0.0
@@ -115,11 +129,11 @@ def test_a_constant_map_gives_exactly_zero_loss_and_gradient(name, shape):
 
 
 @pytest.mark.parametrize(("norm", "per_pair"), [("l1", 2.0), ("l2", np.sqrt(2.0))])
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 10), (1, 2)])
+@pytest.mark.parametrize(("height", "width"), [(3, 10), (1, 2)])
 def test_a_half_and_half_map_costs_one_column_of_boundary_pairs(norm, per_pair, height, width):
     halves = two_classes(np.tile(np.arange(width) >= width // 2, (height, 1)).astype(float))
     pairs = (height - 1) * width + height * (width - 1)
-    np.testing.assert_allclose(total_variation(halves, norm=norm), per_pair * height / pairs, rtol=1e-6)
+    np.testing.assert_allclose(JITTED[norm](halves), per_pair * height / pairs, rtol=1e-6)
 
 
 @few_examples
@@ -168,31 +182,12 @@ def test_the_gradient_equals_finite_differences_in_both_modes(norm):
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_forward_mode_equals_the_gradient_times_the_tangent(name):
     probs, tangent, where = make_probs(), make_probs(seed=1), make_mask((2, 5, 7))
-    loss, derivative = jax.jit(lambda x, along: jax.jvp(lambda x: VARIATIONS[name](x, where=where), (x,), (along,)))(
+    loss, derivative = quick_jit(lambda x, along: jax.jvp(lambda x: VARIATIONS[name](x, where=where), (x,), (along,)))(
         probs, tangent
     )
     expected_loss, grad = WITH_GRAD[name](probs, where=where)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
     np.testing.assert_allclose(derivative, jnp.vdot(grad, tangent), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", VARIATIONS)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-def test_masked_out_pixels_do_not_matter_whatever_they_hold(name, value):
-    probs, where = make_probs(), make_mask((2, 5, 7))
-    expected, expected_grad = WITH_GRAD[name](probs, where=where)
-    loss, grad = WITH_GRAD[name](np.where(where[..., None], probs, np.float32(value)), where=where)
-    np.testing.assert_array_equal(loss, expected)
-    np.testing.assert_array_equal(grad, expected_grad)
-    assert np.isfinite(loss)
-    assert not np.asarray(grad)[~where].any()
-
-
-@pytest.mark.parametrize("name", VARIATIONS)
-def test_a_map_that_is_all_masked_gives_exactly_zero_loss_and_gradient(name):
-    loss, grad = WITH_GRAD[name](make_probs(), where=np.zeros((2, 5, 7), bool))
-    assert float(loss) == 0.0
-    np.testing.assert_array_equal(grad, np.zeros(grad.shape))
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
@@ -309,10 +304,8 @@ def test_ripples_along_stripes_cost_the_same_at_any_angle_and_no_more_on_diagona
     assert 0.8 * level < turned < 1.05 * level
 
 
-@pytest.mark.parametrize("angle", [0, 90])
-def test_lines_are_as_free_in_a_strip_where_the_border_is_always_near(angle):
-    strip = line(angle, 2)[20:29] if angle == 90 else line(angle, 2)[:, 20:29]
-    assert relative_cost(strip) < 0.15
+def test_lines_are_as_free_in_a_strip_where_the_border_is_always_near():
+    assert relative_cost(line(90, 2)[20:29]) < 0.15
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
@@ -330,10 +323,86 @@ def test_no_gradient_flows_through_the_direction_of_lines():
     np.testing.assert_array_equal(np.asarray(grad)[0, equal], 0.0)
 
 
-@pytest.mark.parametrize("sigma", [0, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("sigma", [0, -1.0, float("nan")])
 def test_a_scale_that_is_not_positive_raises(sigma):
     with pytest.raises(ValueError, match="curvilinear_total_variation: sigma is"):
         curvilinear_total_variation(make_probs(), sigma=sigma)
+
+
+def test_a_traced_scale_needs_a_bound_and_a_known_one_keeps_to_it():
+    with pytest.raises(ValueError, match="curvilinear_total_variation: sigma is traced, so that max_sigma must be"):
+        jax.jit(lambda sigma: curvilinear_total_variation(make_probs(), sigma=sigma))(1.0)
+    for bound, message in ((0.5, "sigma is 1.0 but must be positive and at most"), (-1.0, "max_sigma is -1.0")):
+        with pytest.raises(ValueError, match=f"curvilinear_total_variation: {message}"):
+            curvilinear_total_variation(make_probs(), max_sigma=bound)
+
+
+def blurred(values, counts, sigma):
+    """Mean over the pixels that count, by a Gaussian over the window of 2.5 sigma. values [H,W]"""
+    options = {"sigma": sigma, "radius": int(np.ceil(2.5 * sigma)), "mode": "constant"}
+    mass = ndimage.gaussian_filter(counts, **options)
+    return ndimage.gaussian_filter(values * counts, **options) / np.maximum(mass, 1e-9)
+
+
+def numpy_curvilinear(probs, counts, sigma):
+    """The map of what each pixel pays, in float64. probs [H,W,K], counts [H,W]"""
+    probs, counts = probs.astype(np.float64), counts.astype(np.float64)
+    smooth = np.stack([blurred(plane, counts, sigma) for plane in np.moveaxis(probs, -1, 0)])
+    padded, there = np.pad(smooth, ((0, 0), (1, 1), (1, 1))), np.pad(counts, 1)
+    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2 * there[2:, 1:-1] * there[:-2, 1:-1]
+    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2 * there[1:-1, 2:] * there[1:-1, :-2]
+    yy, xx, yx = (blurred(part.sum(0), counts, 2 * sigma) for part in (dy * dy, dx * dx, dy * dx))
+    coherence = ((xx - yy) ** 2 + 4 * yx**2) / (xx + yy + 1e-6) ** 2
+    tangent = 0.5 * np.arctan2(2 * yx, xx - yy) + np.pi / 2
+    values, (height, width) = np.zeros(counts.shape), counts.shape
+    for direction, (dy, dx) in enumerate([(0, 1), (1, 1), (1, 0), (1, -1)]):
+        angle = np.mod(tangent - direction * np.pi / 4 + np.pi / 2, np.pi) - np.pi / 2
+        weight = coherence * np.maximum(0, 1 - np.abs(angle) / (np.pi / 4)) + (1 - coherence) * (direction % 2 == 0)
+        here = np.s_[: height - dy, max(0, -dx) : width - max(0, dx)]
+        there = np.s_[dy:, max(0, dx) : width - max(0, -dx)]
+        cost = np.abs(probs[there] - probs[here]).sum(-1) / np.hypot(dy, dx) * counts[here] * counts[there]
+        for pixels in (here, there):
+            values[pixels] += cost * (weight[here] + weight[there]) / 4
+    return values
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.7])
+def test_curvilinear_total_variation_equals_a_numpy_computation(sigma):
+    probs, where = make_probs((1, 12, 15, 3)), make_mask((1, 12, 15), share=0.9)
+    found = quick_jit(functools.partial(curvilinear_total_variation, sigma=sigma, reduction="none"))(probs, where=where)
+    np.testing.assert_allclose(found[0], numpy_curvilinear(probs[0], where[0], sigma), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [total_variation, curvilinear_total_variation])
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        (np.log(make_probs()), r"probs has -[\d.]+ but must be probabilities; apply jax.nn.softmax"),
+        (np.full((2, 5, 7, 3), 0.5, np.float32), "probs sums to 1.5 over its last axis"),
+        (np.moveaxis(make_probs(), -1, 1), r"probs sums to [\d.]+ over its last axis"),
+    ],
+)
+def test_logits_scores_of_classes_apart_and_channels_first_are_told(loss, probs, message):
+    with pytest.raises(ValueError, match=f"{loss.__name__}: {message}"):
+        loss(probs)
+
+
+@pytest.mark.parametrize("loss", [total_variation, curvilinear_total_variation])
+@pytest.mark.parametrize("argument", ["where", "weights"])
+def test_channels_first_are_told_by_masks_and_weights_where_values_cannot_be_seen(loss, argument):
+    probs = np.moveaxis(make_probs(), -1, 1)
+    plane = make_mask((2, 5, 7)) if argument == "where" else make_weights((2, 5, 7))
+    with pytest.raises(ValueError, match=rf"{loss.__name__}: probs is \[2,3,5,7\], channels first"):
+        jax.jit(loss)(probs, **{argument: plane})
+
+
+def test_probabilities_may_be_rounded_or_of_one_class_and_masked_ones_anything():
+    where = make_mask((1, 3, 3))
+    probs = np.where(where[..., None], make_probs((1, 3, 3, 21)), 7.0)
+    check_probs("name", "probs", jnp.asarray(probs, jnp.bfloat16), jnp.asarray(where))
+    check_probs("name", "probs", jnp.array([[[[0.2], [0.9]]]]), jnp.ones((1, 1, 2)))
+    with pytest.raises(ValueError, match="name: probs has 7 but must be probabilities"):
+        check_probs("name", "probs", jnp.asarray(probs), jnp.ones((1, 3, 3)))
 
 
 def test_an_unknown_norm_raises():

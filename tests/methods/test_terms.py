@@ -357,7 +357,7 @@ def config_with_quota(quota, **terms):
 
 
 def test_class_weights_count_by_their_ratios_alone():
-    """Few clicks with weights that sum to one: the weighted mean's denominator stays above its floor."""
+    """Few clicks with weights that sum to one or to less: the weighted mean is exact there too."""
     batch = make_batch(("points",))
     values = []
     for factor in (1.0, 1e-3):
