@@ -19,8 +19,6 @@ from semiseg_jax.ops._checks import (
     concrete,
 )
 
-# Pixels of which a value check looks at the probabilities, so that it costs little.
-CHECKED_PIXELS = 4096
 TWO_CLASSES = "jnp.concatenate([jnp.zeros_like(x), x], -1) for the logits x of a sigmoid"
 
 
@@ -52,7 +50,7 @@ def labelled_pixels(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(logits, labels, weight of each pixel), checked: both are 0 wherever the weight is."""
     check_shape(name, "logits", logits, ("B", "H", "W", "K"))
-    check_channels_last(name, "logits", logits, jnp.shape(labels))
+    check_channels_last(name, "logits", logits, np.shape(labels))
     check_classes(name, "logits", logits, TWO_CLASSES)
     check_shape(name, "labels", labels, logits.shape[:3])
     check_float(name, "logits", logits)
@@ -94,25 +92,6 @@ def check_class_weights(name: str, weights: jax.Array | Sequence[float], classes
     return given.astype(dtype)
 
 
-def check_probs(name: str, argument: str, probs: jax.Array, weighed: jax.Array) -> None:
-    """Raises where [...,K] that count are no probabilities, as far as values can be seen: logits, channels first."""
-    rows = _sample(probs.reshape(-1, probs.shape[-1]))
-    counts = _sample(weighed.reshape(-1))
-    if rows is None or counts is None:
-        return
-    rows = rows[counts > 0].astype(np.float32)
-    tolerance = 1e-3 if probs.dtype.itemsize >= 4 else 2e-2
-    outside = rows[~((rows >= -tolerance) & (rows <= 1 + tolerance))]
-    if outside.size:
-        raise ValueError(f"{name}: {argument} has {outside[0]:.3g} but must be probabilities; apply jax.nn.softmax")
-    sums = rows.sum(-1)
-    wrong = sums[np.abs(sums - 1) > tolerance]
-    if probs.shape[-1] > 1 and wrong.size:
-        raise ValueError(
-            f"{name}: {argument} sums to {wrong[0]:.3g} over its last axis but probabilities, [B,H,W,K], sum to 1"
-        )
-
-
 def check_range(name: str, argument: str, array: jax.Array, weighed: jax.Array, high: float, expected: str) -> None:
     """Raises where a value that counts can be seen to be below 0 or above `high`."""
     values, counts = concrete(array), concrete(weighed)
@@ -126,15 +105,7 @@ def check_range(name: str, argument: str, array: jax.Array, weighed: jax.Array, 
 
 def number(name: str, argument: str, value: Any, fits: Callable[[float], bool], expected: str, dtype: Any) -> jax.Array:
     """An option that is one number as an array of that dtype, checked where its value can be seen."""
-    known = concrete(value) if jnp.shape(value) == () else None
-    if jnp.shape(value) != () or (known is not None and not fits(float(known))):
+    known = concrete(value) if np.shape(value) == () else None
+    if np.shape(value) != () or (known is not None and not fits(float(known))):
         raise ValueError(f"{name}: {argument} is {value} but must be {expected}")
     return jnp.asarray(value, dtype)
-
-
-def _sample(array: jax.Array) -> np.ndarray | None:
-    """Some thousand evenly spread rows of an array; None where they cannot be seen."""
-    if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
-        return None
-    # Odd, so that it does not follow one column of an image.
-    return np.asarray(array[:: (len(array) // CHECKED_PIXELS) | 1])

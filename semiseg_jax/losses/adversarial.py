@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from semiseg_jax.losses._inputs import check_class_weights, check_range, number, pixel_weights
@@ -202,7 +203,7 @@ def _bce(
 
 def _map(name: str, label: str, array: jax.Array) -> jax.Array:
     """[B,H,W,1] -> [B,H,W]."""
-    if jnp.ndim(array) == 4:
+    if np.ndim(array) == 4:
         check_shape(name, label, array, ("B", "H", "W", 1))
         array = array[..., 0]
     check_shape(name, label, array, ("B", "H", "W"))

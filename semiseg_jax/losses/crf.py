@@ -165,7 +165,7 @@ def _gate(name: str, mask: jax.Array | None, probs: jax.Array) -> jax.Array | No
     """A mask at any resolution, with or without a channel axis -> True where all of a pixel's area is 1."""
     if mask is None:
         return None
-    if jnp.ndim(mask) == 4:
+    if np.ndim(mask) == 4:
         check_shape(NAME, name, mask, ("B", "h", "w", 1))
         mask = mask[..., 0]
     check_shape(NAME, name, mask, (probs.shape[0], "h", "w"))

@@ -4,17 +4,25 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from semiseg_jax.losses._inputs import (
     TWO_CLASSES,
     check_class_weights,
-    check_probs,
     labelled_pixels,
     number,
     pixel_weights,
 )
-from semiseg_jax.ops._checks import check_classes, check_float, check_reduction, check_shape, compute_dtype, concrete
+from semiseg_jax.ops._checks import (
+    check_classes,
+    check_float,
+    check_probs,
+    check_reduction,
+    check_shape,
+    compute_dtype,
+    concrete,
+)
 from semiseg_jax.ops.reduce import reduced, sum_last
 
 
@@ -65,7 +73,7 @@ def partial_cross_entropy(
     """
     name = "partial_cross_entropy"
     check_reduction(name, reduction)
-    if jnp.ndim(labels) == 4:
+    if np.ndim(labels) == 4:
         logits, target, weighed = _soft_pixels(name, logits, labels, class_weights, where, weights)
         allowed = target > 0
     else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from semiseg_jax.losses._inputs import check_class_weights, check_range, known_labels, pixel_weights
@@ -103,10 +104,10 @@ def _prepare(
     ignore_label: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(mean [B,H,W,K], variance, allowed classes [B,H,W,K], weight of each pixel), safe where the weight is 0."""
-    if jnp.ndim(mean) not in (3, 4):
-        raise ValueError(f"{name}: mean is {list(jnp.shape(mean))} but must be [B,H,W] or [B,H,W,K]")
+    if np.ndim(mean) not in (3, 4):
+        raise ValueError(f"{name}: mean is {list(np.shape(mean))} but must be [B,H,W] or [B,H,W,K]")
     check_float(name, "mean", mean)
-    check_channels_last(name, "mean", mean, jnp.shape(labels))
+    check_channels_last(name, "mean", mean, np.shape(labels))
     if mean.ndim == 4:
         check_classes(name, "mean", mean, "or [B,H,W] for the logits of a sigmoid")
     check_shape(name, "variance", variance, mean.shape[:3])

@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from semiseg_jax.losses._inputs import check_probs, number, pixel_weights
+from semiseg_jax.losses._inputs import number, pixel_weights
 from semiseg_jax.ops._checks import (
     check_channels_last,
     check_float,
+    check_probs,
     check_reduction,
     check_shape,
     compute_dtype,
@@ -164,8 +166,8 @@ def _prepare(
     check_shape(name, "probs", probs, ("B", "H", "W", "K"))
     check_float(name, "probs", probs)
     for plane in (where, weights):
-        if plane is not None and jnp.ndim(plane) == 3:
-            check_channels_last(name, "probs", probs, jnp.shape(plane))
+        if plane is not None and np.ndim(plane) == 3:
+            check_channels_last(name, "probs", probs, np.shape(plane))
     dtype = compute_dtype(probs)
     weighed = pixel_weights(name, probs.shape[:3], where, weights, dtype)
     check_probs(name, "probs", probs, weighed)
@@ -278,7 +280,7 @@ def _reach(name: str, sigma: float | jax.Array, max_sigma: float | None) -> floa
         known = concrete(sigma)
         if known is None:
             raise ValueError(f"{name}: sigma is traced, so that max_sigma must be given, the largest that it may be")
-        return float(known) if jnp.shape(sigma) == () else math.inf
+        return float(known) if np.shape(sigma) == () else math.inf
     if not 0 < max_sigma < math.inf:
         raise ValueError(f"{name}: max_sigma is {max_sigma} but must be a positive number")
     return float(max_sigma)

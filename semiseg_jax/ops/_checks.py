@@ -18,7 +18,7 @@ CHECKED_PIXELS = 4096
 def check_shape(function: str, name: str, array: Any, expected: Sequence[int | str]) -> None:
     """Raises unless `array` is one, with an axis per entry of `expected`; an int entry is the exact size."""
     _check_array(function, name, array)
-    shape = jnp.shape(array)
+    shape = np.shape(array)
     fits = len(shape) == len(expected) and all(
         isinstance(want, str) or have == want for have, want in zip(shape, expected, strict=True)
     )

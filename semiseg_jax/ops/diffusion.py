@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
@@ -151,7 +152,7 @@ def grid_diffusion(
 
 
 def _check_affinity(name: str, affinity: jax.Array) -> None:
-    shape = jnp.shape(affinity)
+    shape = np.shape(affinity)
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"{name}: affinity is {list(shape)} but must be [...,N,N]")
     check_float(name, "affinity", affinity)

@@ -233,7 +233,7 @@ def _check_colors(name: str, image: jax.Array, bandwidth: Number, used: jax.Arra
 
 
 def _to_prediction(name: str, label: str, modality: jax.Array, shape: Sequence[int]) -> jax.Array:
-    modality = modality[..., None] if jnp.ndim(modality) == 3 else modality
+    modality = modality[..., None] if np.ndim(modality) == 3 else modality
     check_shape(name, label, modality, (shape[0], "h", "w", "F"))
     if not jnp.issubdtype(modality.dtype, jnp.floating):
         raise TypeError(

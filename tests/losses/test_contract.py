@@ -57,11 +57,7 @@ CASES = {
         extra={"max_sigma": 0.5},
     ),
     "gated_crf": Case(
-        functools.partial(losses.gated_crf, radius=2),
-        {"probs": "probs", "image": "image"},
-        ("probs",),
-        ("source_mask", "target_mask"),
-        (),
+        functools.partial(losses.gated_crf, radius=2), {"probs": "probs", "image": "image"}, ("probs",), weights=()
     ),
     "uncertainty_cross_entropy": Case(
         losses.uncertainty_cross_entropy,

@@ -13,7 +13,7 @@ from quick_jit import quick_jit
 from scipy import ndimage
 
 from semiseg_jax.losses import curvilinear_total_variation, total_variation
-from semiseg_jax.losses._inputs import check_probs
+from semiseg_jax.ops._checks import check_probs
 
 SHAPES = [(1, 1, 1, 2), (1, 1, 7, 3), (2, 6, 1, 3), (2, 5, 7, 3)]
 NORMS = ["l1", "l2"]

@@ -106,5 +106,5 @@ def test_bad_arguments_are_named(options, named):
 
 def test_without_pymaxflow_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "maxflow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"semiseg-jax\[mrf\]"):
+    with pytest.raises(ModuleNotFoundError, match="pip install PyMaxflow"):
         potts_mrf(np.zeros((2, 2, 2)), beta=1.0)
