@@ -26,8 +26,6 @@ from PIL import Image
 from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
 from semiseg_jax.data.folder import Folder
-from semiseg_jax.models import layers
-from semiseg_jax.ops import convolution
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,13 +37,8 @@ def _compilation_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def fast_compilation(monkeypatch):
-    """Programs that compile fast: XLA's own convolutions, and hardly any optimisation."""
-
-    def convolve(x, kernel, *, stride=1, dilation=1, pads):
-        return convolution._library(x, kernel, stride, dilation, pads)
-
-    monkeypatch.setattr(layers, "convolve", convolve)
+def fast_compilation():
+    """Programs that compile fast, with hardly any optimisation."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
