@@ -184,7 +184,8 @@ def check_image(module: str, image: Any) -> None:
     check_shape(module, "image", image, ("B", "H", "W", 3))
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise TypeError(
-            f"{module}: image is {image.dtype} but must be floating, standardised: call semiseg_jax.ops.standardize first"
+            f"{module}: image is {image.dtype} but must be floating, standardised; "
+            "give semiseg_jax.ops.standardize(image)"
         )
 
 
