@@ -1,8 +1,8 @@
 """Convolutions in the form that their compiler runs fast.
 
 GPUs and TPUs have libraries for every convolution. XLA on CPU has one for dense convolutions. There, depthwise ones run
-many times faster as shifted multiply-adds, and 1x1 ones faster as matrix products. All forms have the same values and
-derivatives up to rounding, of any order, forward and reverse.
+many times faster as shifted multiply-adds; 1x1 ones and those with few channels out are faster as matrix products. All
+forms have the same values and derivatives up to rounding, of any order, forward and reverse.
 """
 
 import os
@@ -41,9 +41,12 @@ def convolve(
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """x [B,H,W,C], kernel [k,k,C,D] -> [B,h,w,D]; `pads` are rows and columns of zeros around x (before, after)."""
-    pointwise = kernel.shape[:2] == (1, 1) and not any(map(any, pads))
-    if pointwise and _for_cpu():
-        return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0], precision=precision)
+    if _for_cpu():
+        height, width, inputs, features = kernel.shape
+        if height * width == 1 and not any(map(any, pads)):
+            return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0], precision=precision)
+        if stride == 1 and height * width * features <= inputs:
+            return _taps_first(x, kernel, dilation, pads, precision)
     return _library(x, kernel, stride, dilation, pads, precision=precision)
 
 
@@ -89,18 +92,37 @@ def _library(
     )
 
 
+def _taps_first(
+    x: jax.Array, kernel: jax.Array, dilation: int, pads: Pads, precision: lax.PrecisionLike
+) -> jax.Array:
+    """One product with all taps, then a sum of their few output channels, shifted."""
+    height, width = _output_size(x, kernel, 1, dilation, pads)
+    products = jnp.einsum("bhwc,ijcd->ijbhwd", x, kernel, precision=precision)
+    products = jnp.pad(products, [(0, 0)] * 3 + [*pads, (0, 0)])
+    total = jnp.zeros((), x.dtype)
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            total = total + _view(products[i, j], i * dilation, j * dilation, 1, height, width)
+    return total
+
+
 def _shifted_sum(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, pads: Pads) -> jax.Array:
     """In float32, as are the gradients: sums over all pixels."""
-    height, width = (
-        (size + before + after - dilation * (taps - 1) - 1) // stride + 1
-        for size, taps, (before, after) in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
-    )
+    height, width = _output_size(x, kernel, stride, dilation, pads)
     padded, weights = jnp.pad(x, [(0, 0), *pads, (0, 0)]).astype(jnp.float32), kernel.astype(jnp.float32)
     total = jnp.zeros((), jnp.float32)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
             total = total + _view(padded, i * dilation, j * dilation, stride, height, width) * weights[i, j, 0]
     return total.astype(x.dtype)
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, pads: Pads) -> tuple[int, int]:
+    height, width = (
+        (size + before + after - dilation * (taps - 1) - 1) // stride + 1
+        for size, taps, (before, after) in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
+    )
+    return height, width
 
 
 def _view(x: jax.Array, top: int, left: int, stride: int, height: int, width: int) -> jax.Array:

@@ -14,6 +14,9 @@ STORED = np.load(Path(__file__).with_name("parity.npz"))
 CASES = json.loads(str(STORED["cases"]))
 
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+
 def name(case: dict) -> str:
     return "-".join("x".join(map(str, value)) if isinstance(value, list) else str(value) for value in case.values())
 

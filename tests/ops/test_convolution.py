@@ -17,6 +17,8 @@ DENSE = {
     "1x1": (9, 12, 5, 4, 1, 1, 1, (0, 0)),
     "1x1 strided, odd": (9, 11, 5, 4, 1, 2, 1, (0, 0)),
     "1x1 padded": (5, 5, 3, 2, 1, 1, 1, (1, 1)),
+    "few channels out, dilation beyond the image": (13, 7, 40, 2, 3, 1, 12, (12, 12)),
+    "few channels out, padded on one side": (9, 12, 40, 2, 3, 1, 1, (0, 1)),
     "3x3 strided and dilated, padded on one side": (9, 12, 5, 4, 3, 2, 2, (0, 1)),
 }
 # height, width, kernel, stride, dilation, padding
