@@ -7,10 +7,10 @@
 Contestants take turns in one process, a step each; times are medians, and behind each stands our time over theirs.
 `library` is the same network with every convolution left to XLA. `torch` is the same network in eager PyTorch
 (`compiled`: torch.compile on a GPU), `smp` the nearest one of segmentation-models-pytorch, its DeepLabV3Plus, whose
-first decoder layer is at stride 16 instead of 4; each where it is installed. `memory` is XLA's plan for the step: arguments, outputs and buffers.
-`utilisation` is three forward passes of multiply-adds over time and `--peak`, the operations that the device can do in
-a second. With `--clock=cpu` times are processor seconds, for machines on which others work too (set
-OMP_WAIT_POLICY=passive, so that PyTorch's threads do not count while they wait).
+first decoder layer is at stride 16 instead of 4; each where it is installed. `memory` is XLA's plan for the step:
+arguments, outputs and buffers. `utilisation` is three forward passes of multiply-adds over time and `--peak`, the
+operations that the device can do in a second. With `--clock=cpu` times are processor seconds, for machines on which
+others work too; set OMP_WAIT_POLICY=passive, so that PyTorch's threads do not count while they wait.
 """
 
 import functools
@@ -99,7 +99,7 @@ def supervised(
 ) -> tuple[dict[str, Step], dict[str, float]]:
     image, label = pictures(batch, side)
     model = models.make_model(network, CLASSES, dtype=FLAGS.dtype, **options)
-    variables = jax.jit(model.init)(jax.random.key(0), image[:1])
+    variables = drawn(model, image[:1])
     optimizer = optax.adamw(1e-4)
 
     def step(state: Any, image: jax.Array, label: jax.Array) -> Any:
@@ -125,8 +125,21 @@ def supervised(
         cost["compile library"] = library_cost["compile"]
     for who, make in torch_rivals(network, options).items():
         if wanted(who):
-            steps |= torch_steps(who, lambda compile, make=make: torch_supervised(make(), image, label, compile))
+            steps |= torch_steps(who, functools.partial(torch_supervised, make, image, label))
     return steps, cost
+
+
+def drawn(model: Any, *inputs: np.ndarray) -> Any:
+    """Variables of a network, by NumPy: compiling JAX's generators for every shape takes longer than the benchmark."""
+    random = np.random.default_rng(0)
+
+    def value(path: Any, like: Any) -> np.ndarray:
+        name = path[-1].key
+        if name == "kernel":
+            return random.normal(0, np.sqrt(2 / np.prod(like.shape[:-1])), like.shape).astype(np.float32)
+        return np.full(like.shape, name in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, jax.eval_shape(model.init, jax.random.key(0), *inputs))
 
 
 def wanted(who: str) -> bool:
@@ -182,8 +195,8 @@ def adversarial(side: int) -> tuple[dict[str, Step], dict[str, float]]:
         new = optax.apply_updates(params, updates), stats, slots
         return new, (optax.apply_updates(d_params, d_updates), d_slots)
 
-    variables = jax.jit(generator.init)(jax.random.key(0), image[:1])
-    d_params = jax.jit(discriminator.init)(jax.random.key(1), jnp.zeros((1, side, side, CLASSES)))["params"]
+    variables = drawn(generator, image[:1])
+    d_params = drawn(discriminator, np.zeros((1, side, side, CLASSES), np.float32))["params"]
     first = (variables["params"], variables["batch_stats"], optimizers[0].init(variables["params"]))
     run, cost = compiled(step, (first, (d_params, optimizers[1].init(d_params))), image, label, unlabelled)
     cost["work"] = 2 * models.summary(generator, image.shape).multiply_adds
@@ -222,8 +235,8 @@ def torch_steps(who: str, make: Callable[[bool], Step]) -> dict[str, Step]:
     return steps
 
 
-def torch_supervised(network: Any, image: np.ndarray, label: np.ndarray, compile: bool) -> Step:
-    network, (image, label) = placed(network, compile), tensors(image, label)
+def torch_supervised(make: Callable[[], Any], image: np.ndarray, label: np.ndarray, compile: bool) -> Step:
+    network, (image, label) = placed(make(), compile), tensors(image, label)
     optimizer = rival.torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-4)
     return timed(lambda: rival.supervised_step(network, optimizer, image, label))
 

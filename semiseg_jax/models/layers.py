@@ -44,7 +44,8 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         pads = [paddings(size, self.kernel_size, self.strides, self.dilation, self.padding) for size in x.shape[1:3]]
-        x, options = x.astype(self.dtype), {"stride": self.strides, "dilation": self.dilation, "pads": pads}
+        x = x.astype(self.dtype)
+        options: dict[str, Any] = {"stride": self.strides, "dilation": self.dilation, "pads": pads}
         if self.depthwise:
             x = depthwise_convolve(x, kernel, **options)
         else:

@@ -22,7 +22,8 @@ _form = jax.make_user_context(os.environ.get("SEMISEG_CONVOLUTIONS", "auto"))
 def convolution_form(form: str) -> AbstractContextManager[None]:
     """Within it, convolutions are traced in this form; SEMISEG_CONVOLUTIONS in the environment sets the default.
 
-    "library": XLA's own. "cpu": those that suit CPU. "auto": "cpu" where JAX's default backend is a CPU, else "library".
+    "library": XLA's own. "cpu": those that suit CPU. "auto": "cpu" where JAX's default backend is a CPU, and elsewhere
+    "library".
 
     >>> with convolution_form("library"):
     ...     convolve(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 1, 3, 2)), pads=[(0, 0), (0, 0)]).shape
@@ -92,9 +93,7 @@ def _library(
     )
 
 
-def _taps_first(
-    x: jax.Array, kernel: jax.Array, dilation: int, pads: Pads, precision: lax.PrecisionLike
-) -> jax.Array:
+def _taps_first(x: jax.Array, kernel: jax.Array, dilation: int, pads: Pads, precision: lax.PrecisionLike) -> jax.Array:
     """One product with all taps, then a sum of their few output channels, shifted."""
     height, width = _output_size(x, kernel, 1, dilation, pads)
     products = jnp.einsum("bhwc,ijcd->ijbhwd", x, kernel, precision=precision)

@@ -1,20 +1,17 @@
 """The discriminator: published numbers, shapes, the class-agnostic variant, and where gradients go."""
 
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optional_files import optional_files
 
 from semiseg_jax.losses import adversarial_loss, discriminator_loss
 from semiseg_jax.models import Discriminator
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
-SHARED = Path(os.environ.get("SEMISEG_SHARED", Path(__file__).parents[3] / "shared"))
-FIXTURE = SHARED / "fixtures" / "advsemiseg_discriminator.npz"
+FIXTURE = optional_files() / "fixtures" / "advsemiseg_discriminator.npz"
 
 
 def probs(batch: int = 2, height: int = 64, width: int = 72, classes: int = 4) -> np.ndarray:
@@ -93,7 +90,7 @@ def test_errors_say_what_is_wrong():
         Discriminator().init(jax.random.key(0), probs()[0])
 
 
-@pytest.mark.skipif(not FIXTURE.is_file(), reason="the published discriminator's numbers are absent")
+@pytest.mark.skipif(not FIXTURE.is_file(), reason="advsemiseg_discriminator.npz is absent from SEMISEG_FIXTURES")
 def test_published_numbers():
     stored = np.load(FIXTURE)
 

@@ -1,11 +1,15 @@
-"""Segmentation networks and backbones: shapes, dtypes, strides, parameter counts, options."""
+"""Segmentation networks and backbones: shapes, dtypes, derivatives, strides, parameter counts, options."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from random_weights import fill
 
-from semiseg_jax.models import MODELS, Classifier, make_backbone, make_model, summary
+from semiseg_jax.models import MODELS, Classifier, Discriminator, make_backbone, make_model, summary
+from semiseg_jax.ops.convolution import convolution_form
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 SMALL = {
@@ -38,14 +42,113 @@ def test_every_network_is_tested():
     assert SMALL.keys() == MODELS.keys()
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("size", [(64, 64), (65, 97), (17, 31), (1, 1)])
+@pytest.mark.parametrize(("batch", "size"), [(2, (65, 97)), (1, (1, 1)), (0, (32, 40))])
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_have_the_size_of_the_image(name, size, batch):
     found = outputs(make_model(name, CLASSES, **SMALL[name]), images(batch, *size))
     assert found["logits"].shape == (batch, *size, CLASSES)
     assert found["logits"].dtype == found["low_logits"].dtype == jnp.float32
     assert "variance" not in found
+
+
+def slope(model, variables, image):
+    """params -> a number that depends on all of them."""
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params):
+        logits, _ = model.apply({"params": params, **rest}, image, train=True, mutable=["batch_stats"])
+        return jnp.mean(jnp.square(logits - 1))
+
+    return loss
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_step_has_the_numbers_of_the_library_and_forward_derivatives_are_those_of_reverse(name):
+    """In the form that users run: the change of the loss along a direction is the gradient's share in it."""
+    model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
+    variables, _ = fill(model, image)
+    random = np.random.default_rng(1)
+    along = jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), variables["params"])
+
+    @jax.jit
+    def both(params):
+        loss = slope(model, variables, image)
+        (value, gradient), (_, change) = jax.value_and_grad(loss)(params), jax.jvp(loss, (params,), (along,))
+        return value, change, sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, along)))
+
+    value, forward, reverse = both(variables["params"])
+    with convolution_form("library"):
+        expected = jax.jit(slope(model, variables, image))(variables["params"])
+    assert abs(forward) > 1e-3
+    np.testing.assert_allclose(forward, reverse, rtol=1e-3)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["auto", "library"])
+@pytest.mark.parametrize("name", SMALL)
+def test_derivatives_of_second_order_exist_both_ways(name, form):
+    model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def products(params):
+        loss = slope(model, jax.tree.map(jnp.zeros_like, variables), image)
+        change = jax.grad(lambda params: jax.jvp(loss, (params,), (params,))[1])(params)
+        return change, jax.jvp(jax.grad(loss), (params,), (params,))[1]
+
+    with convolution_form(form):
+        for found in jax.eval_shape(products, variables["params"]):
+            assert jax.tree.structure(found) == jax.tree.structure(variables["params"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_are_traced_for_a_batch_over_explicit_axes(name):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",), axis_types=(AxisType.Explicit,))
+    model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def placed(x, spec):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    with jax.set_mesh(mesh):
+        arguments = jax.tree.map(lambda x: placed(x, P()), variables), placed(image, P("data"))
+        logits, gradients = jax.eval_shape(
+            lambda variables, image: (
+                model.apply(variables, image),
+                jax.grad(slope(model, variables, image))(variables["params"]),
+            ),
+            *arguments,
+        )
+    assert logits.sharding.spec[0] == "data"
+    assert jax.tree.structure(gradients) == jax.tree.structure(variables["params"])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [*(make_model(name, CLASSES) for name in SMALL), Classifier(CLASSES), make_backbone("mobilenet_v2")],
+    ids=lambda model: type(model).__name__,
+)
+def test_images_that_are_not_standardised_floats_are_refused(model):
+    name = type(model).__name__
+    with pytest.raises(TypeError, match=rf"{name}: image is uint8 but must be floating, standardised; give .*standard"):
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match=rf"{name}: image is \[1,3,64,64\] but must be \[B,H,W,3\]"):
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.parametrize("model", [*(make_model(name, CLASSES, **SMALL[name]) for name in SMALL), Discriminator(4)])
+@pytest.mark.parametrize("form", ["cpu", "library"])
+def test_products_that_make_logits_have_full_precision_on_every_backend(model, form):
+    image = np.zeros((1, 65, 65, 3), np.float32)  # for the discriminator a map of three classes
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    with convolution_form(form):
+        jaxpr = jax.make_jaxpr(model.apply)(variables, image)
+    products = [
+        equation for equation in jaxpr.jaxpr.eqns if equation.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    # The last ones: the classifier, and the interpolation along rows and columns.
+    assert len(products) > 3
+    for equation in products[-3:]:
+        assert set(equation.params["precision"]) == {jax.lax.Precision.HIGHEST}, equation
 
 
 @pytest.mark.parametrize(("stride", "low"), [(8, 9), (16, 5), (32, 3)])
