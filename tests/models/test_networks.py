@@ -254,6 +254,11 @@ def test_summary_counts_work_and_parameters():
     assert "25,557,032" in str(found)
 
 
+def test_summary_counts_depthwise_convolutions_too():
+    found = summary(Classifier(1000, backbone="mobilenet_v2"), (1, 224, 224, 3))
+    assert found.multiply_adds == pytest.approx(0.301e9, rel=1e-2)  # as published for MobileNetV2
+
+
 def test_training_memory_is_estimated_within_a_factor_of_two():
     model = make_model("deeplab_v3plus", CLASSES, backbone="resnet18", norm="batch")
     image = images(2, 128, 128)
