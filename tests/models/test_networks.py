@@ -1,5 +1,7 @@
 """Segmentation networks and backbones: shapes, dtypes, derivatives, strides, parameter counts, options."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from random_weights import fill
 
-from semiseg_jax.models import MODELS, Classifier, Discriminator, make_backbone, make_model, summary
+from semiseg_jax.models import MODELS, Classifier, Discriminator, make_backbone, make_model, mobilenet, resnet, summary
 from semiseg_jax.ops.convolution import convolution_form
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -19,6 +21,16 @@ SMALL = {
     "unet": {"widths": (8, 16)},
 }
 CLASSES = 3
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Backbones of one block a group: all kinds of layers, and a fraction of the compilation."""
+    monkeypatch.setattr(resnet, "DEPTHS", {18: ((1, 1, 1, 1), False)})
+    monkeypatch.setattr(
+        mobilenet, "GROUPS", [(expansion, *rest, 1, stride) for expansion, *rest, _, stride in mobilenet.GROUPS]
+    )
+    monkeypatch.setattr(mobilenet, "STAGES", {1: "stem", 2: "layer1", 3: "layer2", 5: "layer3", 7: "layer4"})
 
 
 def images(batch: int = 1, height: int = 33, width: int = 40) -> np.ndarray:
@@ -44,7 +56,7 @@ def test_every_network_is_tested():
 
 @pytest.mark.parametrize(("batch", "size"), [(2, (65, 97)), (1, (1, 1)), (0, (32, 40))])
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_have_the_size_of_the_image(name, size, batch):
+def test_logits_have_the_size_of_the_image(name, size, batch, shallow):
     found = outputs(make_model(name, CLASSES, **SMALL[name]), images(batch, *size))
     assert found["logits"].shape == (batch, *size, CLASSES)
     assert found["logits"].dtype == found["low_logits"].dtype == jnp.float32
@@ -63,8 +75,8 @@ def slope(model, variables, image):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_step_has_the_numbers_of_the_library_and_forward_derivatives_are_those_of_reverse(name):
-    """In the form that users run: the change of the loss along a direction is the gradient's share in it."""
+def test_forward_derivatives_of_a_step_are_those_of_reverse(name, shallow):
+    """The change of the loss along a direction is the gradient's share in it."""
     model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
     variables, _ = fill(model, image)
     random = np.random.default_rng(1)
@@ -73,20 +85,16 @@ def test_a_step_has_the_numbers_of_the_library_and_forward_derivatives_are_those
     @jax.jit
     def both(params):
         loss = slope(model, variables, image)
-        (value, gradient), (_, change) = jax.value_and_grad(loss)(params), jax.jvp(loss, (params,), (along,))
-        return value, change, sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, along)))
+        gradient, (_, change) = jax.grad(loss)(params), jax.jvp(loss, (params,), (along,))
+        return change, sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, along)))
 
-    value, forward, reverse = both(variables["params"])
-    with convolution_form("library"):
-        expected = jax.jit(slope(model, variables, image))(variables["params"])
+    forward, reverse = both(variables["params"])
     assert abs(forward) > 1e-3
     np.testing.assert_allclose(forward, reverse, rtol=1e-3)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["auto", "library"])
 @pytest.mark.parametrize("name", SMALL)
-def test_derivatives_of_second_order_exist_both_ways(name, form):
+def test_second_derivatives_exist_forward_over_reverse_and_reverse_over_forward(name, shallow):
     model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
@@ -95,13 +103,12 @@ def test_derivatives_of_second_order_exist_both_ways(name, form):
         change = jax.grad(lambda params: jax.jvp(loss, (params,), (params,))[1])(params)
         return change, jax.jvp(jax.grad(loss), (params,), (params,))[1]
 
-    with convolution_form(form):
-        for found in jax.eval_shape(products, variables["params"]):
-            assert jax.tree.structure(found) == jax.tree.structure(variables["params"])
+    for found in jax.eval_shape(products, variables["params"]):
+        assert jax.tree.structure(found) == jax.tree.structure(variables["params"])
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_gradients_are_traced_for_a_batch_over_explicit_axes(name):
+def test_gradients_are_traced_for_a_batch_over_explicit_axes(name, shallow):
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",), axis_types=(AxisType.Explicit,))
     model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -137,7 +144,7 @@ def test_images_that_are_not_standardised_floats_are_refused(model):
 
 @pytest.mark.parametrize("model", [*(make_model(name, CLASSES, **SMALL[name]) for name in SMALL), Discriminator(4)])
 @pytest.mark.parametrize("form", ["cpu", "library"])
-def test_products_that_make_logits_have_full_precision_on_every_backend(model, form):
+def test_products_that_make_logits_have_full_precision_on_every_backend(model, form, shallow):
     image = np.zeros((1, 65, 65, 3), np.float32)  # for the discriminator a map of three classes
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     with convolution_form(form):
@@ -171,11 +178,11 @@ def test_backbones_name_their_stages(backbone, stride):
     assert sizes == {name: (64 // min(s, stride), 96 // min(s, stride)) for name, s in nominal.items()}
 
 
-def test_dilated_mobilenet_sees_what_the_strided_one_sees():
+def test_dilated_mobilenet_sees_what_the_strided_one_sees(shallow):
     """Every other pixel of the dilated features is what stride gives."""
     image = images(1, 97, 65)
     strided, dilated = (make_backbone("mobilenet_v2", output_stride=stride, norm="none") for stride in (32, 16))
-    variables = jax.jit(strided.init)(jax.random.key(0), image)
+    variables, _ = fill(strided, image)
     np.testing.assert_allclose(
         jax.jit(dilated.apply)(variables, image)["layer4"][:, ::2, ::2],
         jax.jit(strided.apply)(variables, image)["layer4"],
@@ -203,7 +210,7 @@ def test_variance_is_positive_and_bounded():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_parameters_and_outputs_are_float32(name, dtype):
+def test_parameters_and_outputs_are_float32(name, dtype, shallow):
     model, image = make_model(name, CLASSES, dtype=dtype, variance=True, **SMALL[name]), images(2)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -214,11 +221,11 @@ def test_parameters_and_outputs_are_float32(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["deeplab_v2", "unet"])
-def test_remat_changes_memory_only(name):
+def test_remat_changes_memory_only(name, shallow):
     """Gradients of both are finite, and the same."""
     image = images(2, 32, 32)
     plain, saving = (make_model(name, CLASSES, remat=remat, **SMALL[name]) for remat in (False, True))
-    variables = jax.jit(plain.init)(jax.random.key(0), image)
+    variables, _ = fill(plain, image)
     assert jax.tree.structure(jax.eval_shape(saving.init, jax.random.key(0), image)) == jax.tree.structure(variables)
 
     def gradients(model):
@@ -233,12 +240,11 @@ def test_remat_changes_memory_only(name):
         np.testing.assert_allclose(one, other, atol=1e-3 * max(np.abs(one).max(), 1e-3))
 
 
-def test_class_activation_maps_add_up_to_the_logits():
+def test_class_activation_maps_add_up_to_the_logits(shallow):
     model = Classifier(CLASSES, backbone="resnet18")
     image = images(2, 64, 48)
-    found, variables = jax.jit(lambda key, x: model.init_with_output(key, x, method="outputs"))(
-        jax.random.key(0), image
-    )
+    variables, _ = fill(model, image)
+    found = jax.jit(functools.partial(model.apply, method="outputs"))(variables, image)
     bias = variables["params"]["classifier"]["bias"]
     np.testing.assert_allclose(found["cam"].mean((1, 2)) + bias, found["logits"], rtol=1e-4, atol=1e-6)
 
