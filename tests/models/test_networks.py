@@ -74,7 +74,7 @@ def slope(model, variables, image):
     return loss
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["deeplab_mobile", "unet"])
 def test_forward_derivatives_of_a_step_are_those_of_reverse(name, shallow):
     """The change of the loss along a direction is the gradient's share in it."""
     model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
@@ -94,17 +94,16 @@ def test_forward_derivatives_of_a_step_are_those_of_reverse(name, shallow):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_second_derivatives_exist_forward_over_reverse_and_reverse_over_forward(name, shallow):
+def test_second_derivatives_exist_reverse_over_forward(name, shallow):
     model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
     def products(params):
         loss = slope(model, jax.tree.map(jnp.zeros_like, variables), image)
-        change = jax.grad(lambda params: jax.jvp(loss, (params,), (params,))[1])(params)
-        return change, jax.jvp(jax.grad(loss), (params,), (params,))[1]
+        return jax.grad(lambda params: jax.jvp(loss, (params,), (params,))[1])(params)
 
-    for found in jax.eval_shape(products, variables["params"]):
-        assert jax.tree.structure(found) == jax.tree.structure(variables["params"])
+    found = jax.eval_shape(products, variables["params"])
+    assert jax.tree.structure(found) == jax.tree.structure(variables["params"])
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -143,11 +142,10 @@ def test_images_that_are_not_standardised_floats_are_refused(model):
 
 
 @pytest.mark.parametrize("model", [*(make_model(name, CLASSES, **SMALL[name]) for name in SMALL), Discriminator(4)])
-@pytest.mark.parametrize("form", ["cpu", "library"])
-def test_products_that_make_logits_have_full_precision_on_every_backend(model, form, shallow):
+def test_products_that_make_logits_have_full_precision_on_every_backend(model, shallow):
     image = np.zeros((1, 65, 65, 3), np.float32)  # for the discriminator a map of three classes
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    with convolution_form(form):
+    with convolution_form("library"):
         jaxpr = jax.make_jaxpr(model.apply)(variables, image)
     products = [
         equation for equation in jaxpr.jaxpr.eqns if equation.primitive.name in ("dot_general", "conv_general_dilated")
@@ -159,7 +157,7 @@ def test_products_that_make_logits_have_full_precision_on_every_backend(model, f
 
 
 @pytest.mark.parametrize(("stride", "low"), [(8, 9), (16, 5), (32, 3)])
-def test_output_stride_sets_the_size_of_the_low_logits(stride, low):
+def test_output_stride_sets_the_size_of_the_low_logits(stride, low, shallow):
     found = outputs(make_model("deeplab_v2", CLASSES, backbone="resnet18", output_stride=stride), images(1, 65, 65))
     assert found["low_logits"].shape == (1, low, low, CLASSES)
     found = outputs(make_model("deeplab_v3plus", CLASSES, backbone="resnet18", output_stride=stride), images(1, 65, 65))
@@ -167,8 +165,8 @@ def test_output_stride_sets_the_size_of_the_low_logits(stride, low):
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
-def test_backbones_name_their_stages(backbone, stride):
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_backbones_name_their_stages(backbone, stride, shallow):
     model = make_backbone(backbone, output_stride=stride)
     image = images(1, 64, 96)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -208,10 +206,9 @@ def test_variance_is_positive_and_bounded():
         assert 0 < float(variance.min()) <= float(variance.max()) <= 1e4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_parameters_and_outputs_are_float32(name, dtype, shallow):
-    model, image = make_model(name, CLASSES, dtype=dtype, variance=True, **SMALL[name]), images(2)
+def test_parameters_and_outputs_are_float32_in_half_precision_too(name, shallow):
+    model, image = make_model(name, CLASSES, dtype="bfloat16", variance=True, **SMALL[name]), images(2)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     found, updated = jax.eval_shape(
