@@ -1,13 +1,11 @@
 """Two virtual devices, one small dataset of each kind, and tiny configs that train in seconds."""
 
-import contextlib
 import gc
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,8 +17,6 @@ from PIL import Image
 from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
 from semiseg_jax.data.folder import Folder
-from semiseg_jax.models import layers
-from semiseg_jax.ops import convolution
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # of processes that tests start
 jax.config.update("jax_platforms", "cpu")
@@ -42,6 +38,8 @@ if platform.machine() in ("x86_64", "AMD64") and "PYTEST_XDIST_WORKER" not in os
             os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}"
 # As many devices as CI has cores: more of them deadlock in collectives.
 jax.config.update("jax_num_cpu_devices", 2)
+# With hardly any optimisation programs compile three times as fast; most tests run theirs once.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_finish():
@@ -58,36 +56,23 @@ def _compilation_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-@contextlib.contextmanager
-def _compiling_fast() -> Iterator[None]:
-    """Programs that compile fast: XLA's own convolutions, and hardly any optimisation."""
-
-    def convolve(x, kernel, *, stride=1, dilation=1, pads):
-        return convolution._library(x, kernel, stride, dilation, pads)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "convolve", convolve)
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
-def fast_compilation():
-    with _compiling_fast():
-        yield
+def fully_optimised():
+    """Programs as users run them, for a test that depends on how they are compiled."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _fast_where_programs_are_many_and_small(request):
-    room = request.path.parent.name
-    with contextlib.ExitStack() as stack:
-        if room in ("data", "methods", "verbs"):
-            stack.enter_context(_compiling_fast())
-        if room == "verbs":
-            from shared_programs import shared_programs  # loads all of the package, which other rooms do without
+def _runs_share_programs(request):
+    """In the room of the verbs, runs of one config trace and compile its step once."""
+    if request.path.parent.name != "verbs":
+        yield
+        return
+    from shared_programs import shared_programs  # loads all of the package, which other rooms do without
 
-            stack.enter_context(shared_programs())
+    with shared_programs():
         yield
 
 

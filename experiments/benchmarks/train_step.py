@@ -1,13 +1,16 @@
 """How fast is a train step, and what does it need? Every network, and the step of the adversarial method.
 
-    python experiments/benchmarks/train_step.py                        # everything, about 10 minutes on two cores
-    python experiments/benchmarks/train_step.py --only=adversarial --rounds=5
+    python experiments/benchmarks/train_step.py                        # everything, half an hour on two cores
+    python experiments/benchmarks/train_step.py --only=v3plus --rounds=9
     python experiments/benchmarks/train_step.py --dtype=bfloat16       # on an accelerator
 
-Contestants take turns in one process, a step each; times are of the fastest step. `torch` is eager PyTorch (and
-`compiled` torch.compile on a GPU), where it is installed; `naive` is the same network with every convolution left to
-XLA. `memory` is XLA's plan for the step: arguments, outputs and buffers. `utilisation` is three forward passes of
-multiply-adds over time and `--peak`, the operations that the device can do in a second.
+Contestants take turns in one process, a step each; times are medians, and behind each stands our time over theirs.
+`library` is the same network with every convolution left to XLA. `torch` is the same network in eager PyTorch
+(`compiled`: torch.compile on a GPU), `smp` the nearest one of segmentation-models-pytorch, its DeepLabV3Plus, whose
+first decoder layer is at stride 16 instead of 4; each where it is installed. `memory` is XLA's plan for the step:
+arguments, outputs and buffers. `utilisation` is three forward passes of multiply-adds over time and `--peak`, the
+operations that the device can do in a second. With `--clock=cpu` times are processor seconds, for machines on which
+others work too; set OMP_WAIT_POLICY=passive, so that PyTorch's threads do not count while they wait.
 """
 
 import functools
@@ -16,7 +19,6 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -28,23 +30,29 @@ from experiments.benchmarks import torch_networks as rival
 from semiseg_jax import models
 from semiseg_jax.engine.parallel import keep_memory
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss, partial_cross_entropy
-from semiseg_jax.ops import convolution
+from semiseg_jax.ops.convolution import convolution_form
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("only", "", "regular expression; the rows in whose name it is found")
-flags.DEFINE_integer("rounds", 3, "timed steps of each contestant")
+flags.DEFINE_string("without", "", "regular expression; contestants in whose name it is found are left out")
+flags.DEFINE_integer("rounds", 5, "timed steps of each contestant")
 flags.DEFINE_enum("dtype", "float32", tuple(models.DTYPES), "dtype of the computation")
+flags.DEFINE_enum("clock", "wall", ("wall", "cpu"), "what is measured")
 flags.DEFINE_float("peak", 0.0, "operations a second of the device, for the utilisation; 0 = leave it out")
 
 CLASSES = 21
 # name -> network, its options, images, side
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "unet quickstart": ("unet", {}, 8, 64),
     "unet": ("unet", {}, 8, 160),
     "deeplab_mobile": ("deeplab_mobile", {"layout": "tensorflow", "norm": "none"}, 8, 160),
-    "deeplab_v3plus resnet34": ("deeplab_v3plus", {"backbone": "resnet34"}, 4, 256),
-    "deeplab_v3plus resnet50": ("deeplab_v3plus", {"backbone": "resnet50"}, 4, 256),
-    "deeplab_v2 resnet101": ("deeplab_v2", {}, 2, 321),
+    "v3plus mobilenet_v2": ("deeplab_v3plus", {"backbone": "mobilenet_v2", "separable": True}, 8, 160),
+    "v3plus resnet34": ("deeplab_v3plus", {"backbone": "resnet34", "separable": True}, 4, 256),
+    "v3plus resnet50": ("deeplab_v3plus", {"backbone": "resnet50", "separable": True}, 4, 256),
+    "v2 resnet101": ("deeplab_v2", {}, 2, 321),
 }
+RIVALS = ("library", "torch", "smp", "compiled")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Step = Callable[[], None]
 
 
@@ -53,9 +61,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_memory()
     device = jax.devices()[0]
-    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}, {FLAGS.dtype}")
-    columns = ("images", "side", "step", "images/s", "compile", "memory", "naive", "torch", "compiled", "utilisation")
-    print(f"{'':<26}" + "".join(f"{column:>12}" for column in columns))
+    versions = f"jax {jax.__version__}" + (f", torch {rival.torch.__version__}" if rival.torch is not None else "")
+    print(f"{device.platform} ({device.device_kind}), {len(os.sched_getaffinity(0))} cores, {versions}, {FLAGS.dtype}")
+    columns = ("images", "side", "step", "images/s", "compile", "memory", *RIVALS, "utilisation")
+    print(f"{'':<22}" + "".join(f"{column:>15}" for column in columns))
     for name, (network, options, batch, side) in NETWORKS.items():
         if re.search(FLAGS.only, name):
             report(name, batch, side, *supervised(network, options, batch, side))
@@ -64,20 +73,25 @@ def main(argv: list[str]) -> None:
 
 
 def report(name: str, batch: int, side: int, steps: dict[str, Step], cost: dict[str, float]) -> None:
-    best: dict[str, float] = {}
+    clock = CLOCKS[FLAGS.clock]
+    times: dict[str, list[float]] = {who: [] for who in steps}
     for step in steps.values():
         step()
     for _ in range(FLAGS.rounds):
         for who, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            best[who] = min(best.get(who, float("inf")), time.perf_counter() - start)
-    cells = [f"{batch}", f"{side}", f"{best['ours'] * 1e3:.0f} ms", f"{batch / best['ours']:.1f}"]
-    cells += [f"{cost['compile']:.0f} s", f"{cost['bytes'] / 2**20:.0f} MiB"]
-    for who in ("naive", "torch", "compiled"):
-        cells.append(f"{best[who] * 1e3:.0f} ms {best['ours'] / best[who]:.2f}" if who in best else "-")
-    cells.append(f"{6 * cost['work'] / best['ours'] / FLAGS.peak:.2f}" if FLAGS.peak else "-")
-    print(f"{name:<26}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+            times[who].append(clock() - start)
+    median = {who: float(np.median(values)) for who, values in times.items()}
+    compiling = f"{cost['compile']:.0f} s"
+    if "compile library" in cost:
+        compiling += f" {cost['compile'] / cost['compile library']:.2f}"
+    cells = [f"{batch}", f"{side}", f"{median['ours'] * 1e3:.0f} ms", f"{batch / median['ours']:.1f}"]
+    cells += [compiling, f"{cost['bytes'] / 2**20:.0f} MiB"]
+    for who in RIVALS:
+        cells.append(f"{median[who] * 1e3:.0f} ms {median['ours'] / median[who]:.2f}" if who in median else "-")
+    cells.append(f"{6 * cost['work'] / median['ours'] / FLAGS.peak:.2f}" if FLAGS.peak else "-")
+    print(f"{name:<22}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
 
 
 def supervised(
@@ -85,8 +99,8 @@ def supervised(
 ) -> tuple[dict[str, Step], dict[str, float]]:
     image, label = pictures(batch, side)
     model = models.make_model(network, CLASSES, dtype=FLAGS.dtype, **options)
-    variables = jax.jit(model.init)(jax.random.key(0), image[:1])
-    optimizer = optax.sgd(1e-3, 0.9)
+    variables = drawn(model, image[:1])
+    optimizer = optax.adamw(1e-4)
 
     def step(state: Any, image: jax.Array, label: jax.Array) -> Any:
         params, stats, slots = state
@@ -103,13 +117,46 @@ def supervised(
     params = variables["params"]
     state = (params, variables.get("batch_stats", {}), optimizer.init(params))
     run, cost = compiled(step, state, image, label)
-    steps = {"ours": run}
-    with naive_convolutions():
-        steps["naive"] = compiled(functools.partial(step), state, image, label)[0]
     cost["work"] = models.summary(model, image.shape).multiply_adds
-    if network == "deeplab_v2" and rival.torch is not None:
-        steps |= torch_steps(functools.partial(torch_supervised, image, label))
+    steps = {"ours": run}
+    if wanted("library"):
+        with convolution_form("library"):
+            steps["library"], library_cost = compiled(step, state, image, label)
+        cost["compile library"] = library_cost["compile"]
+    for who, make in torch_rivals(network, options).items():
+        if wanted(who):
+            steps |= torch_steps(who, functools.partial(torch_supervised, make, image, label))
     return steps, cost
+
+
+def drawn(model: Any, *inputs: np.ndarray) -> Any:
+    """Variables of a network, by NumPy: compiling JAX's generators for every shape takes longer than the benchmark."""
+    random = np.random.default_rng(0)
+
+    def value(path: Any, like: Any) -> np.ndarray:
+        name = path[-1].key
+        if name == "kernel":
+            return random.normal(0, np.sqrt(2 / np.prod(like.shape[:-1])), like.shape).astype(np.float32)
+        return np.full(like.shape, name in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, jax.eval_shape(model.init, jax.random.key(0), *inputs))
+
+
+def wanted(who: str) -> bool:
+    return not (FLAGS.without and re.search(FLAGS.without, who))
+
+
+def torch_rivals(network: str, options: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Those that exist of a network."""
+    found: dict[str, Callable[[], Any]] = {}
+    if rival.torch is not None and network == "deeplab_v2":
+        found["torch"] = lambda: rival.DeepLabV2(CLASSES)
+    if rival.torch is not None and network == "deeplab_v3plus":
+        found["torch"] = lambda: rival.DeepLabV3Plus(options["backbone"], CLASSES)
+    if rival.smp is not None and network == "deeplab_v3plus":
+        encoder = options["backbone"]
+        found["smp"] = lambda: rival.smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=CLASSES)
+    return found
 
 
 def adversarial(side: int) -> tuple[dict[str, Step], dict[str, float]]:
@@ -148,23 +195,25 @@ def adversarial(side: int) -> tuple[dict[str, Step], dict[str, float]]:
         new = optax.apply_updates(params, updates), stats, slots
         return new, (optax.apply_updates(d_params, d_updates), d_slots)
 
-    variables = jax.jit(generator.init)(jax.random.key(0), image[:1])
-    d_params = jax.jit(discriminator.init)(jax.random.key(1), jnp.zeros((1, side, side, CLASSES)))["params"]
+    variables = drawn(generator, image[:1])
+    d_params = drawn(discriminator, np.zeros((1, side, side, CLASSES), np.float32))["params"]
     first = (variables["params"], variables["batch_stats"], optimizers[0].init(variables["params"]))
     run, cost = compiled(step, (first, (d_params, optimizers[1].init(d_params))), image, label, unlabelled)
     cost["work"] = 2 * models.summary(generator, image.shape).multiply_adds
     steps = {"ours": run}
-    if rival.torch is not None:
-        steps |= torch_steps(functools.partial(torch_adversarial, image, label, unlabelled))
+    if rival.torch is not None and wanted("torch"):
+        make = functools.partial(torch_adversarial, image, label, unlabelled)
+        steps |= torch_steps("torch", make)
     return steps, cost
 
 
 def compiled(step: Callable, state: Any, *arrays: np.ndarray) -> tuple[Step, dict[str, float]]:
     """A call that makes one step of its own copy of the state, and what compiling told."""
     state, placed = jax.tree.map(jnp.copy, state), jax.device_put(arrays)
-    start = time.perf_counter()
+    clock = CLOCKS[FLAGS.clock]
+    start = clock()
     program = jax.jit(step, donate_argnums=0).lower(state, *placed).compile()
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     plan: Any = program.memory_analysis()
     needed = (
         plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -177,30 +226,18 @@ def compiled(step: Callable, state: Any, *arrays: np.ndarray) -> tuple[Step, dic
     return run, {"compile": seconds, "bytes": needed}
 
 
-def naive_convolutions() -> Any:
-    """Within it, networks are traced with XLA's own convolutions everywhere."""
-
-    def dense(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1, pads: Any) -> jax.Array:
-        return convolution._library(x, kernel, stride, dilation, pads)
-
-    def depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1, pads: Any) -> jax.Array:
-        return convolution._library(x, kernel, stride, dilation, pads, groups=x.shape[-1])
-
-    return mock.patch.multiple("semiseg_jax.models.layers", convolve=dense, depthwise_convolve=depthwise)
-
-
-def torch_steps(make: Callable[[bool], Step]) -> dict[str, Step]:
+def torch_steps(who: str, make: Callable[[bool], Step]) -> dict[str, Step]:
     rival.torch.set_num_threads(len(os.sched_getaffinity(0)))
-    steps = {"torch": make(False)}
-    if rival.torch.cuda.is_available():
+    steps = {who: make(False)}
+    if rival.torch.cuda.is_available() and who == "torch":
         rival.torch.set_float32_matmul_precision("high")  # TF32, as JAX's default
         steps["compiled"] = make(True)
     return steps
 
 
-def torch_supervised(image: np.ndarray, label: np.ndarray, compile: bool) -> Step:
-    network, (image, label) = placed(rival.DeepLabV2(CLASSES), compile), tensors(image, label)
-    optimizer = rival.torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 1e-3, 0.9)
+def torch_supervised(make: Callable[[], Any], image: np.ndarray, label: np.ndarray, compile: bool) -> Step:
+    network, (image, label) = placed(make(), compile), tensors(image, label)
+    optimizer = rival.torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-4)
     return timed(lambda: rival.supervised_step(network, optimizer, image, label))
 
 

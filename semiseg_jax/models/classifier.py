@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from semiseg_jax.models.backbones import backbone_of
+from semiseg_jax.models.layers import check_image
 
 
 class Classifier(nn.Module):
@@ -34,10 +35,12 @@ class Classifier(nn.Module):
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """`logits` [B,K], and `cam` [B,h,w,K]: what each place adds to them; its mean plus the bias is the logits."""
+        check_image("Classifier", image)
         mobile = self.backbone == "mobilenet_v2"
         stages = backbone_of(self, head=mobile)(image, train)
         features = stages["head" if mobile else "layer4"].astype(jnp.float32)
-        dense = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier")
+        init = nn.initializers.normal(0.01)
+        dense = nn.Dense(self.num_classes, kernel_init=init, precision="highest", name="classifier")
         logits = dense(jnp.mean(features, axis=(1, 2)))
         kernel = dense.variables["params"]["kernel"]
-        return {"logits": logits, "cam": jnp.einsum("bhwc,ck->bhwk", features, kernel)}
+        return {"logits": logits, "cam": jnp.einsum("bhwc,ck->bhwk", features, kernel, precision="highest")}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from semiseg_jax.models.backbones import backbone_of
-from semiseg_jax.models.layers import Conv, Norm, check_option, resize
+from semiseg_jax.models.layers import Conv, Norm, check_image, check_option, resize
 from semiseg_jax.models.segmenter import Outputs, Perturb, Segmenter, head_conv, perturbed, upsampled
 
 RATES = (6, 12, 18, 24)
@@ -43,6 +43,7 @@ class DeepLabV2(Segmenter):
 
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
+        check_image("DeepLabV2", image)
         check_option("DeepLabV2", "aspp_branches", self.aspp_branches, range(1, 5))
         (x,) = perturbed([backbone_of(self)(image, train)["layer4"]], perturb)
         logits, raw_variance = jnp.zeros(()), None
@@ -90,6 +91,7 @@ class DeepLabV3Plus(Segmenter):
 
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
+        check_image("DeepLabV3Plus", image)
         stages = backbone_of(self, head=self.backbone == "mobilenet_v2")(image, train)
         x, skip = perturbed([stages.get("head", stages["layer4"]), stages["layer1"]], perturb)
         rates = [rate * max(1, 16 // self.output_stride) for rate in self.rates]

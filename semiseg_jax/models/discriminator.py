@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from semiseg_jax.models.layers import Conv, resize
-from semiseg_jax.ops._checks import check_shape
+from semiseg_jax.ops._checks import check_float, check_shape
 
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -45,6 +45,7 @@ class Discriminator(nn.Module):
     def low_logits(self, probs: jax.Array, image: jax.Array | None = None) -> jax.Array:
         """-> [B,h,w] float32 before upsampling."""
         check_shape("Discriminator", "probs", probs, ("B", "H", "W", "K"))
+        check_float("Discriminator", "probs", probs)
         if min(probs.shape[1:3]) < 32:
             raise ValueError(f"Discriminator: probs is {probs.shape[1]}x{probs.shape[2]} but must be at least 32x32")
         if self.output_stride not in OUTPUT_STRIDES:
@@ -61,10 +62,12 @@ class Discriminator(nn.Module):
                     "Discriminator: image is missing; with sees_image or class_agnostic it is seen beside the map"
                 )
             check_shape("Discriminator", "image", image, (*probs.shape[:3], 3))
+            check_float("Discriminator", "image", image)
             x = jnp.concatenate([x, image.astype(self.dtype)], axis=-1)
         strides = [2 if 2**layer <= self.output_stride else 1 for layer in range(1, 6)]
         for index, stride in enumerate(strides[:4]):
             x = Conv(self.features * 2**index, 4, stride, use_bias=True, dtype=self.dtype, name=f"conv{index + 1}")(x)
             x = nn.leaky_relu(x, 0.2)
-        x = Conv(1, 4, strides[4], use_bias=True, dtype=self.dtype, name="classifier")(x)
+        last = {"precision": "highest", "dtype": self.dtype, "name": "classifier"}
+        x = Conv(1, 4, strides[4], use_bias=True, **last)(x)
         return x[..., 0].astype(jnp.float32)

@@ -1,5 +1,6 @@
 """Layers that every network shares: convolution, norms, pooling and resizing."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from semiseg_jax.ops._checks import check_shape
 from semiseg_jax.ops.convolution import convolve, depthwise_convolve
 from semiseg_jax.ops.images import MEAN, STD
 
@@ -22,6 +24,8 @@ class Conv(nn.Module):
     Attributes:
       features: channels out.
       padding: "symmetric" as PyTorch does it, or "same" as TensorFlow does.
+      precision: of the products of a dense convolution; None is what the backend prefers, which on GPU and TPU rounds
+        float32 factors. Layers that give logits have "highest".
     """
 
     features: int
@@ -33,14 +37,19 @@ class Conv(nn.Module):
     padding: str = "symmetric"
     dtype: Any = jnp.float32
     kernel_init: Callable[..., jax.Array] = nn.initializers.he_normal()
+    precision: lax.PrecisionLike = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         pads = [paddings(size, self.kernel_size, self.strides, self.dilation, self.padding) for size in x.shape[1:3]]
-        function = depthwise_convolve if self.depthwise else convolve
-        x = function(x.astype(self.dtype), kernel, stride=self.strides, dilation=self.dilation, pads=pads)
+        x = x.astype(self.dtype)
+        options: dict[str, Any] = {"stride": self.strides, "dilation": self.dilation, "pads": pads}
+        if self.depthwise:
+            x = depthwise_convolve(x, kernel, **options)
+        else:
+            x = convolve(x, kernel, **options, precision=self.precision)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             x = (x.astype(jnp.float32) + bias).astype(self.dtype)  # its gradient, a sum over all pixels, is float32
@@ -138,7 +147,8 @@ def resize(x: jax.Array, size: Sequence[int], *, align_corners: bool = False) ->
         interpolation_matrix(old, new, align_corners).astype(x.dtype)
         for old, new in zip(x.shape[1:3], size, strict=True)
     )
-    return jnp.einsum("xw,bywc->byxc", columns, jnp.einsum("yh,bhwc->bywc", rows, x))
+    product = functools.partial(jnp.einsum, precision="highest")
+    return product("xw,bywc->byxc", columns, product("yh,bhwc->bywc", rows, x))
 
 
 def interpolation_matrix(old: int, new: int, align_corners: bool) -> jax.Array:
@@ -168,6 +178,16 @@ def to_range(image: jax.Array, name: str) -> jax.Array:
         return image
     mean, std = (jnp.asarray(values, image.dtype) for values in RANGES[name])
     return (image * jnp.asarray(STD, image.dtype) + jnp.asarray(MEAN, image.dtype) - mean) / std
+
+
+def check_image(module: str, image: Any) -> None:
+    """Raises unless `image` is [B,H,W,3] of floats."""
+    check_shape(module, "image", image, ("B", "H", "W", 3))
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(
+            f"{module}: image is {image.dtype} but must be floating, standardised; "
+            "give semiseg_jax.ops.standardize(image)"
+        )
 
 
 def check_option(module: str, name: str, value: Any, known: Iterable[Any]) -> None:

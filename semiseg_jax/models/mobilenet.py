@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.models.layers import Conv, Norm, check_option, to_range
+from semiseg_jax.models.layers import Conv, Norm, check_image, check_option, to_range
 
 # Expansion, channels, number of blocks and stride of each group.
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -66,6 +66,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        check_image("MobileNetV2", image)
         check_option("MobileNetV2", "output_stride", self.output_stride, (8, 16, 32))
         check_option("MobileNetV2", "layout", self.layout, LAYOUTS)
         padding, value_range = LAYOUTS[self.layout]

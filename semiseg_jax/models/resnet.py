@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.models.layers import Conv, Norm, check_option, max_pool, to_range
-from semiseg_jax.ops.convolution import settle
+from semiseg_jax.models.layers import Conv, Norm, check_image, check_option, max_pool, to_range
 
 # Depth -> blocks of each layer, and whether they are bottlenecks.
 DEPTHS: Mapping[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -51,7 +50,7 @@ class Block(nn.Module):
         if x.shape[-1] != y.shape[-1] or self.strides > 1:
             x = self._conv(y.shape[-1], 1, self.strides, name="shortcut")(x)
             x = self._norm(name="shortcut_norm")(x, train)
-        return settle(nn.relu(x + y))
+        return nn.relu(x + y)
 
     def _convolutions(self) -> list[tuple[int, int, int]]:
         """Features, kernel size and stride of each."""
@@ -88,6 +87,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        check_image("ResNet", image)
         check_option("ResNet", "depth", self.depth, DEPTHS)
         check_option("ResNet", "output_stride", self.output_stride, STRIDES)
         check_option("ResNet", "layout", self.layout, LAYOUTS)

@@ -62,6 +62,7 @@ def upsampled(low_logits: jax.Array, low_variance: jax.Array | None, image: jax.
 
 
 def head_conv(features: int, dtype: Any, name: str, size: int = 1, dilation: int = 1) -> Conv:
-    """A last convolution: with bias, small initial weights."""
+    """A last convolution: with bias, small initial weights, and products of full precision."""
     init = nn.initializers.normal(0.01)
-    return Conv(features, size, dilation=dilation, use_bias=True, dtype=dtype, kernel_init=init, name=name)
+    options = {"kernel_init": init, "precision": "highest", "dtype": dtype}
+    return Conv(features, size, dilation=dilation, use_bias=True, name=name, **options)

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from semiseg_jax.ops.convolution import convolution_form
+
 # Copies of the parameters that an optimiser keeps.
 SLOTS = {"adamw": 2, "sgd": 1}
 
@@ -75,7 +77,8 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     """
     arrays = [jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x for x in inputs]
     variables = jax.eval_shape(model.init, jax.random.key(0), *arrays)
-    closed = jax.make_jaxpr(model.apply)(variables, *arrays)
+    with convolution_form("library"):  # every convolution is one operation
+        closed = jax.make_jaxpr(model.apply)(variables, *arrays)
     rows: dict[str, Row] = {}
     for scope, equation in _equations(closed.jaxpr, ""):
         name = _stage(scope)
@@ -96,13 +99,9 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
 
 
 def _equations(jaxpr: Any, scope: str) -> Iterator[tuple[str, Any]]:
-    """All equations with the names of the modules around them; of a choice by platform, the one for accelerators."""
+    """All equations with the names of the modules around them."""
     for equation in jaxpr.eqns:
         inner_scope = f"{scope}/{equation.source_info.name_stack}"
-        branches = equation.params.get("branches")
-        if branches is not None:
-            yield from _equations(branches[-1].jaxpr, inner_scope)
-            continue
         inner = [value for value in equation.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
         if inner:
             yield from _equations(getattr(inner[0], "jaxpr", inner[0]), inner_scope)
@@ -120,7 +119,7 @@ def _stage(scope: str) -> str:
 
 
 # Parts of scopes that JAX adds.
-_NOT_MODULES = ("cond", "jit", "checkpoint", "branch_0_fun", "branch_1_fun", "rematted_computation")
+_NOT_MODULES = ("jit", "checkpoint", "rematted_computation")
 
 
 def _multiply_adds(equation: Any) -> int:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.models.layers import Conv, Norm
+from semiseg_jax.models.layers import Conv, Norm, check_image
 from semiseg_jax.models.segmenter import Outputs, Perturb, Segmenter, head_conv, perturbed, upsampled
 
 
@@ -50,6 +50,7 @@ class UNet(Segmenter):
 
     @nn.compact
     def outputs(self, image: jax.Array, train: bool = False, perturb: Perturb | None = None) -> Outputs:
+        check_image("UNet", image)
         height, width = image.shape[1:3]
         multiple = 2 ** len(self.widths)
         padded = jnp.pad(image, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)])

@@ -2,7 +2,6 @@
 
 import jax
 from jax.sharding import PartitionSpec as P
-from quick_jit import quick_jit
 
 MAPPERS = ["pmap", "shard_map", "shard_map without check"]
 
@@ -20,4 +19,4 @@ def loss_and_grad_on_two_devices(loss, mapper, params, rows):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     check = mapper == "shard_map"
     mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P(), P()), check_vma=check)
-    return quick_jit(mapped)(params, rows)
+    return jax.jit(mapped)(params, rows)

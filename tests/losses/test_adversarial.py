@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import quick_jit
 
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
 
@@ -94,7 +93,7 @@ def test_maps_may_have_a_last_axis_of_one():
 
 def test_value_maps_of_both_streams_have_their_own_shapes_and_add_up_to_the_sum():
     real, fake, weights = make_map(REAL), make_map(FAKE, 1), make_weights(FAKE)
-    maps = quick_jit(functools.partial(discriminator_loss, reduction="none"))
+    maps = jax.jit(functools.partial(discriminator_loss, reduction="none"))
     of_real, of_fake = maps(real[..., None], fake, fake_weights=weights)
     assert (of_real.shape, of_fake.shape) == (REAL, FAKE)
     np.testing.assert_allclose(of_real.sum(), 0.5 * np.prod(REAL) * numpy_bce(real, 1.0), rtol=1e-5)

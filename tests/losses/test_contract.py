@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from quick_jit import quick_jit
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax import losses
@@ -172,7 +171,7 @@ def with_grads(name):
 
     compiled = jax.jit(jax.value_and_grad(loss))
     # What half precision becomes is the same for any compiler.
-    quickly = quick_jit(jax.value_and_grad(loss))
+    quickly = jax.jit(jax.value_and_grad(loss))
 
     def call(inputs, **others):
         scores, others = split_scores(name, make_masks(name, True) | make_weights(name, 1.0) | inputs | others)
@@ -190,7 +189,7 @@ def of_each_image(name):
         return CASES[name].loss(**scores, **others)
 
     inputs = {key: x[:, None] for key, x in make_inputs(name).items()}
-    return quick_jit(jax.vmap(jax.value_and_grad(loss)))(*split_scores(name, inputs))
+    return jax.jit(jax.vmap(jax.value_and_grad(loss)))(*split_scores(name, inputs))
 
 
 def assert_close(found, expected, rtol=1e-5, atol=1e-7):
@@ -291,7 +290,7 @@ def test_a_value_map_adds_up_to_the_sum_which_is_the_mean_times_what_counts(weig
         maps = reduced("none")(scores)
         return sum(map(jnp.sum, jax.tree.leaves(maps))), maps
 
-    @quick_jit
+    @jax.jit
     def all_three(scores):
         by_map = jax.value_and_grad(mapped, has_aux=True)(scores)
         return by_map, jax.value_and_grad(reduced("sum"))(scores), reduced("mean")(scores)
@@ -336,7 +335,7 @@ def test_rematerialisation_gives_the_same_gradient(own_gradient):
     inputs, scores = make_inputs(own_gradient), CASES[own_gradient].scores
     _, expected = with_grads(own_gradient)(inputs)
 
-    @quick_jit
+    @jax.jit
     @jax.grad
     @jax.checkpoint
     def rematerialised(scores):
@@ -405,7 +404,7 @@ def parameters(name):
 @pytest.mark.parametrize("with_numbers", [name for name, case in CASES.items() if case.numbers])
 def test_numbers_may_be_traced(with_numbers):
     case, inputs = CASES[with_numbers], make_inputs(with_numbers)
-    loss = quick_jit(lambda inputs, numbers: case.loss(**inputs, **case.extra, **numbers))
+    loss = jax.jit(lambda inputs, numbers: case.loss(**inputs, **case.extra, **numbers))
     expected, _ = with_grads(with_numbers)(inputs)
     np.testing.assert_allclose(loss(inputs, case.numbers), expected, rtol=1e-5)
     for number in case.numbers:

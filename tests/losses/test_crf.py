@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hardly_optimised import fully_optimised, hardly_optimised  # noqa: F401
 
 from semiseg_jax.losses import gated_crf
 
@@ -99,7 +98,7 @@ def restated(probs, image, features=None, **options):
 
 
 @pytest.mark.parametrize("case", ["0", "2", "3"])
-def test_loss_and_gradient_are_those_of_the_published_code(case, fully_optimised):  # noqa: F811
+def test_loss_and_gradient_are_those_of_the_published_code(case, fully_optimised):
     masks = {name: stored(f"{case}/{name}") for name in ("source_mask", "target_mask") if f"{case}/{name}" in PARITY}
     assert len(masks) == (case != "0")
     options = {"radius": int(PARITY[f"{case}/radius"]), "border": "reference", **masks}

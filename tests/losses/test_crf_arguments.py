@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hardly_optimised import hardly_optimised  # noqa: F401
 
 from semiseg_jax.losses import gated_crf
 from semiseg_jax.ops import kernels

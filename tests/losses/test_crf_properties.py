@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hardly_optimised import hardly_optimised  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_devices import loss_and_grad_on_two_devices

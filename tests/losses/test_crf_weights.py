@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hardly_optimised import hardly_optimised  # noqa: F401
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax.losses import gated_crf

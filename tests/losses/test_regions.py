@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_jit import quick_jit
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax.losses import dice_loss, lovasz_softmax
@@ -112,7 +111,7 @@ def test_the_gradient_equals_finite_differences(name):
         return LOSSES[name](jnp.asarray(logits + t * direction), labels, weights=weights)
 
     with jax.enable_x64(True):
-        slope, step, value = quick_jit(jax.grad(along))(0.0), 1e-6, quick_jit(along)
+        slope, step, value = jax.jit(jax.grad(along))(0.0), 1e-6, jax.jit(along)
         np.testing.assert_allclose((value(step) - value(-step)) / (2 * step), slope, rtol=1e-6)
 
 
@@ -144,7 +143,7 @@ def test_the_batch_as_a_whole_is_that_of_all_devices(name):
 def test_a_value_map_of_the_batch_adds_up_to_its_loss():
     logits, labels, weights = make_batch()
     for name, loss in LOSSES.items():
-        values = quick_jit(functools.partial(loss, reduction="none"))(logits, labels, weights=weights)
+        values = jax.jit(functools.partial(loss, reduction="none"))(logits, labels, weights=weights)
         np.testing.assert_allclose(jnp.sum(values), JITTED[name](logits, labels, weights=weights)[0], rtol=1e-5)
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from quick_jit import quick_jit
 
 from semiseg_jax.losses import partial_cross_entropy, uncertainty_cross_entropy
 
@@ -124,7 +123,7 @@ def test_the_probability_approximates_the_expected_sigmoid():
     expected = (density / (1 + np.exp(-(means[:, None] + sigmas[:, None] * grid)))).sum(-1)
     column = (len(means), 1, 1, 1)
     mean, variance = (array.reshape(column).astype(np.float32) for array in (means, sigmas**2))
-    losses = quick_jit(jax.vmap(uncertainty_cross_entropy))(mean, variance, np.ones(column, np.int32))
+    losses = jax.jit(jax.vmap(uncertainty_cross_entropy))(mean, variance, np.ones(column, np.int32))
     np.testing.assert_allclose(np.exp(-losses), expected, atol=0.005)
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from quick_jit import quick_jit
 from scipy import ndimage
 
 from semiseg_jax.losses import curvilinear_total_variation, total_variation
@@ -25,9 +24,9 @@ def isotropic(probs, **options):
 
 
 VARIATIONS = {"l1": total_variation, "l2": isotropic, "curvilinear": curvilinear_total_variation}
-JITTED = {name: quick_jit(function) for name, function in VARIATIONS.items()}
+JITTED = {name: jax.jit(function) for name, function in VARIATIONS.items()}
 WITH_GRAD = {name: jax.jit(jax.value_and_grad(function)) for name, function in VARIATIONS.items()}
-VALUES = {name: quick_jit(functools.partial(function, reduction="none")) for name, function in VARIATIONS.items()}
+VALUES = {name: jax.jit(functools.partial(function, reduction="none")) for name, function in VARIATIONS.items()}
 few_examples = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 
 
@@ -115,7 +114,7 @@ def test_an_image_of_one_colour_changes_nothing():
 
 
 def test_no_gradient_reaches_the_image():
-    loss = quick_jit(jax.grad(lambda image: total_variation(make_probs(), image=image, contrast=1.0)))
+    loss = jax.jit(jax.grad(lambda image: total_variation(make_probs(), image=image, contrast=1.0)))
     grad = loss(make_image((2, 5, 7)))
     np.testing.assert_array_equal(grad, 0.0)
 
@@ -182,7 +181,7 @@ def test_the_gradient_equals_finite_differences_in_both_modes(norm):
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_forward_mode_equals_the_gradient_times_the_tangent(name):
     probs, tangent, where = make_probs(), make_probs(seed=1), make_mask((2, 5, 7))
-    loss, derivative = quick_jit(lambda x, along: jax.jvp(lambda x: VARIATIONS[name](x, where=where), (x,), (along,)))(
+    loss, derivative = jax.jit(lambda x, along: jax.jvp(lambda x: VARIATIONS[name](x, where=where), (x,), (along,)))(
         probs, tangent
     )
     expected_loss, grad = WITH_GRAD[name](probs, where=where)
@@ -369,7 +368,7 @@ def numpy_curvilinear(probs, counts, sigma):
 @pytest.mark.parametrize("sigma", [1.0, 1.7])
 def test_curvilinear_total_variation_equals_a_numpy_computation(sigma):
     probs, where = make_probs((1, 12, 15, 3)), make_mask((1, 12, 15), share=0.9)
-    found = quick_jit(functools.partial(curvilinear_total_variation, sigma=sigma, reduction="none"))(probs, where=where)
+    found = jax.jit(functools.partial(curvilinear_total_variation, sigma=sigma, reduction="none"))(probs, where=where)
     np.testing.assert_allclose(found[0], numpy_curvilinear(probs[0], where[0], sigma), rtol=1e-4, atol=1e-5)
 
 

@@ -1,20 +1,19 @@
-"""Real ImageNet weights name real animals. Skipped where the files are absent; SEMISEG_SHARED says where they are."""
+"""Real ImageNet weights name real animals. Skipped where the files are absent; SEMISEG_FIXTURES says where they are."""
 
 import json
-import os
 from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from optional_files import optional_files
 
 from semiseg_jax.models import Classifier, pretrained
 from semiseg_jax.ops import standardize
 
-SHARED = Path(os.environ.get("SEMISEG_SHARED", Path(__file__).parents[3] / "shared"))
-WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.npz"
-ANIMALS = SHARED / "data" / "voc_animals"
+WEIGHTS = optional_files() / "weights" / "mobilenet_v2_imagenet.npz"
+ANIMALS = optional_files() / "data" / "voc_animals"
 # Which of the 1001 ImageNet classes (0 is background) mean the animal: tabby to Egyptian cat; ox, water buffalo, bison;
 # Chihuahua to Mexican hairless; sorrel; ram and bighorn.
 NAMES = {
@@ -25,7 +24,7 @@ NAMES = {
     "sheep": range(349, 351),
 }
 FILES = pytest.mark.skipif(
-    not (WEIGHTS.is_file() and ANIMALS.is_dir()), reason="ImageNet weights or pictures are absent"
+    not (WEIGHTS.is_file() and ANIMALS.is_dir()), reason="ImageNet weights or pictures are absent from SEMISEG_FIXTURES"
 )
 
 

@@ -10,8 +10,6 @@ from semiseg_jax.engine.parallel import AXIS, Devices
 from semiseg_jax.models.layers import NORMS, Conv, Norm, max_pool, paddings, resize, to_range
 from semiseg_jax.ops.images import MEAN, STD
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def features(batch=4, size=(3, 5), channels=16):
     return np.random.default_rng(0).normal(2, 3, (batch, *size, channels)).astype(np.float32)

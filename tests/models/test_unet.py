@@ -1,5 +1,7 @@
 """The U-Net: shapes, dtypes, norms over devices, and messages for options that do not exist."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,6 @@ from jax.sharding import PartitionSpec as P
 from semiseg_jax.engine.parallel import AXIS, Devices
 from semiseg_jax.models import make_model
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 CLASSES = 3
 WIDTHS = (8, 16)
 
@@ -19,8 +19,7 @@ def images(batch: int = 2, height: int = 16, width: int = 16) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(batch, height, width, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("size", [(16, 24), (17, 16), (31, 9), (1, 1), (5, 40)])
+@pytest.mark.parametrize(("batch", "size"), [(1, (16, 24)), (2, (31, 9))])
 def test_logits_have_the_size_of_the_image(size, batch):
     model = make_model("unet", CLASSES, widths=WIDTHS)
     shape = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], images(batch, *size))
@@ -38,11 +37,11 @@ def test_any_number_of_levels_works(widths):
 
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("train", [False, True])
-def test_output_and_parameters_are_float32_and_finite(norm, dtype, train):
+def test_output_and_parameters_are_float32_and_finite(norm, dtype):
     model = make_model("unet", CLASSES, dtype=dtype, norm=norm, widths=WIDTHS)
-    variables = model.init(jax.random.key(0), images())
-    logits, updated = model.apply(variables, images(), train=train, mutable=["batch_stats"])
+    variables = jax.jit(model.init)(jax.random.key(0), images())
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, updated = jax.jit(apply)(variables, images())
     assert logits.dtype == jnp.float32
     assert np.isfinite(logits).all()
     assert {x.dtype for x in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}

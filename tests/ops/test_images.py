@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import block_average
-from hardly_optimised import hardly_optimised  # noqa: F401
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from semiseg_jax.ops import images

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hardly_optimised import hardly_optimised  # noqa: F401
 
 from semiseg_jax.ops import Kernel, mean_field
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import filtered, kernel_matrix, potts
-from hardly_optimised import hardly_optimised  # noqa: F401
 
 from semiseg_jax.ops import local_filter, potts_energy
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import filtered, kernel_matrix, potts
-from hardly_optimised import hardly_optimised  # noqa: F401
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from semiseg_jax.ops import _pairwise_gpu, _pairwise_probe, local_filter, pairwise, potts_energy

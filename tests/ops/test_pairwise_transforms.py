@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brute_force import filtered, kernel_matrix, potts
-from hardly_optimised import fully_optimised, hardly_optimised  # noqa: F401
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from two_devices import loss_and_grad_on_two_devices
 
@@ -172,7 +171,7 @@ def test_two_devices_agree_with_one_through_the_gpu_kernel():
     assert_two_devices_agree_with_one("shard_map without check", rows, {}, implementation="interpret")
 
 
-def test_value_and_gradient_need_a_few_copies_of_p(fully_optimised):  # noqa: F811
+def test_value_and_gradient_need_a_few_copies_of_p(fully_optimised):
     p = jax.ShapeDtypeStruct((1, 321, 321, 21), jnp.float32)
     features = jax.ShapeDtypeStruct((1, 321, 321, 3), jnp.float32)
     energy = functools.partial(potts_energy, radius=5, xy_sigma=6.0)
