@@ -42,6 +42,7 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_and_every_picture_shows_something(notebook):
     done = run(notebook)
@@ -66,6 +67,7 @@ def test_notebooks_are_small_and_hold_no_outputs(notebook):
     assert notebook.stat().st_size < 100_000
 
 
+@pytest.mark.heavy
 def test_a_failing_cell_is_named_with_its_line(write_notebook):
     done = run(write_notebook("a = 1", "b = a\nb / 0"))
     assert done.returncode == 1
@@ -73,6 +75,7 @@ def test_a_failing_cell_is_named_with_its_line(write_notebook):
     assert done.stderr.splitlines()[-1] == "failed: sample.ipynb, cell 2 (b = a): ZeroDivisionError: division by zero"
 
 
+@pytest.mark.heavy
 def test_pictures_without_content_are_reported(write_notebook):
     start = "import matplotlib.pyplot as plt\nfigure, (left, right) = plt.subplots(1, 2)\n"
     start += "left.set_title('left')\nright.set_title('right')\nleft.imshow([[0, 1]])\n"

@@ -228,6 +228,7 @@ def _isotropic_variation(probs: jax.Array, costs: Sequence[jax.Array]) -> jax.Ar
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
 
 
+@functools.partial(jax.jit, static_argnames="reach")
 def _curvilinear_costs(probs: jax.Array, weighed: jax.Array, sigma: jax.Array, reach: float) -> jax.Array:
     """[B,4,H,W]: what a difference along each of DIRECTIONS costs the pair that begins at each pixel."""
     coherence, tangent = _lines(probs, (weighed > 0).astype(probs.dtype), sigma, reach)

@@ -36,6 +36,7 @@ def centre_crop(path: Path, size: int = 224) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
+@pytest.mark.heavy
 @FILES
 def test_mobilenet_names_the_animal_in_its_top_five():
     tags = json.loads((ANIMALS / "tags.json").read_text())
