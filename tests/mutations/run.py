@@ -5,9 +5,10 @@
     python tests/mutations/run.py --only=data-flip-boxes,ops-filter-centre
     python tests/mutations/run.py --list
 
-A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), and "capped"
-where the tests of its room passed for as long as they were given. "does not apply" means that the code has changed: give
-the mutation in `rooms/` another pair of texts. A line is printed for each mutation, a table by room at the end.
+A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), "survived"
+where all tests of its room pass, and "capped" where they passed for as long as they were given. "does not apply" means
+that the code has changed: give the mutation in `rooms/` another pair of texts. "broken" means that pytest did not run.
+A line is printed for each mutation as it goes, a table by room at the end.
 """
 
 import argparse

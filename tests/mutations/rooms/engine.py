@@ -3,6 +3,7 @@
 from mutation import Mutation
 
 RUNS = ("tests/engine", "tests/verbs")
+POSITION = '        position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}\n'
 
 MUTATIONS = (
     Mutation(
@@ -147,10 +148,8 @@ MUTATIONS = (
         "engine/inputs.py",
         (
             (
-                "        examples = next(self.batches)\n"
-                '        position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}\n',
-                '        position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}\n'
-                "        examples = next(self.batches)\n",
+                f"        examples = next(self.batches)\n{POSITION}",
+                f"{POSITION}        examples = next(self.batches)\n",
             ),
         ),
         first=("test_train.py::test_resumed_run", "resume"),
