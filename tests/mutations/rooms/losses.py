@@ -60,7 +60,10 @@ MUTATIONS = (
         "a pair counts where its first pixel does, whatever the second",
         "losses/variation.py",
         (("return here * there", "return here"),),
-        first=("test_variation", "test_contract.py::test_masked_out"),
+        first=(
+            "test_masked_out_pixels",
+            "test_a_padded_and_masked",
+        ),
     ),
     Mutation(
         "losses-tv-sign",
@@ -72,7 +75,7 @@ MUTATIONS = (
                 'gradient += _edges(signs, axis=axis, side="after") - _edges(signs, axis=axis, side="before")',
             ),
         ),
-        first=("test_variation",),
+        first=("test_the_gradient_equals_finite",),
     ),
     Mutation(
         "losses-tv-denominator",
@@ -84,7 +87,10 @@ MUTATIONS = (
                 "return _mean(total, jnp.sum(valid), axis_name)",
             ),
         ),
-        first=("test_variation",),
+        first=(
+            "test_a_half_and_half",
+            "test_variation",
+        ),
     ),
     Mutation(
         "losses-tv-contrast",
@@ -96,7 +102,10 @@ MUTATIONS = (
                 "return jnp.exp(down / (2 * contrast**2)), jnp.exp(right / (2 * contrast**2))",
             ),
         ),
-        first=("test_variation",),
+        first=(
+            "test_boundaries_are_cheap",
+            "test_variation",
+        ),
     ),
     Mutation(
         "losses-curvilinear-direction",
@@ -108,7 +117,10 @@ MUTATIONS = (
                 "tangent = 0.5 * jnp.arctan2(2.0 * yx, xx - yy)",
             ),
         ),
-        first=("test_variation",),
+        first=(
+            "test_lines_along_axes",
+            "test_variation",
+        ),
     ),
     Mutation(
         "losses-curvilinear-gradient",
@@ -120,7 +132,10 @@ MUTATIONS = (
                 "weights = weigh(probs, valid)",
             ),
         ),
-        first=("test_variation",),
+        first=(
+            "test_no_gradient_flows_through_the_direction",
+            "test_variation",
+        ),
     ),
     Mutation(
         "losses-crf-devices",
@@ -139,7 +154,12 @@ MUTATIONS = (
         "Gated CRF is divided by the sources where there are targets",
         "losses/crf.py",
         (("counted = source if target is None else target", "counted = target if source is None else source"),),
-        first=("test_crf",),
+        first=(
+            "test_crf_properties",
+            "test_what_neither",
+            "test_loss_and_gradient_are_those_of_the_restatement",
+            "test_crf",
+        ),
     ),
     Mutation(
         "losses-crf-transposed",
@@ -151,14 +171,20 @@ MUTATIONS = (
                 'jnp.matmul(probs, matrix.T, precision="highest")',
             ),
         ),
-        first=("test_crf",),
+        first=(
+            "test_loss_and_gradient_are_those_of_the_restatement",
+            "test_crf",
+        ),
     ),
     Mutation(
         "losses-crf-border",
         "neighbours outside of the image are counted once too often",
         "losses/crf.py",
         (("jnp.maximum(position - radius, 0) + 1", "jnp.maximum(position - radius, 0)"),),
-        first=("test_crf",),
+        first=(
+            "test_the_border_changes",
+            "test_crf",
+        ),
     ),
     Mutation(
         "losses-uncertainty-scale",
@@ -182,7 +208,10 @@ MUTATIONS = (
                 "allowed = candidates",
             ),
         ),
-        first=("test_uncertainty",),
+        first=(
+            "test_candidates_take",
+            "test_uncertainty",
+        ),
     ),
     Mutation(
         "losses-semi-threshold",

@@ -25,7 +25,11 @@ MUTATIONS = (
                 "unbiased = lax.stop_gradient(batch_var)",
             ),
         ),
-        first=("norm", "test_layers"),
+        first=(
+            "test_norms_learn",
+            "test_two_devices",
+            "test_layers",
+        ),
     ),
     Mutation(
         "models-norm-devices",
@@ -37,21 +41,30 @@ MUTATIONS = (
                 "mean, square = lax.psum((mean, square), self.axis_name)",
             ),
         ),
-        first=("two_devices", "norm"),
+        first=(
+            "test_two_devices",
+            "two_devices",
+        ),
     ),
     Mutation(
         "models-norm-affine",
         "scale and offset of affine_frozen learn",
         "models/layers.py",
         (('if self.kind in ("frozen", "affine_frozen"):', 'if self.kind == "frozen":'),),
-        first=("norm", "test_layers"),
+        first=(
+            "test_norms_learn",
+            "test_layers",
+        ),
     ),
     Mutation(
         "models-norm-frozen",
         "a frozen norm takes the statistics of the batch",
         "models/layers.py",
         (('if train and self.kind != "frozen":', "if train:"),),
-        first=("norm", "test_layers"),
+        first=(
+            "test_norms_learn",
+            "test_layers",
+        ),
     ),
     Mutation(
         "models-resize-corners",
@@ -63,21 +76,35 @@ MUTATIONS = (
                 "position = jnp.arange(new) * (old / new)",
             ),
         ),
-        first=("test_layers.py::test_resize", "test_layers"),
+        first=(
+            "test_resizing",
+            "test_layers",
+            "test_discriminator",
+            "test_deeplab",
+            "test_parity",
+        ),
     ),
     Mutation(
         "models-resize-centres",
         "an image is shifted by half a pixel when it is resized",
         "models/layers.py",
         (("(jnp.arange(new) + 0.5) * (old / new) - 0.5", "jnp.arange(new) * (old / new)"),),
-        first=("test_layers.py::test_resize", "test_layers"),
+        first=(
+            "test_resizing",
+            "test_layers",
+            "test_unet",
+            "test_parity",
+        ),
     ),
     Mutation(
         "models-padding-same",
         "of an odd padding the larger part comes first",
         "models/layers.py",
         (("return total // 2, total - total // 2", "return total - total // 2, total // 2"),),
-        first=("test_layers", "padding"),
+        first=(
+            "test_same_padding",
+            "test_layers",
+        ),
     ),
     Mutation(
         "models-resnet-dilation",

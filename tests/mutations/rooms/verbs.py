@@ -32,7 +32,10 @@ MUTATIONS = (
                 "return step % self.config.eval.every == 0",
             ),
         ),
-        first=("test_train.py::test_accumulated", "test_train.py"),
+        first=(
+            "test_accumulated_micro",
+            "test_train.py",
+        ),
     ),
     Mutation(
         "verbs-signal-saves",
