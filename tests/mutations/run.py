@@ -61,7 +61,8 @@ def main() -> int:
             copies.put(_copy(args.tree, Path(scratch, f"tree_{number}")))
         if not args.skip_clean and not _clean(chosen, copies, cache):
             return 1
-        _run_all([m for m in _in_turns(chosen) if m.id not in found], copies, cache, found, args)
+        known = {id for id, result in found.items() if result["state"] != args.again}
+        _run_all([m for m in _in_turns(chosen) if m.id not in known], copies, cache, found, args)
     _print_table([m for m in chosen if m.id in found], found)
     return 0
 
@@ -73,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", default=1, type=int, help="mutations at once, each in a copy of its own")
     parser.add_argument("--json", type=Path, help="results, from which the same command goes on")
     parser.add_argument("--tree", type=Path, default=HERE.parents[1], help="the checkout to mutate; its files stay")
+    parser.add_argument("--again", default="", help="a state, such as capped: run those once more")
     parser.add_argument("--cap", default=240.0, type=float, help="seconds for each mutation")
     parser.add_argument("--cache", type=Path, help="folder of compiled programs to keep over calls")
     parser.add_argument("--skip-clean", action="store_true", help="do not check first that the tests pass unmutated")
