@@ -52,12 +52,7 @@ MUTATIONS = (
         "config-bool",
         "True passes as a number",
         "config_checks.py",
-        (
-            (
-                "if isinstance(example, bool) or isinstance(value, bool):",
-                "if isinstance(example, bool):",
-            ),
-        ),
+        (("if isinstance(example, bool) or isinstance(value, bool):", "if isinstance(example, bool):"),),
         first=("wrong_type",),
     ),
     Mutation(
@@ -65,18 +60,17 @@ MUTATIONS = (
         "the rows of a shared batch add up to one too many",
         "presets.py",
         (("(place < batch % len(kinds))", "(place <= batch % len(kinds))"),),
-        first=("share", "labels", "test_config_files"),
+        first=(
+            "share",
+            "labels",
+            "test_config_files",
+        ),
     ),
     Mutation(
         "config-half-masks",
         "the odd row of a half-labelled batch has a mask",
         "presets.py",
-        (
-            (
-                '{"dense": batch // 2, others: batch - batch // 2}',
-                '{"dense": batch - batch // 2, others: batch // 2}',
-            ),
-        ),
+        (('{"dense": batch // 2, others: batch - batch // 2}', '{"dense": batch - batch // 2, others: batch // 2}'),),
         first=("test_config_files",),
     ),
     Mutation(
@@ -84,7 +78,10 @@ MUTATIONS = (
         "Gated CRF of the paper starts at update 5",
         "configs/gated_crf.py",
         (("config.terms.gated_crf.start = 0.005", "config.terms.gated_crf.start = 5.0"),),
-        first=("test_config_files.py::test_settings_of_papers", "test_config_files"),
+        first=(
+            "test_config_files.py::test_settings_of_papers",
+            "test_config_files",
+        ),
     ),
     Mutation(
         "config-cli-signal",

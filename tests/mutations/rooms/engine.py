@@ -2,8 +2,8 @@
 
 from mutation import Mutation
 
+# Of what only runs show.
 RUNS = ("tests/engine", "tests/verbs")
-POSITION = '        position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}\n'
 
 MUTATIONS = (
     Mutation(
@@ -25,68 +25,90 @@ MUTATIONS = (
         "boundary scores are divided by all images, not by those that have the class",
         "engine/metrics.py",
         (("scores = self.scores / self.images", "scores = self.scores / self.images.max(initial=0)"),),
-        first=("test_metrics.py::test_boundary_scores", "test_metrics"),
+        first=(
+            "test_metrics.py::test_boundary_scores",
+            "test_metrics",
+        ),
     ),
     Mutation(
         "engine-window-mean",
         "overlapping windows are not divided by how many overlap",
         "engine/inference.py",
         (("resize(total / count, job.size)", "resize(total / count.max(), job.size)"),),
-        first=("test_inference.py::test_sliding", "test_inference"),
+        first=(
+            "test_inference.py::test_sliding",
+            "test_inference",
+        ),
     ),
     Mutation(
         "engine-window-gaps",
         "one window too few, so that strips stay empty",
         "engine/inference.py",
-        (
-            (
-                "max(1, window * (1 - overlap)))) + 1",
-                "max(1, window * (1 - overlap)))) + (overlap > 0)",
-            ),
+        (("max(1, window * (1 - overlap)))) + 1", "max(1, window * (1 - overlap)))) + (overlap > 0)"),),
+        first=(
+            "test_inference.py::test_sliding",
+            "test_inference",
         ),
-        first=("test_inference.py::test_sliding", "test_inference"),
     ),
     Mutation(
         "engine-flip-back",
         "the prediction of the mirror image is not mirrored back",
         "engine/inference.py",
         (("predict(variables, tiles[:, :, ::-1])[:, :, ::-1]", "predict(variables, tiles[:, :, ::-1])"),),
-        first=("test_inference.py::test_flip", "test_inference"),
+        first=(
+            "test_inference.py::test_flip",
+            "test_inference",
+        ),
     ),
     Mutation(
         "engine-scales-mean",
         "several scales are added and not averaged",
         "engine/inference.py",
         (("self.sum if self.parts == 1 else self.sum / self.parts", "self.sum"),),
-        first=("test_inference.py::test_several_scales", "test_inference"),
+        first=(
+            "test_inference.py::test_several_scales",
+            "test_inference",
+        ),
     ),
     Mutation(
         "engine-checkpoint-iterator",
         "a checkpoint does not hold where the data stood",
         "engine/checkpoints.py",
         (("ocp.args.JsonSave(dict(iterator))", "ocp.args.JsonSave({})"),),
-        first=("test_checkpoints.py::test_restored", "test_checkpoints"),
+        first=(
+            "test_checkpoints.py::test_restored",
+            "test_checkpoints",
+        ),
     ),
     Mutation(
         "engine-checkpoint-best",
         "the worst checkpoint is kept as the best",
         "engine/checkpoints.py",
         (("return max(scored, key=", "return min(scored, key="),),
-        first=("test_checkpoints.py::test_best", "test_checkpoints"),
+        first=(
+            "test_checkpoints.py::test_best",
+            "test_checkpoints",
+        ),
     ),
     Mutation(
         "engine-checkpoint-metric",
         "the best checkpoint goes by mIoU, whatever is asked for",
         "engine/checkpoints.py",
         ((".get(self.metric, -1.0)", '.get("miou", -1.0)'),),
-        first=("test_checkpoints.py::test_best_follows", "test_checkpoints"),
+        first=(
+            "test_checkpoints.py::test_best_follows",
+            "test_checkpoints",
+        ),
     ),
     Mutation(
         "engine-checkpoint-kept",
         "only the last checkpoint is kept",
         "engine/checkpoints.py",
         (("return {max(steps, default=None), self._best(steps)}", "return {max(steps, default=None)}"),),
-        first=("test_checkpoints.py::test_best_and_last", "test_checkpoints"),
+        first=(
+            "test_checkpoints.py::test_best_and_last",
+            "test_checkpoints",
+        ),
     ),
     Mutation(
         "engine-schedule-warmup",
@@ -112,7 +134,10 @@ MUTATIONS = (
                 "parts += [optax.trace(config.momentum, config.nesterov), *decay]",
             ),
         ),
-        first=("test_optimizers.py::test_sgd", "test_optimizers"),
+        first=(
+            "test_optimizers.py::test_sgd",
+            "test_optimizers",
+        ),
     ),
     Mutation(
         "engine-padding-pulls",
@@ -124,14 +149,20 @@ MUTATIONS = (
                 "where = np.pad(np.ones((height, width), bool), padding[:2], constant_values=True)",
             ),
         ),
-        first=("test_postprocess.py::test_mean_field", "test_postprocess"),
+        first=(
+            "test_postprocess.py::test_mean_field",
+            "test_postprocess",
+        ),
     ),
     Mutation(
         "engine-resume-iterator",
         "a resumed run begins with the first batch again",
         "engine/inputs.py",
         (('            self.batches.set_state(saved["position"])\n', ""),),
-        first=("test_train.py::test_resumed_run", "resume"),
+        first=(
+            "test_train.py::test_resumed_run",
+            "resume",
+        ),
         tests=RUNS,
     ),
     Mutation(
@@ -139,7 +170,10 @@ MUTATIONS = (
         "a second resume forgets the fresh order of the first",
         "engine/inputs.py",
         (('self._restart(saved["offset"])', "self._restart(0)"),),
-        first=("test_train.py::test_every_resume", "resume"),
+        first=(
+            "test_train.py::test_every_resume",
+            "resume",
+        ),
         tests=RUNS,
     ),
     Mutation(
@@ -148,11 +182,22 @@ MUTATIONS = (
         "engine/inputs.py",
         (
             (
-                f"        examples = next(self.batches)\n{POSITION}",
-                f"{POSITION}        examples = next(self.batches)\n",
+                (
+                    "        examples = next(self.batches)\n"
+                    '        position = {"position": self.batches.get_state(), "offset": self.offset, '
+                    '"mixture": self.mixture}\n'
+                ),
+                (
+                    '        position = {"position": self.batches.get_state(), "offset": self.offset, '
+                    '"mixture": self.mixture}\n'
+                    "        examples = next(self.batches)\n"
+                ),
             ),
         ),
-        first=("test_train.py::test_resumed_run", "resume"),
+        first=(
+            "test_train.py::test_resumed_run",
+            "resume",
+        ),
         tests=RUNS,
     ),
 )

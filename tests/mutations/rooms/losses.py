@@ -2,8 +2,6 @@
 
 from mutation import Mutation
 
-CONTRACT = ("test_contract",)
-
 MUTATIONS = (
     Mutation(
         "losses-ce-ignore",
@@ -40,19 +38,17 @@ MUTATIONS = (
         "losses-mean-devices",
         "each device divides by its own count",
         "ops/reduce.py",
-        (
-            (
-                "total, count = jax.lax.psum((total, count), axis_name)",
-                "total = jax.lax.pmean(total, axis_name)",
-            ),
-        ),
+        (("total, count = jax.lax.psum((total, count), axis_name)", "total = jax.lax.pmean(total, axis_name)"),),
         first=("test_contract.py::test_loss_and_gradient_over_two_devices",),
     ),
     Mutation(
         "losses-mean-floor",
         "a mean of nothing is 0 / 0",
         "ops/reduce.py",
-        (("return total / jnp.maximum(count, 1.0)", "return total / count"),),
+        (
+            ("return total / jnp.maximum(count, 1.0)", "return total / count"),
+            ("total / jnp.where(count > 0, count, 1.0)", "total / count"),
+        ),
         first=("test_contract.py::test_a_batch_that_is_all_masked",),
     ),
     Mutation(
@@ -71,8 +67,8 @@ MUTATIONS = (
         "losses/variation.py",
         (
             (
-                'gradient += _edges(signs, axis=axis, side="before") - _edges(signs, axis=axis, side="after")',
-                'gradient += _edges(signs, axis=axis, side="after") - _edges(signs, axis=axis, side="before")',
+                ('gradient += _edges(signs, axis=axis, side="before") - _edges(signs, axis=axis, side="after")'),
+                ('gradient += _edges(signs, axis=axis, side="after") - _edges(signs, axis=axis, side="before")'),
             ),
         ),
         first=("test_the_gradient_equals_finite",),
@@ -126,12 +122,7 @@ MUTATIONS = (
         "losses-curvilinear-gradient",
         "no stop-gradient on the structure tensor",
         "losses/variation.py",
-        (
-            (
-                "weights = lax.stop_gradient(weigh(lax.stop_gradient(probs), valid))",
-                "weights = weigh(probs, valid)",
-            ),
-        ),
+        (("weights = lax.stop_gradient(weigh(lax.stop_gradient(probs), valid))", "weights = weigh(probs, valid)"),),
         first=(
             "test_no_gradient_flows_through_the_direction",
             "test_variation",
@@ -142,9 +133,13 @@ MUTATIONS = (
         "Gated CRF adds the sums over devices, but not the counts",
         "losses/crf.py",
         (
+            ("total, count = lax.psum((total, count), axis_name)", "total = lax.psum(total, axis_name)"),
             (
-                "total, count = lax.psum((total, count), axis_name)",
-                "total = lax.psum(total, axis_name)",
+                "    return divided(jnp.sum(total), count, reduction, axis_name)\n",
+                (
+                    "    total = jnp.sum(total) if axis_name is None else lax.psum(jnp.sum(total), axis_name)\n"
+                    "    return divided(total, count, reduction, None)\n"
+                ),
             ),
         ),
         first=("test_contract.py::test_loss_and_gradient_over_two_devices",),
@@ -166,9 +161,10 @@ MUTATIONS = (
         "the costs of pairs of classes are transposed",
         "losses/crf.py",
         (
+            ('jnp.matmul(probs, matrix, precision="highest")', 'jnp.matmul(probs, matrix.T, precision="highest")'),
             (
-                'jnp.matmul(probs, matrix, precision="highest")',
-                'jnp.matmul(probs, matrix.T, precision="highest")',
+                "jnp.matmul(probs, _normalized(compatibility, probs.shape[-1], probs.dtype),",
+                "jnp.matmul(probs, _normalized(compatibility, probs.shape[-1], probs.dtype).T,",
             ),
         ),
         first=(
@@ -180,7 +176,10 @@ MUTATIONS = (
         "losses-crf-border",
         "neighbours outside of the image are counted once too often",
         "losses/crf.py",
-        (("jnp.maximum(position - radius, 0) + 1", "jnp.maximum(position - radius, 0)"),),
+        (
+            ("jnp.maximum(position - radius, 0) + 1", "jnp.maximum(position - radius, 0)"),
+            ("jnp.maximum(position - window.radius, 0) + 1", "jnp.maximum(position - window.radius, 0)"),
+        ),
         first=(
             "test_the_border_changes",
             "test_crf",
@@ -218,7 +217,10 @@ MUTATIONS = (
         "a confidence at the threshold is above it",
         "losses/adversarial.py",
         (("kept = (confidence > threshold)", "kept = (confidence >= threshold)"),),
-        first=("test_adversarial.py::test_threshold", "test_adversarial"),
+        first=(
+            "test_adversarial.py::test_threshold",
+            "test_adversarial",
+        ),
     ),
     Mutation(
         "losses-discriminator-smoothing",

@@ -30,12 +30,7 @@ MUTATIONS = (
         "methods-accumulate",
         "gradients of micro-batches are added and not averaged",
         "methods/base.py",
-        (
-            (
-                "grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)",
-                "grads, metrics = total",
-            ),
-        ),
+        (("grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)", "grads, metrics = total"),),
         first=(
             "test_accumulated_gradients",
             "accumul",
@@ -97,12 +92,7 @@ MUTATIONS = (
         "methods-images-mean",
         "images without a label dilute the mean over images",
         "methods/terms.py",
-        (
-            (
-                "jnp.any((label != IGNORE) & where, axis=(1, 2)), AXIS)",
-                "jnp.ones(len(label), bool), AXIS)",
-            ),
-        ),
+        (("jnp.any((label != IGNORE) & where, axis=(1, 2)), AXIS)", "jnp.ones(len(label), bool), AXIS)"),),
         first=(
             "test_averaging_over_images",
             "images",

@@ -13,7 +13,10 @@ MUTATIONS = (
                 "mean.value += self.momentum * (lax.stop_gradient(batch_mean) - mean.value)",
             ),
         ),
-        first=("norm", "test_layers"),
+        first=(
+            "norm",
+            "test_layers",
+        ),
     ),
     Mutation(
         "models-norm-unbiased",
@@ -70,12 +73,7 @@ MUTATIONS = (
         "models-resize-corners",
         "aligned corners are not aligned",
         "models/layers.py",
-        (
-            (
-                "position = jnp.arange(new) * ((old - 1) / max(new - 1, 1))",
-                "position = jnp.arange(new) * (old / new)",
-            ),
-        ),
+        (("position = jnp.arange(new) * ((old - 1) / max(new - 1, 1))", "position = jnp.arange(new) * (old / new)"),),
         first=(
             "test_resizing",
             "test_layers",
@@ -111,21 +109,30 @@ MUTATIONS = (
         "the last layer at output stride 8 has half of its dilation",
         "models/resnet.py",
         (("8: ((1, 1), (2, 1), (1, 2), (1, 4)),", "8: ((1, 1), (2, 1), (1, 2), (1, 2)),"),),
-        first=("test_networks", "test_parity"),
+        first=(
+            "test_networks",
+            "test_parity",
+        ),
     ),
     Mutation(
         "models-resnet-stride",
         "the stride of a bottleneck is on the convolution of the other layout",
         "models/resnet.py",
         (("(self.strides, 1) if self.stride_first else", "(self.strides, 1) if not self.stride_first else"),),
-        first=("test_parity", "test_networks"),
+        first=(
+            "test_parity",
+            "test_networks",
+        ),
     ),
     Mutation(
         "models-mobilenet-stride",
         "MobileNetV2 stops halving one group too early",
         "models/mobilenet.py",
         (("if stride * wanted <= self.output_stride else 1", "if stride * wanted < self.output_stride else 1"),),
-        first=("test_networks.py::test_output_stride", "test_networks"),
+        first=(
+            "test_networks.py::test_output_stride",
+            "test_networks",
+        ),
     ),
     Mutation(
         "models-mobilenet-dilation",
@@ -137,35 +144,53 @@ MUTATIONS = (
                 'name, dilation = f"block_{number:02d}", dilation * (wanted // strides)\n',
             ),
         ),
-        first=("test_networks.py::test_dilated_mobilenet", "test_networks"),
+        first=(
+            "test_networks.py::test_dilated_mobilenet",
+            "test_networks",
+        ),
     ),
     Mutation(
         "models-variance-gradient",
         "what the variance learns changes the features of the U-Net",
         "models/unet.py",
         (("(jax.lax.stop_gradient(x)) if self.variance", "(x) if self.variance"),),
-        first=("variance", "test_unet", "test_networks"),
+        first=(
+            "variance",
+            "test_unet",
+            "test_networks",
+        ),
     ),
     Mutation(
         "models-dropout-scale",
         "features of which half are dropped are not doubled",
         "models/segmenter.py",
         (("2 * x[first : first + len(seeds)] * kept", "x[first : first + len(seeds)] * kept"),),
-        first=("perturb", "drop", "test_networks", "test_unet"),
+        first=(
+            "perturb",
+            "drop",
+            "test_networks",
+            "test_unet",
+        ),
     ),
     Mutation(
         "models-cam-pooling",
         "the classifier takes the maximum where activation maps want the mean",
         "models/classifier.py",
         (("logits = dense(jnp.mean(features, axis=(1, 2)))", "logits = dense(jnp.max(features, axis=(1, 2)))"),),
-        first=("test_networks.py::test_class_activation", "activation"),
+        first=(
+            "test_networks.py::test_class_activation",
+            "activation",
+        ),
     ),
     Mutation(
         "models-weights-order",
         "branches of DeepLab-v2 are loaded in the opposite order",
         "models/weight_names.py",
         (('return f"aspp_{match[1]}"', 'return f"aspp_{3 - int(match[1])}"'),),
-        first=("test_pretrained.py::test_deeplab_v2", "test_pretrained"),
+        first=(
+            "test_pretrained.py::test_deeplab_v2",
+            "test_pretrained",
+        ),
     ),
     Mutation(
         "models-weights-transposed",
@@ -179,14 +204,21 @@ MUTATIONS = (
         "the offset of a folded norm has the wrong sign",
         "models/pretrained.py",
         (("tensors[bias] = offset - mean * factor", "tensors[bias] = offset + mean * factor"),),
-        first=("test_pretrained.py::test_norms_fold", "test_pretrained"),
+        first=(
+            "test_pretrained.py::test_norms_fold",
+            "test_pretrained",
+        ),
     ),
     Mutation(
         "models-weights-checksum",
         "a checksum does not look at the values",
         "models/pretrained.py",
         (("        digest.update(value.tobytes())\n", ""),),
-        first=("checksum", "changed", "test_pretrained"),
+        first=(
+            "checksum",
+            "changed",
+            "test_pretrained",
+        ),
     ),
     Mutation(
         "models-discriminator-corners",

@@ -12,6 +12,7 @@ MUTATIONS = (
                 "exponents = jnp.where(distance == 0, -jnp.inf, -distance[None] * falloffs[:, None, None])",
                 "exponents = -distance[None] * falloffs[:, None, None]",
             ),
+            ("return jnp.where(distance == 0, -jnp.inf, exponents)", "return exponents"),
         ),
         first=("test_pairwise.py",),
     ),
@@ -19,7 +20,10 @@ MUTATIONS = (
         "ops-filter-radius",
         "the window lacks its last row and column",
         "ops/pairwise.py",
-        (("    width = 2 * radius + 1\n", "    width = 2 * radius\n"),),
+        (
+            ("    width = 2 * radius + 1\n", "    width = 2 * radius\n"),
+            ("ops/_pairwise_xla.py", "    width = 2 * radius + 1\n", "    width = 2 * radius\n"),
+        ),
         first=("test_pairwise.py",),
     ),
     Mutation(
@@ -31,29 +35,56 @@ MUTATIONS = (
                 "kernel *= 0.5 * (gate_centres[1] * source + gate_centres[0] * target)",
                 "kernel *= 0.5 * (gate_centres[0] * source + gate_centres[1] * target)",
             ),
+            (
+                "ops/_pairwise_xla.py",
+                "kernel *= 0.5 * (gate_centres[1] * source + gate_centres[0] * target)",
+                "kernel *= 0.5 * (gate_centres[0] * source + gate_centres[1] * target)",
+            ),
         ),
-        first=("test_pairwise.py::test_fractional_gates", "test_pairwise.py"),
+        first=(
+            "test_pairwise.py::test_fractional_gates",
+            "test_pairwise.py",
+        ),
     ),
     Mutation(
         "ops-filter-bandwidth",
         "features lack the half of the exponent",
         "ops/pairwise.py",
-        (("* math.sqrt(0.5)", "* 1.0"),),
-        first=("test_pairwise.py::test_local_filter_is_the_sum", "test_pairwise.py"),
+        (
+            ("* math.sqrt(0.5)", "* 1.0"),
+            ("ops/kernels.py", "math.sqrt(0.5)", "1.0"),
+        ),
+        first=(
+            "test_pairwise.py::test_local_filter_is_the_sum",
+            "test_pairwise.py",
+        ),
     ),
     Mutation(
         "ops-energy-gradient",
         "the gradient of the energy lacks its factor 2",
         "ops/pairwise.py",
         (("return energy, -2.0 * jnp.sum(filtered * tangents[0])", "return energy, -jnp.sum(filtered * tangents[0])"),),
-        first=("test_pairwise.py::test_energy_and_gradient", "test_pairwise.py"),
+        first=(
+            "test_pairwise.py::test_energy_and_gradient",
+            "test_pairwise.py",
+        ),
     ),
     Mutation(
-        "ops-pallas-centre",
-        "in the GPU kernel a pixel is its own neighbour",
+        "ops-pallas-gates",
+        "in the GPU kernel the gates of source and target are mixed up",
         "ops/_pairwise_gpu.py",
-        (("weight = jnp.where(distance == 0, 0.0, weight)[..., None]", "weight = weight[..., None]"),),
-        first=("test_pairwise.py::test_the_gpu_kernel", "gpu", "pallas"),
+        (
+            (
+                ("weight *= 0.5 * (centres[target] * guide(source, dy, dx) + centres[source] * guide(target, dy, dx))"),
+                ("weight *= 0.5 * (centres[source] * guide(source, dy, dx) + centres[target] * guide(target, dy, dx))"),
+            ),
+        ),
+        first=(
+            "gpu_kernel_equals_xla_with_gates",
+            "gates",
+            "gpu",
+            "pallas",
+        ),
     ),
     Mutation(
         "ops-meanfield-sign",
@@ -66,7 +97,10 @@ MUTATIONS = (
         "ops-meanfield-mask",
         "pixels that do not exist pull",
         "ops/crf.py",
-        (("scale = valid / jnp.sqrt(mass)", "scale = 1 / jnp.sqrt(mass)"),),
+        (
+            ("scale = valid / jnp.sqrt(mass)", "scale = 1 / jnp.sqrt(mass)"),
+            ("scale = valid[..., None] * per_root_mass(", "scale = per_root_mass("),
+        ),
         first=("test_mean_field",),
     ),
     Mutation(
@@ -84,6 +118,10 @@ MUTATIONS = (
             (
                 "return scores - alpha * root * filtered(root * scores, planes, window)",
                 "return scores - alpha * root * root * filtered(scores, planes, window)",
+            ),
+            (
+                "return scores - alpha * root * filtered(root * scores, mine, window)",
+                "return scores - alpha * root * root * filtered(scores, mine, window)",
             ),
         ),
         first=("test_diffusion.py::test_grid",),
@@ -151,12 +189,7 @@ MUTATIONS = (
         "ops-conv-dilation",
         "taps of a dilated convolution lie side by side",
         "ops/convolution.py",
-        (
-            (
-                "(i * dilation - pads[0][0], j * dilation - pads[1][0]), size)",
-                "(i - pads[0][0], j - pads[1][0]), size)",
-            ),
-        ),
+        (("(i * dilation - pads[0][0], j * dilation - pads[1][0]), size)", "(i - pads[0][0], j - pads[1][0]), size)"),),
         first=("test_convolution",),
     ),
 )
