@@ -2,7 +2,9 @@
 
     python tests/mutations/run.py --json=/tmp/mutations.json              # all; the same command goes on after a stop
     python tests/mutations/run.py --room=losses --skip-clean              # one room, trusting that its tests pass
-    python tests/mutations/run.py --only=data-flip-boxes,ops-filter-centre
+    python tests/mutations/run.py --only data-flip-boxes ops-filter-centre
+    python tests/mutations/run.py --tree=OLD --json=old.json                # another checkout, with its own tests
+    python tests/mutations/run.py --json=new.json --against=old.json        # and what these tests miss of those
     python tests/mutations/run.py --list
 
 A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), "survived"
@@ -40,7 +42,7 @@ LOADED = (
     "jax.numpy jax.experimental.pallas.triton flax.linen optax orbax.checkpoint tensorflow_datasets grain clu.metrics "
     "ml_collections.config_flags dm_pix cv2 PIL.Image chex hypothesis pytest tqdm.auto"
 )
-HANGS = 100  # seconds in one test from which a run that is out of time is called hanging
+HANGS = 150  # seconds in one test from which a run that is out of time is called hanging
 CAUGHT = ("caught", "timeout")
 STATES = ("caught", "timeout", "survived", "capped", "does not apply", "broken")
 
@@ -64,25 +66,29 @@ def main() -> int:
         known = {id for id, result in found.items() if result["state"] != args.again}
         _run_all([m for m in _in_turns(chosen) if m.id not in known], copies, cache, found, args)
     _print_table([m for m in chosen if m.id in found], found)
+    if args.against:
+        others = json.loads(args.against.read_text())
+        lost = [m.id for m in chosen if _is_caught(others, m.id) and not _is_caught(found, m.id)]
+        print(f"caught by {args.against} and not here: {', '.join(lost) or 'none'}")
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", type=lambda text: set(filter(None, text.split(","))), help="ID,ID,...")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID")
     parser.add_argument("--room", default="", choices=("", *ROOMS))
     parser.add_argument("--jobs", default=1, type=int, help="mutations at once, each in a copy of its own")
     parser.add_argument("--json", type=Path, help="results, from which the same command goes on")
     parser.add_argument("--tree", type=Path, default=HERE.parents[1], help="the checkout to mutate; its files stay")
+    parser.add_argument("--against", type=Path, help="results of other tests, to tell what these miss of them")
     parser.add_argument("--again", default="", help="a state, such as capped: run those once more")
     parser.add_argument("--cap", default=240.0, type=float, help="seconds for each mutation")
     parser.add_argument("--cache", type=Path, help="folder of compiled programs to keep over calls")
     parser.add_argument("--skip-clean", action="store_true", help="do not check first that the tests pass unmutated")
     parser.add_argument("--list", action="store_true", help="print the mutations and whether they apply")
     args = parser.parse_args()
-    unknown = args.only - {m.id for m in MUTATIONS} if args.only else set()
-    if unknown:
-        parser.error(f"--only: unknown {', '.join(sorted(unknown))}")
+    if unknown := set(args.only) - {m.id for m in MUTATIONS}:
+        parser.error(f"--only: unknown {', '.join(sorted(unknown))}; --list names them")
     args.tree = args.tree.resolve()
     return args
 
@@ -176,6 +182,7 @@ def _judge(tree: Path, paths: Sequence[str], first: Sequence[str], cache: Path, 
         FIRST: "\n".join(first),
         STATUS: str(status),
     }
+    status.unlink(missing_ok=True)
     there = [path for path in paths if (tree / path).exists()]
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "mutation_plugin", "--tb=no"]
     start = time.time()
@@ -221,6 +228,10 @@ def _pytest(tree: Path, environment: dict[str, str], log: Path, arguments: list[
     os._exit(int(code))
 
 
+def _is_caught(found: dict, id: str) -> bool:
+    return id in found and found[id]["state"] in CAUGHT
+
+
 def _print_table(chosen: Sequence[Mutation], found: dict) -> None:
     states = {m.id: found[m.id]["state"] for m in chosen}
     print("\n" + f"{'room':10}" + "".join(f"{state:>15}" for state in STATES) + f"{'minutes':>10}")
@@ -229,7 +240,7 @@ def _print_table(chosen: Sequence[Mutation], found: dict) -> None:
         counts = Counter(states[m.id] for m in members)
         minutes = sum(found[m.id]["seconds"] for m in members) / 60
         print(f"{room:10}" + "".join(f"{counts[state]:15}" for state in STATES) + f"{minutes:10.1f}")
-    missed = [m for m in chosen if states[m.id] not in CAUGHT]
+    missed = [m for m in chosen if not _is_caught(found, m.id)]
     print("\nnot caught:" + "".join(f"\n  {m.id} ({states[m.id]}): {m.what} {found[m.id]['test']}" for m in missed))
 
 
