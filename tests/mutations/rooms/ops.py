@@ -63,7 +63,13 @@ MUTATIONS = (
         "ops-energy-gradient",
         "the gradient of the energy lacks its factor 2",
         "ops/pairwise.py",
-        (("return energy, -2.0 * jnp.sum(filtered * tangents[0])", "return energy, -jnp.sum(filtered * tangents[0])"),),
+        (
+            (
+                "return energy, -2.0 * jnp.sum(filtered * tangents[0])",
+                "return energy, -jnp.sum(filtered * tangents[0])",
+            ),
+            ("return energy, -2.0 * jnp.sum(summed * tangents[0])", "return energy, -jnp.sum(summed * tangents[0])"),
+        ),
         first=(
             "test_pairwise.py::test_energy_and_gradient",
             "test_pairwise.py",
@@ -175,13 +181,14 @@ MUTATIONS = (
     ),
     Mutation(
         "ops-conv-padding",
-        "the gradient of a strided convolution starts after the wrong padding",
+        "padding is put on the wrong side",
         "ops/convolution.py",
         (
             (
                 "return _place(total, (pads[0][0], pads[1][0]), x.shape[1:3])",
                 "return _place(total, (pads[0][1], pads[1][1]), x.shape[1:3])",
             ),
+            ("jnp.pad(x, [(0, 0), *pads, (0, 0)])", "jnp.pad(x, [(0, 0), *(pair[::-1] for pair in pads), (0, 0)])"),
         ),
         first=("test_convolution",),
     ),
@@ -189,7 +196,23 @@ MUTATIONS = (
         "ops-conv-dilation",
         "taps of a dilated convolution lie side by side",
         "ops/convolution.py",
-        (("(i * dilation - pads[0][0], j * dilation - pads[1][0]), size)", "(i - pads[0][0], j - pads[1][0]), size)"),),
+        (
+            (
+                "(i * dilation - pads[0][0], j * dilation - pads[1][0]), size)",
+                "(i - pads[0][0], j - pads[1][0]), size)",
+            ),
+            (
+                "_view(padded, i * dilation, j * dilation, stride, height, width)",
+                "_view(padded, i, j, stride, height, width)",
+            ),
+        ),
+        first=("test_convolution",),
+    ),
+    Mutation(
+        "ops-conv-stride",
+        "a 1x1 convolution with a stride keeps all columns",
+        "ops/convolution.py",
+        (("x[:, ::stride, ::stride], kernel[0, 0]", "x[:, ::stride], kernel[0, 0]"),),
         first=("test_convolution",),
     ),
 )
