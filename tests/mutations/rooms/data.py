@@ -48,7 +48,11 @@ MUTATIONS = (
         "points are moved by their corner and not by their centre",
         "data/augment.py",
         (("jnp.floor((points[:, :2] + 0.5) * scale + shift)", "jnp.floor(points[:, :2] * scale + shift)"),),
-        first=("test_augment",),
+        first=(
+            "test_a_point",
+            "test_a_one_pixel_label",
+            "test_augment",
+        ),
     ),
     Mutation(
         "data-given-labels",
@@ -57,6 +61,7 @@ MUTATIONS = (
         (("label = jnp.where(drawn == IGNORE, label, drawn)", "label = jnp.where(label == IGNORE, drawn, label)"),),
         first=(
             "given",
+            "stands_in",
             "test_augment",
         ),
     ),

@@ -75,6 +75,7 @@ MUTATIONS = (
         "models/layers.py",
         (("position = jnp.arange(new) * ((old - 1) / max(new - 1, 1))", "position = jnp.arange(new) * (old / new)"),),
         first=(
+            "align",
             "test_resizing",
             "test_layers",
             "test_discriminator",

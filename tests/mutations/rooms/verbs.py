@@ -74,8 +74,8 @@ MUTATIONS = (
         "verbs/train.py",
         (('if row["id"] in trained]', 'if row["id"] in trained and False]'),),
         first=(
+            "test_transfer_refuses_what_it_cannot_do[data.eval_split",
             "test_methods.py::test_transfer_refuses",
-            "transfer",
         ),
     ),
     Mutation(
@@ -130,7 +130,8 @@ MUTATIONS = (
             ),
         ),
         first=(
-            "test_evaluate_predict.py::test_metrics_agree",
+            "test_metrics_agree",
+            "test_evaluation_prints",
             "test_evaluate_predict",
         ),
     ),
