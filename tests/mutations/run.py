@@ -5,7 +5,7 @@
     python tests/mutations/run.py --only data-flip-boxes ops-filter-centre
     python tests/mutations/run.py --tree=OLD --json=old.json                # another checkout, with its own tests
     python tests/mutations/run.py --json=new.json --against=old.json        # and what these tests miss of those
-    python tests/mutations/run.py --list
+    python tests/mutations/run.py --list                                    # fails where one does not apply any more
 
 A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), "survived"
 where all tests of its room pass, and "capped" where they passed for as long as they were given. "does not apply" means
@@ -53,8 +53,10 @@ def main() -> int:
     multiprocessing.set_forkserver_preload(LOADED.split())
     chosen = [m for m in MUTATIONS if (not args.only or m.id in args.only) and args.room in ("", m.room)]
     if args.list:
-        print("\n".join(f"{m.id:32} {'' if m.apply(args.tree) else '(does not apply) '}{m.what}" for m in chosen))
-        return 0
+        apply = [m.apply(args.tree) is not None for m in chosen]
+        for mutation, applies in zip(chosen, apply, strict=True):
+            print(f"{mutation.id:32} {'' if applies else '(does not apply) '}{mutation.what}")
+        return 0 if all(apply) else 1
     found = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mutations_") as scratch:
         cache = args.cache or Path(scratch, "cache")
