@@ -304,7 +304,10 @@ MUTATIONS = (
         "losses-focal-right",
         "what is right counts most in the focal loss",
         "losses/cross_entropy.py",
-        (("-jnp.exp(gamma * log_rest) * log_prob", "-jnp.exp(gamma * log_prob) * log_prob"),),
+        (
+            ("-jnp.exp(gamma * log_rest) * log_prob", "-jnp.exp(gamma * log_prob) * log_prob"),
+            ("jnp.exp(-gamma * jax.nn.softplus(-rest))", "jnp.exp(-gamma * jax.nn.softplus(rest))"),
+        ),
         first=("focal",),
     ),
     Mutation(
@@ -352,7 +355,10 @@ MUTATIONS = (
         "losses-lovasz-order",
         "pixels are put in the order of rising errors",
         "losses/regions.py",
-        (("lax.sort((-rows[0], *rows[1:], place), num_keys=1)", "lax.sort((rows[0], *rows[1:], place), num_keys=1)"),),
+        (
+            ("lax.sort((-rows[0], *rows[1:], place), num_keys=1)", "lax.sort((rows[0], *rows[1:], place), num_keys=1)"),
+            ("lax.sort((-rows[0], place), num_keys=1)", "lax.sort((rows[0], place), num_keys=1)"),
+        ),
         first=(
             "lovasz",
             "regions",
