@@ -111,8 +111,8 @@ MUTATIONS = (
         "models/resnet.py",
         (("8: ((1, 1), (2, 1), (1, 2), (1, 4)),", "8: ((1, 1), (2, 1), (1, 2), (1, 2)),"),),
         first=(
-            "test_networks",
             "test_parity",
+            "test_networks",
         ),
     ),
     Mutation(
