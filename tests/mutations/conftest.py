@@ -1,0 +1,3 @@
+"""Mutations are no tests: `run.py` runs them."""
+
+collect_ignore_glob = ["*"]

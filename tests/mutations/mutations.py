@@ -1,0 +1,14 @@
+"""All mutations, by room. `run.py` applies them."""
+
+from rooms import config, data, engine, losses, methods, models, ops, verbs
+
+MUTATIONS = (
+    *losses.MUTATIONS,
+    *ops.MUTATIONS,
+    *models.MUTATIONS,
+    *data.MUTATIONS,
+    *engine.MUTATIONS,
+    *methods.MUTATIONS,
+    *verbs.MUTATIONS,
+    *config.MUTATIONS,
+)

@@ -1,0 +1,107 @@
+"""Faults of the config and the command line."""
+
+from mutation import Mutation
+
+MUTATIONS = (
+    Mutation(
+        "config-free-fields",
+        "a run may go on with another optimiser",
+        "config.py",
+        (('FREE_FIELDS = ("log", "eval",', 'FREE_FIELDS = ("optimizer", "log", "eval",'),),
+        first=("differences",),
+    ),
+    Mutation(
+        "config-json-tuples",
+        "tuples come back from JSON as lists",
+        "config.py",
+        (
+            (
+                "return tuple(map(_tuples, value)) if isinstance(value, list) else value",
+                "return list(map(_tuples, value)) if isinstance(value, list) else value",
+            ),
+        ),
+        first=("json",),
+    ),
+    Mutation(
+        "config-json-quota",
+        "a stored quota is added to the default one",
+        "config.py",
+        (("node[leaf] = ConfigDict(value)", "node[leaf].update(value)"),),
+        first=("json",),
+    ),
+    Mutation(
+        "config-differences",
+        "old and new values are exchanged in what differs",
+        "config.py",
+        (
+            (
+                "{before.get(path, 'absent')} -> {after.get(path, 'absent')}",
+                "{after.get(path, 'absent')} -> {before.get(path, 'absent')}",
+            ),
+        ),
+        first=("differences",),
+    ),
+    Mutation(
+        "config-range",
+        "ema may be 1",
+        "config_checks.py",
+        (("if not 0 <= field_of(config, name) < 1:", "if not 0 <= field_of(config, name) <= 1:"),),
+        first=("out_of_range",),
+    ),
+    Mutation(
+        "config-bool",
+        "True passes as a number",
+        "config_checks.py",
+        (("if isinstance(example, bool) or isinstance(value, bool):", "if isinstance(example, bool):"),),
+        first=("wrong_type",),
+    ),
+    Mutation(
+        "config-shared-rows",
+        "the rows of a shared batch add up to one too many",
+        "presets.py",
+        (("(place < batch % len(kinds))", "(place <= batch % len(kinds))"),),
+        first=(
+            "share",
+            "labels",
+            "test_config_files",
+        ),
+    ),
+    Mutation(
+        "config-half-masks",
+        "the odd row of a half-labelled batch has a mask",
+        "presets.py",
+        (('{"dense": batch // 2, others: batch - batch // 2}', '{"dense": batch - batch // 2, others: batch // 2}'),),
+        first=("test_config_files",),
+    ),
+    Mutation(
+        "config-crf-start",
+        "Gated CRF of the paper starts at update 5",
+        "configs/gated_crf.py",
+        (("config.terms.gated_crf.start = 0.005", "config.terms.gated_crf.start = 5.0"),),
+        first=(
+            "test_config_files.py::test_settings_of_papers",
+            "test_config_files",
+        ),
+    ),
+    Mutation(
+        "config-cli-signal",
+        "a training that a signal stopped exits with the signal's number",
+        "cli.py",
+        (("return 128 + stopped_by if stopped_by else 0", "return stopped_by"),),
+        first=("stopped_training",),
+    ),
+    Mutation(
+        "config-cli-failed",
+        "predict ends well though every image failed",
+        "cli.py",
+        (('return 0 if summary["images"] or not summary["failed"] else 1', "return 0"),),
+        first=("predict_fails",),
+    ),
+    Mutation(
+        "config-cli-checkpoint",
+        "evaluate drops the checkpoint that was asked for",
+        "cli.py",
+        (("        checkpoint=values.checkpoint,\n        split=values.split,\n", "        split=values.split,\n"),),
+        first=("evaluate_passes",),
+    ),
+)

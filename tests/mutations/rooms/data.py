@@ -1,0 +1,244 @@
+"""Faults of datasets, weak labels, the input pipeline and augmentation."""
+
+from mutation import Mutation
+
+MUTATIONS = (
+    Mutation(
+        "data-flip-boxes",
+        "boxes are flipped along the wrong axis",
+        "data/augment.py",
+        (
+            (
+                ("mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)"),
+                ("mirrored = jnp.stack([height - boxes[:, 2], boxes[:, 1], height - boxes[:, 0], boxes[:, 3]], -1)"),
+            ),
+        ),
+        first=(
+            "test_augment.py::test_flipping",
+            "test_augment",
+        ),
+    ),
+    Mutation(
+        "data-flip-valid",
+        "the map of valid pixels is not flipped with the image",
+        "data/augment.py",
+        (
+            (
+                ("image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))"),
+                "image, label = (jnp.where(flip, array[:, ::-1], array) for array in (image, label))",
+            ),
+        ),
+        first=(
+            "test_augment.py::test_flipping",
+            "test_augment",
+        ),
+    ),
+    Mutation(
+        "data-augment-seed",
+        "all rows are augmented alike, whatever their seed",
+        "data/augment.py",
+        (('jax.random.split(jax.random.key(example["seed"]), 6)', "jax.random.split(jax.random.key(0), 6)"),),
+        first=(
+            "test_augment.py::test_rows_with_other_seeds",
+            "test_augment",
+        ),
+    ),
+    Mutation(
+        "data-points-centre",
+        "points are moved by their corner and not by their centre",
+        "data/augment.py",
+        (("jnp.floor((points[:, :2] + 0.5) * scale + shift)", "jnp.floor(points[:, :2] * scale + shift)"),),
+        first=(
+            "test_a_point",
+            "test_a_one_pixel_label",
+            "test_augment",
+        ),
+    ),
+    Mutation(
+        "data-given-labels",
+        "made labels win over given ones",
+        "data/augment.py",
+        (("label = jnp.where(drawn == IGNORE, label, drawn)", "label = jnp.where(label == IGNORE, drawn, label)"),),
+        first=(
+            "given",
+            "stands_in",
+            "test_augment",
+        ),
+    ),
+    Mutation(
+        "data-quota",
+        "a batch has equally many rows of each kind",
+        "data/pipeline.py",
+        (
+            (
+                "weights = [rows * (shard.rows // unit) for rows in quota.values()]",
+                "weights = [shard.rows // unit for _ in quota]",
+            ),
+        ),
+        first=(
+            "test_pipeline.py::test_every_unit",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-row-order",
+        "rows with a mask come last",
+        "data/pipeline.py",
+        (('key=lambda row: -int(row["kind"])', 'key=lambda row: int(row["kind"])'),),
+        first=(
+            "test_pipeline.py::test_every_unit",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-processes",
+        "all processes read the same rows",
+        "data/pipeline.py",
+        (("[shard.process :: shard.processes]", "[:]"),),
+        first=(
+            "test_pipeline.py::test_processes",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-epoch-order",
+        "every epoch has the same order",
+        "data/pipeline.py",
+        (("[_hash(self.seed, self.kind.name), epoch]", "[_hash(self.seed, self.kind.name), 0]"),),
+        first=(
+            "test_pipeline.py::test_epochs",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-row-seed",
+        "an image is augmented alike in every epoch",
+        "data/pipeline.py",
+        (('_hash(self.seed, f"{self.kind.name} {place}")', '_hash(self.seed, f"{self.kind.name} {at}")'),),
+        first=(
+            "test_pipeline.py::test_epochs",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-label-leak",
+        "an unlabelled row shows the clicks that its image has",
+        "data/pipeline.py",
+        (
+            (
+                "if kind not in (Supervision.PARTIAL, Supervision.POINTS):",
+                "if kind not in (Supervision.PARTIAL, Supervision.POINTS, Supervision.UNLABELED):",
+            ),
+        ),
+        first=(
+            "test_pipeline.py::test_a_row_shows",
+            "test_pipeline",
+        ),
+    ),
+    Mutation(
+        "data-assign-leak",
+        "an image may be assigned to two kinds",
+        "data/pipeline.py",
+        (("left = [i for i in left if i not in taken]", "left = list(left)"),),
+        first=("test_pools",),
+    ),
+    Mutation(
+        "data-weak-masks",
+        "images of weak classes keep their masks",
+        "data/pipeline.py",
+        (("served.append(has & only_tags)", "served.append(has)"),),
+        first=(
+            "test_pools.py::test_images_that_show_a_weak",
+            "test_pools",
+        ),
+    ),
+    Mutation(
+        "data-split-leak",
+        "held-out images are trained on too",
+        "data/folder.py",
+        (('"train": sorted(set(images) - held_out)', '"train": sorted(images)'),),
+        first=(
+            "test_folder.py::test_without_split_files",
+            "test_folder",
+        ),
+    ),
+    Mutation(
+        "data-ignore-label",
+        "the ignore label of a folder stays what it is",
+        "data/folder.py",
+        (
+            (
+                "array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))",
+                "array = array.astype(np.int64)",
+            ),
+        ),
+        first=(
+            "test_folder.py::test_a_custom_ignore",
+            "test_folder",
+        ),
+    ),
+    Mutation(
+        "data-coco-axes",
+        "x and y of COCO boxes are exchanged",
+        "data/folder.py",
+        (("([y, x, y + height, x + width], klass)", "([x, y, x + width, y + height], klass)"),),
+        first=(
+            "test_folder.py::test_all_label_files",
+            "test_folder",
+        ),
+    ),
+    Mutation(
+        "data-changed-folder",
+        "a changed folder is not built again",
+        "data/folder.py",
+        (("_fingerprint(self.source.root) + spec", "str(self.source.root) + spec"),),
+        first=(
+            "test_folder.py::test_a_changed",
+            "test_folder",
+        ),
+    ),
+    Mutation(
+        "data-mask-blended",
+        "masks are resized like images",
+        "data/letterbox.py",
+        (("resize(mask, self.placed, nearest=True)", "resize(mask, self.placed)"),),
+        first=("test_letterbox",),
+    ),
+    Mutation(
+        "data-geometry-shift",
+        "pixels are scaled by their corner and not by their centre",
+        "data/letterbox.py",
+        (("shift = 0.5 if pixels else 0.0", "shift = 0.0"),),
+        first=("test_letterbox",),
+    ),
+    Mutation(
+        "data-box-end",
+        "boxes end one pixel too early",
+        "data/weak_labels.py",
+        (("[corner, corner + component.shape]", "[corner, corner + component.shape - np.array([1, 1])]"),),
+        first=(
+            "test_weak_labels.py::test_boxes",
+            "test_weak_labels",
+        ),
+    ),
+    Mutation(
+        "data-pixel-fraction",
+        "a fraction of all pixels is drawn, not of the labelled ones",
+        "data/weak_labels.py",
+        (("round(fraction * len(ys))", "round(fraction * mask.size)"),),
+        first=(
+            "test_weak_labels.py::test_random_pixels",
+            "test_weak_labels",
+        ),
+    ),
+    Mutation(
+        "data-colour-order",
+        "images are read as BGR",
+        "data/records.py",
+        (("return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)", "return array"),),
+        first=(
+            "test_folder.py",
+            "test_shapes",
+        ),
+    ),
+)
