@@ -47,7 +47,7 @@ def start(tmp_path, data_dir):
         flags = [f"--config={config}", f"--config.devices={devices}", f"--config.parallel={mapper}"]
         return subprocess.Popen(
             [sys.executable, "-m", "semiseg_jax.cli", "train", *flags, f"--workdir={workdir}"],
-            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": str(devices)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
