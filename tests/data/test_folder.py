@@ -87,6 +87,13 @@ def test_any_image_format_is_read(make_folder, open_folder, suffix):
     assert np.abs(stored.astype(int) - pixels).mean() < 12
 
 
+def test_images_are_read_as_rgb(make_folder, open_folder):
+    path = make_folder()
+    Image.new("RGB", (48, 40), (200, 100, 0)).save(path / "images" / "im0.png")
+    stored = decode_image(records(open_folder(path))["im0"]["image"])
+    np.testing.assert_array_equal(stored[0, 0], (200, 100, 0))
+
+
 def test_crowd_boxes_become_ignore_regions(make_folder, open_folder):
     root = make_folder(boxes=True)
     coco = json.loads((root / "boxes.json").read_text())

@@ -73,10 +73,9 @@ def slope(model, variables, image):
     return loss
 
 
-@pytest.mark.parametrize("name", ["deeplab_mobile", "unet"])
-def test_forward_derivatives_of_a_step_are_those_of_reverse(name, shallow):
+def test_forward_derivatives_of_a_step_are_those_of_reverse():
     """The change of the loss along a direction is the gradient's share in it."""
-    model, image = make_model(name, CLASSES, **SMALL[name]), images(2, 32, 32)
+    model, image = make_model("unet", CLASSES, **SMALL["unet"]), images(2, 32, 32)
     variables, _ = fill(model, image)
     random = np.random.default_rng(1)
     along = jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), variables["params"])

@@ -92,12 +92,10 @@ def configure_rounds(config: ConfigDict) -> None:
     config.total_variation.cut.beta = 1e4  # one class an image, so that given pixels can disagree
 
 
-def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages_and_resume_exactly(
-    tiny_config, tmp_path, monkeypatch
-):
+def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_config, tmp_path, monkeypatch):
     configure_rounds(tiny_config)
     tiny_config.log.update({"hidden_masks": 2, "panel_rows": 2})
-    straight, resumed, starts = tmp_path / "straight", tmp_path / "resumed", []
+    straight, starts = tmp_path / "straight", []
 
     def start_from(state, name, variables):
         starts.append(variables["params"])
@@ -134,14 +132,7 @@ def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages_and_resume
     assert "total_variation" not in later
     assert later["labelled_pixels"] > 0.9
     assert 0 < logged(straight, "eval", stages[1])[6]["made_miou_partial"] < 1
-
-    assert train(tiny_config, resumed, on_step=stop_at(4, stage_ends=1)).preempted
-    made = (resumed / "labels_2").stat().st_mtime_ns
-    train(tiny_config, resumed)
-    assert (resumed / "labels_2").stat().st_mtime_ns == made
-    for stage in stages:
-        assert_same_run(straight, resumed, 6, stage)
-    assert 0 <= evaluate(resumed, split="val")["miou"] <= 1
+    assert 0 <= evaluate(straight, split="val")["miou"] <= 1
 
 
 def test_cuts_alone_need_no_term(tiny_config):
