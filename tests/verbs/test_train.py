@@ -104,10 +104,12 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, stopped, 
     assert logged(straight.workdir, "eval") == logged(tmp_path / "resumed", "eval")  # that of step 3 is made up for
 
 
-def test_pmap_stopped_and_resumed_equals_shard_map_bit_for_bit(straight, tmp_path):
+def test_pmap_saves_where_it_is_stopped_and_resumed_equals_shard_map_bit_for_bit(straight, tmp_path):
     config = ConfigDict(straight.config.to_dict())
     config.parallel = "pmap"
-    assert train(config, tmp_path, on_step=terminate_at(3)).preempted
+    config.checkpoint.every = 100
+    assert train(config, tmp_path, on_step=terminate_at(4)).preempted
+    assert (tmp_path / "checkpoints" / "supervised" / "4").is_dir()  # where nothing else would have been saved
     train(config, tmp_path)
     assert_same_run(straight.workdir, tmp_path, 6)
 
