@@ -107,7 +107,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, stopped, 
 def test_pmap_saves_where_it_is_stopped_and_resumed_equals_shard_map_bit_for_bit(straight, tmp_path):
     config = ConfigDict(straight.config.to_dict())
     config.parallel = "pmap"
-    config.checkpoint.every = 100
+    config.checkpoint.every, config.log.every = 100, 1
     assert train(config, tmp_path, on_step=terminate_at(4)).preempted
     assert (tmp_path / "checkpoints" / "supervised" / "4").is_dir()  # where nothing else would have been saved
     train(config, tmp_path)
