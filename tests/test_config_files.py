@@ -270,3 +270,7 @@ def test_a_file_explains_itself_whether_it_takes_arguments_or_insists_on_one(bod
     write_config(elsewhere / "mine.py", body)
     assert said in explain_config("mine.py")
     assert "mine.py has no text at its top." in explain_config("mine.py")
+
+
+def test_the_odd_row_of_a_batch_is_not_a_mask():
+    assert load_config("mean_teacher:batch=5").data.quota.to_dict() == {"dense": 2, "unlabeled": 3}

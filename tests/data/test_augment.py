@@ -389,3 +389,11 @@ def test_padding_does_not_bleed_into_the_image():
     batch = augment([row], crop=(60, 60), blur=1.0, blur_sigma=(2.0, 2.0), random_crop=False)
     inside = batch["image"][0][batch["valid"][0]]
     np.testing.assert_allclose(inside, np.broadcast_to(COLORS[1] / 255.0, inside.shape), atol=1e-4)
+
+
+def test_a_given_label_stands_over_a_mask():
+    """As one that a program made would be."""
+    row = make_row(np.zeros((8, 8)), canvas=(8, 8), points=[[3, 5, 2]])
+    label = augment([row], crop=(8, 8), random_crop=False, scale=(1.0, 1.0), flip=0.0)["label"][0]
+    assert label[3, 5] == 2
+    assert (label == 0).sum() == 63

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from semiseg_jax.engine.parallel import AXIS, Devices
 from semiseg_jax.models import make_model
+from semiseg_jax.models.segmenter import perturbed
 
 CLASSES = 3
 WIDTHS = (8, 16)
@@ -126,3 +127,27 @@ def test_low_logits_cover_the_image_and_not_its_padding():
     )
     assert outputs["logits"].shape == (1, 50, 37, 3)
     assert outputs["low_logits"].shape == (1, 25, 19, 3)
+
+
+def test_what_the_variance_learns_does_not_change_the_features():
+    model = make_model("unet", CLASSES, widths=(4,), variance=True)
+    params = model.init(jax.random.key(0), images(), method="outputs")["params"]
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.sum(model.apply({"params": params}, images(), method="outputs")["variance"])
+
+    found = gradient(params)
+    assert np.any(found.pop("variance")["kernel"])
+    assert not any(np.any(x) for x in jax.tree.leaves(found))
+
+
+def test_perturbed_rows_lose_half_of_their_channels_and_double_the_others():
+    features = [jnp.ones((3, 2, 2, 64)), jnp.ones((3, 1, 1, 64))]
+    for x, level in zip(perturbed(features, (1, jnp.arange(2))), features, strict=True):
+        np.testing.assert_array_equal(x[:3], level)
+        assert x.shape[0] == 5
+        assert set(np.unique(x[3:])) == {0.0, 2.0}
+        np.testing.assert_array_equal(x[3:], jnp.broadcast_to(x[3:, :1, :1], x[3:].shape))  # whole channels
+        assert 0.7 < float(x[3:].mean()) < 1.3

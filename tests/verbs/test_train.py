@@ -6,9 +6,11 @@ import io
 import re
 import shutil
 import signal
+import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_tiny_config
@@ -216,6 +218,14 @@ def test_an_evaluation_that_is_killed_loses_no_training(straight, tmp_path, monk
     assert logged(straight.workdir, "eval") == logged(tmp_path, "eval")
     kept = [path / "checkpoints" / "supervised" / "scores.json" for path in (straight.workdir, tmp_path)]
     assert kept[0].read_text() == kept[1].read_text()
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(value):
+    stage = types.SimpleNamespace(train_step=lambda state, batch: (state + batch, {"loss": 1.0 * batch, "other": 0.0}))
+    state, metrics = train_verb.guard(stage, lambda examples: examples)(jnp.float32(3.0), jnp.float32(value))
+    assert float(state) == (4.0 if value == 1.0 else 3.0)
+    np.testing.assert_equal(float(metrics["loss"]), value)
 
 
 def test_sigterm_on_the_last_step_is_a_finished_run(stopped, tmp_path):
