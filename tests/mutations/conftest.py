@@ -1,3 +1,0 @@
-"""Mutations are no tests: `run.py` runs them."""
-
-collect_ignore_glob = ["*"]
