@@ -43,6 +43,16 @@ def convolve(
 ) -> jax.Array:
     """x [B,H,W,C], kernel [k,k,C,D] -> [B,h,w,D]; `pads` are rows and columns of zeros around x (before, after)."""
     if _for_cpu():
+        if x.dtype.itemsize < 4:  # XLA on CPU may add up half precision in half precision, which loses most of a sum
+            single = convolve(
+                x.astype(jnp.float32),
+                kernel.astype(jnp.float32),
+                stride=stride,
+                dilation=dilation,
+                pads=pads,
+                precision=precision,
+            )
+            return single.astype(x.dtype)
         height, width, inputs, features = kernel.shape
         if height * width == 1 and not any(map(any, pads)):
             return jnp.einsum("bhwc,cd->bhwd", x[:, ::stride, ::stride], kernel[0, 0], precision=precision)
