@@ -21,54 +21,57 @@ labelled images in turn, and a third stream of masks for the discriminator.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v2, half_masks, parse, sgd, small, some_masks
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import Fields, changed, crops, data, deeplab_v2, half_masks, parse, sgd, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper", "released"), labelled="")
-    config = small(given)
-    config.method = "adversarial"
-    half_masks(config, given.batch, "unlabeled")
-    some_masks(config, given.labelled, "unlabeled", share="0.125")
-    config.adversarial.features = 16  # with 64, the discriminator costs more than MobileNetV2
-    config.adversarial.sees_image = True  # whether a map fits its image says more, where masks are few
-    # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.
-    config.adversarial.label_smoothing = 0.1
-    config.separate_passes = True
-    if given.setting in ("paper", "released"):
-        published(config, given)
-    if given.setting == "released":
-        released(config)
-    return config
+    setting = {"small": small_data, "paper": published, "released": released}[given.setting]
+    return changed(default_config("adversarial"), data(given), setting(given))
 
 
-def published(config: ConfigDict, given: ConfigDict) -> None:
-    some_masks(config, given.labelled or "0.125", "unlabeled", share="0.125")
-    crops_and_flips(config, (321, 321), (0.5, 1.5))
-    sgd(config, 2.5e-4, 1e-4, nesterov=True)
-    deeplab_v2(config, given.weights)
-    config.optimizer.multipliers = (("aspp", 10.0),)
-    config.steps = 20_000
-    config.batch_size = 20
-    config.adversarial.features = 64
-    config.adversarial.sees_image = False
-    config.adversarial.label_smoothing = 0.0
-    config.adversarial.fill_void = False
-    config.separate_passes = False
-    config.data.quota = {"dense": 1, "unlabeled": 1}
-    config.adversarial.semi_start = 0.25  # update 5,000
-    config.eval.every = 2000
+def small_data(given: ConfigDict) -> Fields:
+    return {
+        **small(given),
+        **half_masks(given.batch, "unlabeled"),
+        **some_masks(given, given.labelled, "unlabeled", share="0.125"),
+        "separate_passes": True,
+        "adversarial.features": 16,  # with 64, the discriminator costs more than MobileNetV2
+        "adversarial.sees_image": True,  # whether a map fits its image says more, where masks are few
+        # In short runs predictions stay soft, which a discriminator sees: it would win within 100 updates.
+        "adversarial.label_smoothing": 0.1,
+    }
 
 
-def released(config: ConfigDict) -> None:
-    config.model.aspp_branches = 2
-    crops_and_flips(config, (321, 321), (1.0, 1.0))
-    config.augment.flip = 0.0
-    config.optimizer.nesterov = False
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.multipliers = (("aspp", 10.0), ("shortcut/", 4.0), ("layer./conv|layer._", 3.0))
-    config.adversarial.optimizer.betas = (0.9, 0.99)
-    config.separate_passes = True
-    config.batch_size = 30
-    config.data.quota = {"dense": 2, "unlabeled": 1}
-    config.adversarial.real_rows = 1
+def published(given: ConfigDict) -> Fields:
+    return {
+        **some_masks(given, given.labelled or "0.125", "unlabeled", share="0.125"),
+        **crops(321, (0.5, 1.5)),
+        **sgd(2.5e-4, 1e-4, nesterov=True, decay_vectors=False),
+        **deeplab_v2(given.weights),
+        "optimizer.multipliers": (("aspp", 10.0),),
+        "steps": 20_000,
+        "batch_size": 20,
+        "data.quota": {"dense": 1, "unlabeled": 1},
+        "adversarial.fill_void": False,
+        "adversarial.semi_start": 0.25,  # update 5,000
+        "eval.every": 2000,
+    }
+
+
+def released(given: ConfigDict) -> Fields:
+    fields = published(given)
+    return fields | {
+        **crops(321, (1.0, 1.0)),
+        "augment.flip": 0.0,
+        "model": {**fields["model"], "aspp_branches": 2},
+        "optimizer.nesterov": False,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.multipliers": (("aspp", 10.0), ("shortcut/", 4.0), ("layer./conv|layer._", 3.0)),
+        "adversarial.optimizer.betas": (0.9, 0.99),
+        "separate_passes": True,
+        "batch_size": 30,
+        "data.quota": {"dense": 2, "unlabeled": 1},
+        "adversarial.real_rows": 1,
+    }

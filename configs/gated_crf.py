@@ -17,7 +17,8 @@ import math
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, parse, sgd, shared_by, small
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import Fields, changed, crops, data, deeplab_v3plus, parse, sgd, shared_by, small
 
 # What's-the-Point clicks of the 10,582 training images with background clicks from scribbles.
 VOC_CLICKS = (28784, 800, 695, 1103, 901, 1263, 547, 2114, 1142, 2923, 610, 694, 1416, 693, 694, 9561, 1013, 857, 673,
@@ -26,28 +27,31 @@ VOC_CLICKS = (28784, 800, 695, 1103, 901, 1263, 547, 2114, 1142, 2923, 610, 694,
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), labels="scribble", weight=0.1)
-    config = small(given)
-    config.method = "gated_crf"
-    config.data.quota = shared_by(given.labels, given.batch)
-    config.terms.gated_crf.weight = given.weight
-    config.terms.gated_crf.sources = "labelled" if "points" in given.labels.split("+") else "valid"
-    if given.setting == "paper":
-        paper(config, given)
-    return config
+    setting = {"small": small_data, "paper": paper}[given.setting]
+    return changed(default_config("gated_crf"), data(given), setting(given), {"terms.gated_crf.weight": given.weight})
 
 
-def paper(config: ConfigDict, given: ConfigDict) -> None:
-    deeplab_v3plus(config, "resnet34", given.weights)
-    crops_and_flips(config, (256, 256), (0.5, 2.0))
-    config.augment.scale_draw = "window"
-    sgd(config, 0.007, 1e-4)
-    config.steps = 90_000
-    config.batch_size = 48
-    config.data.quota = shared_by(given.labels, 1 + given.labels.count("+"))
-    config.terms.gated_crf.start = 0.005  # update 450
-    config.terms.gated_crf.sources = "valid"
-    config.class_weights = click_weights(VOC_CLICKS)
-    config.eval.every = 5000
+def small_data(given: ConfigDict) -> Fields:
+    return {
+        **small(given),
+        "data.quota": shared_by(given.labels, given.batch),
+        "terms.gated_crf.sources": "labelled" if "points" in given.labels.split("+") else "valid",
+    }
+
+
+def paper(given: ConfigDict) -> Fields:
+    return {
+        **deeplab_v3plus("resnet34", given.weights),
+        **crops(256, (0.5, 2.0)),
+        "augment.scale_draw": "window",
+        **sgd(0.007, 1e-4),
+        "steps": 90_000,
+        "batch_size": 48,
+        "data.quota": shared_by(given.labels, 1 + given.labels.count("+")),
+        "terms.gated_crf.start": 0.005,  # update 450
+        "class_weights": click_weights(VOC_CLICKS),
+        "eval.every": 5000,
+    }
 
 
 def click_weights(clicks: tuple[int, ...]) -> tuple[float, ...]:

@@ -18,30 +18,51 @@ resolution): of the paper's only the data, the share of masks and the loss are d
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import crops_and_flips, deeplab_v3plus, half_masks, parse, sgd, simulate, small, some_masks
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import (
+    Fields,
+    changed,
+    crops,
+    data,
+    deeplab_v3plus,
+    half_masks,
+    parse,
+    sgd,
+    simulated,
+    small,
+    some_masks,
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), masks="", simulated=True)
-    config = small(given)
-    config.method = "label_uncertainty"
-    half_masks(config, given.batch, "box")
-    config.separate_passes = True
-    some_masks(config, given.masks, "box", share="0.18")
-    if given.simulated and config.data.assign:
-        simulate(config, "box")
-    config.terms.boxes.weight = 1.0
-    config.log.hidden_masks = 32
-    if given.setting == "paper":
-        some_masks(config, given.masks or "0.18", "box", share="0.18")
-        simulate(config, "box")
-        deeplab_v3plus(config, "resnet50", given.weights)
-        crops_and_flips(config, (512, 512), (0.5, 2.0))
-        sgd(config, 0.01, 1e-4)
-        config.steps = 40_000
-        config.batch_size = 16
-        config.separate_passes = False
-        config.data.quota = {"dense": 1, "box": 1}
-        config.data.canvas = (512, 1024)
-        config.eval.every = 4000
-    return config
+    setting = {"small": small_data, "paper": paper}[given.setting]
+    return changed(default_config("label_uncertainty"), data(given), setting(given), {"terms.boxes.weight": 1.0})
+
+
+def small_data(given: ConfigDict) -> Fields:
+    masks = some_masks(given, given.masks, "box", share="0.18")
+    return {
+        **small(given),
+        **half_masks(given.batch, "box"),
+        **masks,
+        **(simulated(given, "box") if given.simulated and masks else {}),
+        "separate_passes": True,
+        "log.hidden_masks": 32,
+    }
+
+
+def paper(given: ConfigDict) -> Fields:
+    return {
+        **some_masks(given, given.masks or "0.18", "box", share="0.18"),
+        **simulated(given, "box"),
+        **deeplab_v3plus("resnet50", given.weights),
+        **crops(512, (0.5, 2.0)),
+        **sgd(0.01, 1e-4),
+        "steps": 40_000,
+        "batch_size": 16,
+        "data.quota": {"dense": 1, "box": 1},
+        "data.canvas": (512, 1024),
+        "log.hidden_masks": 32,
+        "eval.every": 4000,
+    }

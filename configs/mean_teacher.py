@@ -9,15 +9,17 @@ Arguments: `labelled`, which training images bring their mask: all that have one
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import half_masks, parse, small, some_masks
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import changed, data, half_masks, parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, labelled="")
-    config = small(given)
-    config.method = "mean_teacher"
-    half_masks(config, given.batch, "unlabeled")
-    config.separate_passes = True
-    config.consistency.ramp = 0.3
-    some_masks(config, given.labelled, "unlabeled", share="0.125")
-    return config
+    return changed(
+        default_config("mean_teacher"),
+        data(given),
+        small(given),
+        half_masks(given.batch, "unlabeled"),
+        some_masks(given, given.labelled, "unlabeled", share="0.125"),
+        {"separate_passes": True, "consistency.ramp": 0.3},
+    )

@@ -9,23 +9,22 @@ of them. `labels=masks` trains on the 12 masks alone, for as many updates with a
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config, parse_arg
+from semiseg_jax.config import default_config
+from semiseg_jax.config_arguments import parse_arg
+from semiseg_jax.presets import changed
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse_arg(arg, labels=("mixed", "masks"))
-    config = default_config()
-    config.data.name = "shapes"
-    config.data.assign = {"dense": 12, "scribble": 324, "unlabeled": 144}
-    config.data.quota = {"dense": 2, "scribble": 5, "unlabeled": 1}
-    config.method = "gated_crf"
-    config.terms.gated_crf.weight = 0.1
+    fields = {
+        "data.name": "shapes",
+        "data.assign": {"dense": 12, "scribble": 324, "unlabeled": 144},
+        "augment.crop": (64, 64),
+        "optimizer.learning_rate": 4e-3,
+        "ema": 0.99,
+        "steps": 1500,
+    }
     if given.labels == "masks":
-        config.method = "supervised"
-        config.terms.gated_crf.weight = 0.0
-        config.data.quota = {"dense": 8}
-    config.augment.crop = (64, 64)
-    config.optimizer.learning_rate = 4e-3
-    config.ema = 0.99
-    config.steps = 1500
-    return config
+        return changed(default_config("supervised"), fields, {"data.quota": {"dense": 8}})
+    mixed = {"data.quota": {"dense": 2, "scribble": 5, "unlabeled": 1}, "terms.gated_crf.weight": 0.1}
+    return changed(default_config("gated_crf"), fields, mixed)

@@ -12,12 +12,11 @@ torchvision). Everything else is a field: --config.optimizer.learning_rate=1e-3.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import parse, shared_by, small
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import changed, data, parse, shared_by, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, labels="dense")
-    config = small(given)
-    config.method = "supervised"
-    config.data.quota = shared_by(given.labels, given.batch)
-    return config
+    quota = {"data.quota": shared_by(given.labels, given.batch)}
+    return changed(default_config("supervised"), data(given), small(given), quota)

@@ -23,28 +23,46 @@ on validation images, for each fraction (0.01, 0.03, 0.1, 0.3, 1, 3).
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import parse, shared_by, simulate, small
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulated, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, rounds=1)
-    config = small(given)
-    config.method = "total_variation"
-    config.data.quota = shared_by(given.labels, given.batch)
-    if "partial" in given.labels.split("+"):
-        if config.data.name != "folder" and given.fraction != 0.01:
-            raise ValueError(f"fraction draws from masks of a folder, path=DIR; {config.data.name} comes with 0.01")
-        simulate(config, "partial", fraction=given.fraction)
-    config.terms.total_variation.weight = given.weight
-    config.total_variation.rounds = given.rounds
-    if given.setting == "paper":
-        if given.weights:
-            raise ValueError("setting=paper trains from scratch; leave weights out")
-        config.ema = 0.0
-        config.steps = 20_000
-        config.augment.crop = (256, 256)
-        config.augment.jitter = 0.0
-        config.optimizer.learning_rate = 1e-3
-        config.optimizer.schedule = "poly"
-        config.model.widths = (32, 64, 128, 256)
-    return config
+    setting = {"small": small, "paper": paper}[given.setting]
+    return changed(
+        default_config("total_variation"),
+        data(given),
+        pixels(given),
+        setting(given),
+        {
+            "data.quota": shared_by(given.labels, given.batch),
+            "terms.total_variation.weight": given.weight,
+            "rounds.number": given.rounds,
+        },
+    )
+
+
+def pixels(given: ConfigDict) -> Fields:
+    """A share of the pixels of each mask, drawn once."""
+    if "partial" not in given.labels.split("+"):
+        return {}
+    drawn = simulated(given, "partial", fraction=given.fraction)
+    if not drawn and given.fraction != 0.01:
+        name = data(given)["data.name"]
+        raise ValueError(f"fraction draws from masks of a folder, path=DIR; {name} comes with 0.01")
+    return drawn
+
+
+def paper(given: ConfigDict) -> Fields:
+    if given.weights:
+        raise ValueError("setting=paper trains from scratch; leave weights out")
+    return {
+        "model": {"name": "unet", "widths": (32, 64, 128, 256), "norm": "batch"},
+        "steps": 20_000,
+        "augment.crop": (256, 256),
+        "augment.scale": (0.5, 2.0),
+        "augment.jitter": 0.0,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.schedule": "poly",
+    }

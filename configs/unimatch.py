@@ -9,14 +9,17 @@ at each unlabelled image four times.
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.presets import half_masks, parse, small, some_masks
+from semiseg_jax.config import default_config
+from semiseg_jax.presets import changed, data, half_masks, parse, small, some_masks
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, labelled="")
-    config = small(given)
-    config.method = "unimatch"
-    half_masks(config, given.batch, "unlabeled")
-    config.separate_passes = True
-    some_masks(config, given.labelled, "unlabeled", share="0.125")
-    return config
+    return changed(
+        default_config("unimatch"),
+        data(given),
+        small(given),
+        half_masks(given.batch, "unlabeled"),
+        some_masks(given, given.labelled, "unlabeled", share="0.125"),
+        {"separate_passes": True},
+    )

@@ -23,7 +23,7 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
-  semiseg list configs      the configs that ship with the package
+  semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
 `semiseg <command> --help` explains a command, with --config=NAME a config too; `semiseg --version`. A first run:
@@ -60,9 +60,12 @@ Without any file, the evaluation split of the training data is predicted.""",
 
   semiseg summary --config=supervised:path=DIR
   semiseg summary --config=supervised --config.model='{"name": "deeplab_v2"}' --classes=21""",
-    "list": """Lists what ships with the package, a line each.
+    "list": """Lists what there is, a line each: configs that ship with the package, all fields of a config with their
+defaults and meanings, and methods, terms, models and datasets, those of installed packages included.
 
-  semiseg list configs""",
+  semiseg list configs
+  semiseg list fields
+  semiseg list methods""",
     "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
 
   semiseg convert-weights resnet50.safetensors resnet50.npz

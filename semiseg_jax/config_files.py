@@ -13,7 +13,7 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import ArgumentProbe
+from semiseg_jax.config_arguments import ArgumentProbe
 
 _PACKAGE = Path(__file__).parent
 # File or name, and argument; the letter of a Windows drive belongs to the file.

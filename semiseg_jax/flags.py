@@ -1,5 +1,6 @@
 """The flags of one `semiseg` command."""
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from semiseg_jax.config_files import explain_config, load_config
 
-_FIELDS = "--config.FIELD: overrides any field, e.g. --config.data.threads=2; semiseg_jax/config.py lists them"
+_FIELDS = "--config.FIELD: overrides any field, e.g. --config.data.threads=2; `semiseg list fields` explains them"
 
 
 class UsageError(ValueError):
@@ -34,6 +35,14 @@ class Flags:
         flags.DEFINE_integer(name, default, help, flag_values=self.values)
 
     def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
+        """Defines the flags --config.FIELD. Another method, given by one of them, brings the fields of its own."""
+        from semiseg_jax.config import with_method
+
+        method, _ = take(args, "config.method")
+        extra, _ = take(args, "config.extra_terms")
+        extra_terms = tuple(ast.literal_eval(extra)) if extra else config.extra_terms
+        if (method and method != config.method) or extra_terms != tuple(config.extra_terms):
+            config = with_method(config, method or config.method, extra_terms)
         try:
             config_flags.DEFINE_config_dict(
                 "config",
@@ -126,10 +135,19 @@ def take(args: Sequence[str], name: str) -> tuple[str, list[str]]:
 
 def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
     """What is wrong with the first `--config.*` override of a field that does not exist; "" where all exist."""
+    from semiseg_jax.config import METHODS, RENAMED
+
     for arg in args:
         if not arg.startswith("--config."):
             continue
-        parts = arg.split("=", 1)[0].split(".")[1:]
+        path = arg.split("=", 1)[0].removeprefix("--config.")
+        for old, new in RENAMED.items():
+            if f"{path}.".startswith(f"{old}."):
+                return f"config.{path} is now called config.{new}{path.removeprefix(old)}"
+        parts = path.split(".")
+        owners = [name for name, method in METHODS.items() if parts[0] in method.sections]
+        if owners and parts[0] not in config:
+            return f"config.{path} belongs to {' and '.join(owners)}, but the method here is {config.method!r}"
         node: Any = config
         for depth, part in enumerate(parts):
             if not isinstance(node, ConfigDict):

@@ -1,8 +1,17 @@
-"""Settings that several configs share: the small-data setting, and networks and optimisers of the papers."""
+"""Settings that several configs share: the small-data setting, and networks and optimisers of the papers.
+
+Each is a function that gives fields, path -> value, and changes nothing. `changed` puts them into a config and refuses
+two that disagree, so that the order in which they are named is no matter.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config, parse_arg
+from semiseg_jax.config_arguments import parse_arg
+
+Fields = dict[str, Any]
 
 # Arguments of every config in the small-data setting, with their defaults.
 SMALL: dict[str, str | int | float | bool] = {
@@ -14,8 +23,6 @@ SMALL: dict[str, str | int | float | bool] = {
     "weights": "",  # a MobileNetV2 trained on ImageNet, from which a light DeepLab starts; "" = a U-Net from scratch
     "layout": "tensorflow",  # of these weights, or torchvision
 }
-
-
 FIXED = ("crop", "batch", "steps", "layout")  # by any other setting
 
 
@@ -32,81 +39,91 @@ def parse(arg: str, **more: str | int | float | bool | tuple[str, ...]) -> Confi
     return given
 
 
-def small(given: ConfigDict) -> ConfigDict:
-    """A config that works on two cores: a U-Net from scratch, or a light DeepLab from ImageNet weights."""
-    config = default_config()
-    config.steps = given.steps
-    use_data(config, given)
-    config.augment.crop = (given.crop, given.crop)
-    config.augment.scale = (0.5, 2.0)
-    config.model.norm = "batch"
-    config.ema = 0.99
-    if given.weights:
-        fine_tune(config, given.weights, given.layout)
+def changed(config: ConfigDict, *settings: Mapping[str, Any]) -> ConfigDict:
+    """The config with the fields of all settings."""
+    values: Fields = {}
+    for setting in settings:
+        for path, value in setting.items():
+            if values.setdefault(path, value) != value:
+                raise ValueError(f"two settings disagree on {path}: {values[path]!r} and {value!r}")
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        node = config
+        for part in parents:
+            node = node[part]
+        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
     return config
 
 
-def use_data(config: ConfigDict, given: ConfigDict) -> None:
-    config.data.name = given.dataset or ("folder" if given.path else "shapes")
-    config.data.path = given.path
+def data(given: ConfigDict) -> Fields:
+    """The dataset that the arguments name."""
+    return {"data.name": given.dataset or ("folder" if given.path else "shapes"), "data.path": given.path}
 
 
-def fine_tune(config: ConfigDict, weights: str, layout: str) -> None:
+def small(given: ConfigDict) -> Fields:
+    """What works on two cores: a U-Net from scratch, or a light DeepLab from ImageNet weights."""
+    common = {"steps": given.steps, "augment.crop": (given.crop, given.crop)}
+    if given.weights:
+        return common | fine_tuned(given.weights, given.layout)
+    return common | {"model.norm": "batch", "augment.scale": (0.5, 2.0), "ema": 0.99}
+
+
+def fine_tuned(weights: str, layout: str) -> Fields:
     """A DeepLab-v3+ with a light decoder on MobileNetV2, whose weights learn slower than its new head."""
-    config.model = ConfigDict(
-        {"name": "deeplab_mobile", "layout": layout, "norm": "none" if layout == "tensorflow" else "batch"}
-    )
-    config.pretrained.path = weights
-    config.pretrained.new_classifier = True
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.multipliers = (("backbone", 0.1),)
-    config.optimizer.warmup_steps = 100
-    config.augment.scale = (0.5, 1.5)
-    config.augment.jitter = 0.5
-    config.ema = 0.995
+    norm = "none" if layout == "tensorflow" else "batch"
+    return {
+        "model": {"name": "deeplab_mobile", "layout": layout, "norm": norm},
+        **pretrained(weights),
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.multipliers": (("backbone", 0.1),),
+        "optimizer.warmup_steps": 100,
+        "augment.scale": (0.5, 1.5),
+        "augment.jitter": 0.5,
+        "ema": 0.995,
+    }
 
 
-def simulate(config: ConfigDict, kind: str, **options: float) -> None:
-    """Draws labels of this kind from the masks of a folder."""
-    if config.data.name == "folder":
-        config.data.simulate = {**config.data.simulate.to_dict(), kind: options}
+def pretrained(weights: str) -> Fields:
+    """Weights from a file, but for the classifier."""
+    return {"pretrained.path": weights, "pretrained.new_classifier": bool(weights)}
 
 
-def sgd(config: ConfigDict, learning_rate: float, weight_decay: float, *, nesterov: bool = False) -> None:
-    """Stochastic gradient descent as in the papers: momentum 0.9, poly 0.9, decay of all parameters, no clipping."""
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = learning_rate
-    config.optimizer.schedule = "poly"
-    config.optimizer.weight_decay = weight_decay
-    config.optimizer.decay_vectors = True
-    config.optimizer.nesterov = nesterov
-    config.optimizer.clip_norm = 0.0
-    config.optimizer.warmup_steps = 0
-    config.optimizer.multipliers = ()
+def simulated(given: ConfigDict, kind: str, **options: float) -> Fields:
+    """Labels of this kind are drawn from the masks of a folder."""
+    return {"data.simulate": {kind: options}} if data(given)["data.name"] == "folder" else {}
 
 
-def crops_and_flips(config: ConfigDict, crop: tuple[int, int], scale: tuple[float, float]) -> None:
-    """The augmentation of the papers: no change of colour."""
-    config.augment.crop = crop
-    config.augment.scale = scale
-    config.augment.scale_draw = "uniform"
-    config.augment.jitter = 0.0
-    config.ema = 0.0
+def sgd(learning_rate: float, weight_decay: float, *, nesterov: bool = False, decay_vectors: bool = True) -> Fields:
+    """Stochastic gradient descent as in the papers: momentum 0.9, poly 0.9, no clipping, decay of all parameters."""
+    return {
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": learning_rate,
+        "optimizer.schedule": "poly",
+        "optimizer.weight_decay": weight_decay,
+        "optimizer.decay_vectors": decay_vectors,
+        "optimizer.nesterov": nesterov,
+        "optimizer.clip_norm": 0.0,
+    }
 
 
-def deeplab_v3plus(config: ConfigDict, backbone: str, weights: str) -> None:
+def crops(side: int, scale: tuple[float, float]) -> Fields:
+    """The augmentation of the papers: crops of the scaled image and flips, no change of colour."""
+    return {
+        "augment.crop": (side, side),
+        "augment.scale": scale,
+        "augment.scale_draw": "uniform",
+        "augment.jitter": 0.0,
+    }
+
+
+def deeplab_v3plus(backbone: str, weights: str) -> Fields:
     """DeepLab-v3+ from ImageNet weights, at output stride 16."""
-    config.model = ConfigDict({"name": "deeplab_v3plus", "backbone": backbone})
-    config.pretrained.path = weights
-    config.pretrained.new_classifier = bool(weights)
+    return {"model": {"name": "deeplab_v3plus", "backbone": backbone}, **pretrained(weights)}
 
 
-def deeplab_v2(config: ConfigDict, weights: str) -> None:
-    """DeepLab-v2 on ResNet-101 at output stride 8, whose norms are frozen: only kernels decay."""
-    config.model = ConfigDict({"name": "deeplab_v2", "layout": "caffe", "norm": "affine_frozen"})
-    config.optimizer.decay_vectors = False
-    config.pretrained.path = weights
-    config.pretrained.new_classifier = bool(weights)
+def deeplab_v2(weights: str) -> Fields:
+    """DeepLab-v2 on ResNet-101 at output stride 8, whose norms are frozen: let only kernels decay."""
+    return {"model": {"name": "deeplab_v2", "layout": "caffe", "norm": "affine_frozen"}, **pretrained(weights)}
 
 
 def shared_by(labels: str, batch: int) -> dict[str, int]:
@@ -119,24 +136,24 @@ def shared_by(labels: str, batch: int) -> dict[str, int]:
     return {kind: batch // len(kinds) + (place < batch % len(kinds)) for place, kind in enumerate(kinds)}
 
 
-def half_masks(config: ConfigDict, batch: int, others: str) -> None:
+def half_masks(batch: int, others: str) -> Fields:
     """Half of a batch brings masks, the other half is of another kind."""
     if batch < 2:
         raise ValueError(f"config argument batch={batch} leaves no row for masks; of 2 rows, one would be {others}")
-    config.data.quota = {"dense": batch // 2, others: batch - batch // 2}
+    return {"data.quota": {"dense": batch // 2, others: batch - batch // 2}}
 
 
-def some_masks(config: ConfigDict, labelled: str, others: str, share: str) -> None:
-    """Gives a share ("0.125"), a number ("50") or a split of the images their masks, and the rest to another kind.
+def some_masks(given: ConfigDict, labelled: str, others: str, share: str) -> Fields:
+    """A share ("0.125"), a number ("50") or a split of the images brings masks, and the rest are of another kind.
 
     "all", the default for a folder, are the masks that there are; other datasets have them all and give `share`.
     """
-    labelled = labelled or ("all" if config.data.name == "folder" else share)
+    labelled = labelled or ("all" if data(given)["data.name"] == "folder" else share)
     if labelled == "all":
-        return
+        return {}
     try:
         amount: float | int | str = int(labelled) if labelled.isdigit() else float(labelled)
     except ValueError:
         amount = labelled
     rest = 1.0 - amount if isinstance(amount, float) else 1.0
-    config.data.assign = {"dense": amount, others: rest}
+    return {"data.assign": {"dense": amount, others: rest}}

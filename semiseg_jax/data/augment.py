@@ -17,25 +17,45 @@ import jax.numpy as jnp
 
 from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Batch, Example
 from semiseg_jax.ops import images
+from semiseg_jax.options import OptionError, Options, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
-    """The options, all static; the probabilities at 0 and scale (1, 1) give a plain centred crop."""
+class Augment(Options):
+    """From examples to a batch. All options are static: another value is another program."""
 
-    crop: tuple[int, int]
-    scale: tuple[float, float] = (1.0, 1.0)
-    scale_draw: str = "log"  # even in their logarithm, or "uniform", or "window": even in what a crop shows
-    flip: float = 0.0
-    jitter: float = 0.0  # probability of the colour jitter
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.25
-    hue: float = 0.05
-    grayscale: float = 0.0  # probability of losing all colour
-    blur: float = 0.0  # probability of the blur
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    random_crop: bool = True
+    crop: tuple[int, int] = option((96, 96), "height and width of what training sees", low=1)
+    scale: tuple[float, float] = option(
+        (0.75, 1.5), "smallest and largest size of the image, relative to its own", low=0
+    )
+    scale_draw: str = option(
+        "log",
+        "evenly in the logarithm, uniform, or window: evenly in what a crop shows",
+        choices=("log", "uniform", "window"),
+    )
+    flip: float = option(0.5, "probability of the mirror image", low=0, high=1)
+    jitter: float = option(0.8, "probability that colours change", low=0, high=1)
+    brightness: float = option(0.25, "largest change", low=0, high=1)
+    contrast: float = option(0.25, "largest change", low=0, high=1)
+    saturation: float = option(0.25, "largest change", low=0, high=1)
+    hue: float = option(0.0, "largest change, as a share of the circle", low=0, high=1)
+    grayscale: float = option(0.0, "probability of losing all colour", low=0, high=1)
+    blur: float = option(0.0, "probability of a blur", low=0, high=1)
+    blur_sigma: tuple[float, float] = option((0.1, 2.0), "least and greatest width of the blur", low=0)
+    random_crop: bool = option(True, "at any place; else in the middle")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scale", "blur_sigma"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most:
+                raise OptionError(name, f"is {(least, most)} but must be two increasing positive numbers")
+
+    @classmethod
+    def plain(cls, crop: tuple[int, int], **changes: Any) -> "Augment":
+        """A crop in the middle, nothing else."""
+        nothing = {"scale": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "random_crop": False}
+        return cls(**{"crop": crop, **nothing, **changes})
 
     def __call__(self, examples: Example) -> Batch:
         return jax.vmap(self._row)(examples)

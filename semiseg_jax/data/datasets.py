@@ -9,7 +9,44 @@ from typing import Any
 from semiseg_jax.data.folder import Folder
 from semiseg_jax.data.records import DatasetInfo, Record, RecordBuilder
 from semiseg_jax.data.shapes import Shapes
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.types import MADE_FOR, Supervision
+from semiseg_jax.options import OptionError, Options, option, read
+from semiseg_jax.registry import find
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Options):
+    """Which images, with which labels, and how they are read."""
+
+    name: str = option("shapes", "shapes, folder, or a dataset of an installed package or your own")
+    path: str = option("", "of the dataset's source, where it has one")
+    data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
+    options: Mapping[str, Any] = option({}, "further options that the dataset declares")
+    train_split: str = option("train", 'or several: "train+extra"')
+    eval_split: str = option("", "empty = val, validation or test, whichever exists first")
+    quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
+    assign: Mapping[str, float | int | str] = option(
+        {}, "kind: share (0.1), number (50) or split of the images that get it; empty = whatever labels they have"
+    )
+    simulate: Mapping[str, Mapping[str, Any]] = option(
+        {}, 'weak labels to draw from masks, kind: options, such as {"scribble": {}}'
+    )
+    seed: int = option(0, "of simulated labels and of `assign`")
+    strong_classes: tuple[str, ...] = option(
+        (), "names; images with any other class but background then serve as tags only"
+    )
+    made_labels: str = option("", "folder of label maps ID.png that a program made, for rows of the kinds `made_for`")
+    made_for: tuple[str, ...] = option(
+        tuple(kind.name.lower() for kind in MADE_FOR), "kinds of rows that learn from `made_labels`"
+    )
+    canvas: tuple[int, int] = option((0, 0), "images are shrunk to fit; (0, 0) = the largest image, at most 512", low=0)
+    threads: int = option(4, "that read and decode images", low=1)
+    skip_bad: bool = option(False, "leave unreadable or inconsistent images out instead of stopping")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(self.canvas) and not all(self.canvas):
+            raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +97,7 @@ class Joined(Sequence[Record]):
         return self.sources[source][index - (self.ends[source - 1] if source else 0)]
 
 
-def _shapes(data: Any) -> RecordBuilder:
+def _shapes(data: Data) -> RecordBuilder:
     if data.path or data.simulate:
         raise ValueError(
             "data.path and data.simulate belong to dataset 'folder'; 'shapes' has every kind of label already"
@@ -68,13 +105,13 @@ def _shapes(data: Any) -> RecordBuilder:
     return Shapes(data_dir=data.data_dir)
 
 
-def _folder(data: Any) -> RecordBuilder:
+def _folder(data: Data) -> RecordBuilder:
     if not data.path:
         raise ValueError("dataset 'folder' needs the folder's path: --config.data.path=DIR")
     return Folder(
         data.path,
         data_dir=data.data_dir,
-        simulate=data.simulate.to_dict(),
+        simulate=data.simulate,
         seed=data.seed,
         skip_bad=data.skip_bad,
         strong_classes=data.strong_classes,
@@ -82,17 +119,28 @@ def _folder(data: Any) -> RecordBuilder:
     )
 
 
-BUILDERS: Mapping[str, Callable[[Any], RecordBuilder]] = {"shapes": _shapes, "folder": _folder}
+BUILDERS: Mapping[str, Callable[[Data], RecordBuilder]] = {"shapes": _shapes, "folder": _folder}
 
 
-def make_builder(data: Any) -> RecordBuilder:
-    """The builder that `config.data` names."""
-    if data.name not in BUILDERS:
-        raise ValueError(f"unknown dataset {data.name!r}; known datasets: {', '.join(sorted(BUILDERS))}")
-    return BUILDERS[data.name](data)
+def make_builder(data: Data) -> RecordBuilder:
+    """The builder that `config.data` names.
+
+    One from outside is a function of `Data`, or a class made from it; its attribute `Options`, a frozen dataclass, says
+    what `data.options` may hold.
+    """
+    make = find(data.name, BUILDERS, "datasets")
+    declared = getattr(make, "Options", None)
+    if declared:
+        data = dataclasses.replace(
+            data, options=dataclasses.asdict(read(declared, data.options, "config.data.options"))
+        )
+    elif data.options:
+        raise ValueError(f"config.data.options is {dict(data.options)} but dataset {data.name!r} has no options")
+    builder: RecordBuilder = make(data)
+    return builder
 
 
-def open_dataset(data: Any) -> Dataset:
+def open_dataset(data: Data) -> Dataset:
     """Builds the dataset of `config.data` if need be, and opens it."""
     builder = make_builder(data)
     builder.build()

@@ -1,8 +1,7 @@
 """What the data room hands to the rest: supervision kinds, `Example` and `Batch`."""
 
 import enum
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -29,6 +28,10 @@ class Supervision(enum.IntEnum):
         except KeyError:
             known = ", ".join(kind.name.lower() for kind in cls)
             raise ValueError(f"unknown supervision kind {name!r}; known kinds: {known}") from None
+
+
+# Kinds without labels of single pixels, which labels that a program made may stand in for.
+MADE_FOR = (Supervision.UNLABELED, Supervision.TAGS, Supervision.BOX)
 
 
 class Example(TypedDict):
@@ -59,6 +62,3 @@ class Batch(TypedDict):
     kind: jax.Array  # [B] int32, `Supervision`
     id: jax.Array  # [B,2] int32 source and index
     seed: jax.Array  # [B] uint32, of further randomness in this row: the same on any number of devices
-
-
-Metrics = Mapping[str, Any]

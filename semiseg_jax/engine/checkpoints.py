@@ -13,6 +13,19 @@ from orbax.checkpoint import checkpoint_managers
 
 from semiseg_jax.data.records import quiet_libraries
 from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Options):
+    """When checkpoints are saved, and which one is the best."""
+
+    every: int = option(0, "steps; 0 = at each evaluation alone", low=0)
+    metric: str = option(
+        "miou",
+        "of the evaluation, by which the best is chosen",
+        choices=("miou", "pixel_accuracy", "mean_accuracy", "fw_iou", "boundary_f"),
+    )
 
 
 class CheckpointError(ValueError):

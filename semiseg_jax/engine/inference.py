@@ -11,14 +11,40 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from semiseg_jax.data.letterbox import Letterbox, resize, round_up
-from semiseg_jax.engine.postprocess import Post
+from semiseg_jax.engine.postprocess import Post, PostProcess
 from semiseg_jax.ops import images
+from semiseg_jax.options import OptionError, Options, option
 
 Predict = Callable[[Any, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Evaluation(Options):
+    """How a trained network is evaluated, and how it predicts."""
+
+    every: int = option(500, "steps between evaluations in training", low=1)
+    mode: str = option("whole", "the whole image at once, or a window that slides over it", choices=("whole", "slide"))
+    batch_size: int = option(16, "images, or windows, at once", low=1)
+    flip: bool = option(False, "average with the mirror image")
+    scales: tuple[float, ...] = option((1.0,), "sizes of the image whose predictions are averaged", low=0.1, high=10)
+    window: tuple[int, int] = option((0, 0), "of slide; (0, 0) = the crop", low=0)
+    overlap: float = option(0.5, "of neighbouring windows", low=0, below=1)
+    max_images: int = option(0, "of evaluations in training, spread over the split; 0 = all", low=0)
+    post: Post = Post()  # noqa: RUF009 - frozen
+    weights: str = option(
+        "auto", "auto = those that the method names, such as an average over steps; or raw", choices=("auto", "raw")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise OptionError("scales", "is empty but must hold at least one number")
+        if any(self.window) and not all(self.window):
+            raise OptionError("window", f"is {self.window}; give both sides, or (0, 0)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
     """How images go through the network.
 
     `whole` shrinks an image to fit `canvas` if it must, as training does; `slide` keeps the image's own resolution and
@@ -33,7 +59,7 @@ class Options:
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     overlap: float = 0.5
-    post: Post | None = None  # of each image, after everything else
+    post: PostProcess | None = None  # of each image, after everything else
 
 
 @dataclasses.dataclass
@@ -51,7 +77,7 @@ class Predictor:
     layers. Canvases come in few sizes (halves of the largest), so that few programs are compiled.
     """
 
-    def __init__(self, predict: Predict, variables: Any, options: Options, num_classes: int):
+    def __init__(self, predict: Predict, variables: Any, options: Inference, num_classes: int):
         self.options, self.num_classes = options, num_classes
         devices = np.array(jax.local_devices()[: _divisor(options.batch_size, jax.local_device_count())])
         mesh = Mesh(devices, ("data",))
@@ -152,7 +178,7 @@ class Predictor:
 class _Job:
     """One image on its way: how many tiles are still out, and the sum of what came back."""
 
-    def __init__(self, image: np.ndarray, post: Post | None):
+    def __init__(self, image: np.ndarray, post: PostProcess | None):
         self.size, self.image, self.post = image.shape[:2], image, post
         self.left = 0
         self.sum: np.ndarray | None = None

@@ -10,22 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
-from semiseg_jax.data.augment import Augment
-from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.datasets import Data, Dataset
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
+from semiseg_jax.engine.settings import Settings
 
 logger = logging.getLogger("semiseg_jax")
-
-
-def make_augment(config: ConfigDict) -> Augment:
-    """`config` is like `config.augment`."""
-    options: dict[str, Any] = config.to_dict()
-    return Augment(**options)
 
 
 @dataclasses.dataclass
@@ -72,26 +65,24 @@ class Input:
         self._restart(step)
 
 
-def balanced_weights(data: ConfigDict, dataset: Dataset, power: float) -> tuple[float, ...]:
-    """Weights of the classes, 1 / share ** power, of which the lowest is 1; none weighs more than a labelled one."""
-    quota, records = pipeline.parse_quota(data.quota.to_dict()), dataset.records(data.train_split)
+def balanced_weights(data: Data, dataset: Dataset, power: float) -> tuple[float, ...]:
+    """Weights of the classes, share ** -power, of which the lowest is 1.
+
+    A class without labels gets the weight of the rarest labelled class.
+    """
+    quota, records = pipeline.parse_quota(data.quota), dataset.records(data.train_split)
     shares = pipeline.class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
     if not shares.any():
-        raise ValueError(f"balance_classes: no label names a class, with data.quota {data.quota.to_dict()}")
+        raise ValueError(f"balance_classes: no label names a class, with data.quota {data.quota}")
     weights = (shares.max() / np.maximum(shares, shares[shares > 0].min())) ** power
     return tuple(round(float(weight), 4) for weight in weights)
 
 
-def make_input(
-    config: ConfigDict,
-    data: ConfigDict,
-    dataset: Dataset,
-    devices: int,
-    local_devices: int,
-    made_for: Sequence[Supervision] = pipeline.MADE_FOR,
-) -> Input:
-    """Pools, layout and iterator of `data` (a `config.data`) for this process; see `ExampleLoader` of `made_for`."""
-    quota = pipeline.parse_quota(data.quota.to_dict())
+def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: int) -> Input:
+    """Pools, layout and iterator of a stage for this process."""
+    data = config.data
+    quota = pipeline.parse_quota(data.quota)
+    made_for = [Supervision.parse(kind) for kind in data.made_for]
     pools = _pools(data, dataset, quota)
     strict = bool(data.assign)
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
@@ -115,10 +106,8 @@ def make_input(
     return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
 
 
-def _pools(data: ConfigDict, dataset: Dataset, quota: pipeline.Quota) -> dict[Supervision, np.ndarray]:
-    return pipeline.make_pools(
-        dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes
-    )
+def _pools(data: Data, dataset: Dataset, quota: pipeline.Quota) -> dict[Supervision, np.ndarray]:
+    return pipeline.make_pools(dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
 
 
 def _check_made_labels(folder: str, made_for: Sequence[Supervision], ids: Mapping[str, list[str]]) -> None:

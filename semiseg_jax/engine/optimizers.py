@@ -1,5 +1,6 @@
 """Optimisers and schedules by config."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,25 +8,45 @@ from typing import Any
 import jax
 import optax
 
+from semiseg_jax.options import Options, option
 
-def make_schedule(config: Any, steps: int) -> optax.Schedule:
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Options):
+    """How the parameters of a network move."""
+
+    name: str = option("adamw", "adamw or sgd", choices=("adamw", "sgd"))
+    learning_rate: float = option(2e-3, "at its highest", low=0)
+    schedule: str = option("cosine", "of the learning rate over the steps", choices=("cosine", "poly", "constant"))
+    warmup_steps: int = option(0, "over which the learning rate rises from 0", low=0)
+    power: float = option(0.9, "of poly", low=0)
+    momentum: float = option(0.9, "of sgd", low=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "of adamw", low=0, below=1)
+    nesterov: bool = option(False, "of sgd")
+    weight_decay: float = option(1e-4, "of kernels, towards 0", low=0)
+    decay_vectors: bool = option(False, "decay biases and norm parameters too")
+    clip_norm: float = option(1.0, "gradients are shortened to this length; 0 = never", low=0)
+    multipliers: tuple[tuple[str, float], ...] = option(
+        (), '(pattern over paths such as "down0/Conv_0/kernel", factor of the learning rate), ...'
+    )
+
+
+def make_schedule(config: Optimizer, steps: int) -> optax.Schedule:
     """Learning rate by update: linear warm-up, then cosine, poly or constant down to the last of `steps`."""
     rest = max(1, steps - config.warmup_steps)
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(config.learning_rate, rest)
     elif config.schedule == "poly":
         main = optax.polynomial_schedule(config.learning_rate, 0.0, config.power, rest)
-    elif config.schedule == "constant":
-        main = optax.constant_schedule(config.learning_rate)
     else:
-        raise ValueError(f"unknown optimizer.schedule {config.schedule!r}; known: cosine, poly, constant")
+        main = optax.constant_schedule(config.learning_rate)
     if not config.warmup_steps:
         return main
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
-def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
     """Clipping, then SGD (decay joins the gradient) or AdamW (decay joins the update), then per-layer factors."""
     schedule = make_schedule(config, steps)
     mask = None if config.decay_vectors else _matrices
@@ -33,10 +54,8 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "adamw":
         parts += [optax.scale_by_adam(*config.betas), *decay]
-    elif config.name == "sgd":
-        parts += [*decay, optax.trace(config.momentum, config.nesterov)]
     else:
-        raise ValueError(f"unknown optimizer.name {config.name!r}; known: adamw, sgd")
+        parts += [*decay, optax.trace(config.momentum, config.nesterov)]
     parts.append(optax.scale_by_learning_rate(schedule))
     if config.multipliers:
         parts.append(_scale_by_path(config.multipliers))

@@ -21,13 +21,25 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from semiseg_jax.options import Options, option
+
 AXIS = "data"
 # Options of glibc's mallopt: one heap, which also serves large requests, and is never trimmed.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def initialize(distributed: Any) -> None:
+@dataclasses.dataclass(frozen=True)
+class Distributed(Options):
+    """Several processes that train together."""
+
+    enabled: bool = option(False, "join the other processes of the run; Slurm, GKE and TPU pods need no more")
+    coordinator: str = option("", "HOST:PORT of the first process, elsewhere")
+    processes: int = option(0, "how many there are, elsewhere", low=0)
+    process: int = option(-1, "which one this is, elsewhere", low=-1)
+
+
+def initialize(distributed: Distributed) -> None:
     """Joins the processes of one run. Slurm, GKE and TPU pods need no address; other clusters give all three."""
     if not distributed.enabled or jax.distributed.is_initialized():
         return
@@ -52,8 +64,8 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
-        mallopt(option, value)
+    for which, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+        mallopt(which, value)
 
 
 @dataclasses.dataclass(frozen=True)

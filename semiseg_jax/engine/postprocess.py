@@ -1,7 +1,8 @@
 """What may follow the network: a Markov random field or mean-field inference, on the host image by image."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,15 +13,39 @@ from semiseg_jax.data.letterbox import round_up
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.ops import mean_field, potts_mrf
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.options import Options, option
 
-Post = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
-POSTS = ("", "mrf", "mean_field")
+PostProcess = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut(Options):
+    """A Markov random field over the pixels of an image, solved by graph cuts."""
+
+    beta: float = option(1.0, "what a boundary between two pixels costs", low=0)
+    connectivity: int = option(8, "neighbours of a pixel", choices=(4, 8))
+    contrast: float = option(0.2, "colour difference (standardised) that makes a boundary cheap; 0 = never", low=0)
+    color: float = option(0.0, "weight of the colours that each class has in the image; 0 = off", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Post(Cut):
+    """Post-processing of each prediction. The fields of `Cut` are those of mrf, the others of mean_field."""
+
+    name: str = option("", "mrf, mean_field, or empty for none", choices=("", "mrf", "mean_field"))
+    kernels: tuple[Mapping[str, float], ...] = option(
+        ({"weight": 3.0, "xy": 3.0}, {"weight": 5.0, "xy": 6.0, "rgb": 0.2}), "of mean_field"
+    )
+    radius: int = option(5, "of mean_field, in pixels", low=0)
+    iterations: int = option(5, "of mean_field", low=0)
+
+
 BINS = 8  # of each channel, in histograms of colours
 RARE = 5.0  # cost at most of a colour that another class has
 FIXED = 1e9  # cost of any other label where one is given: more than all boundaries around a pixel
 
 
-def make_post(options: Any) -> Post | None:
+def make_post(options: Post) -> PostProcess | None:
     """`options` is `config.eval.post`."""
     if options.name == "mrf":
         return functools.partial(_mrf, options)
@@ -29,7 +54,7 @@ def make_post(options: Any) -> Post | None:
     return None
 
 
-def mrf_labels(options: Any, image: np.ndarray, probs: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+def mrf_labels(options: Cut, image: np.ndarray, probs: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     """[H,W] labels by a Markov random field; those of `given` [H,W] stay as they are, where it is not IGNORE."""
     costs = -np.log(np.maximum(probs, 1e-6))
     if given is not None:
@@ -57,11 +82,11 @@ def _color_costs(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndar
     return np.where(counts.any(0), np.minimum(costs, RARE), RARE)[cells]
 
 
-def _mrf(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+def _mrf(options: Post, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return np.eye(probs.shape[-1], dtype=np.float32)[mrf_labels(options, image, probs)]
 
 
-def _mean_field(options: Any, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+def _mean_field(options: Post, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
     height, width = probs.shape[:2]
     # Few sizes, so that few programs are compiled.
     padding = [(0, round_up(height, 64) - height), (0, round_up(width, 64) - width), (0, 0)]

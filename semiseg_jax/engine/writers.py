@@ -1,5 +1,6 @@
 """What a run says while it goes: a progress line, `metrics.jsonl` and TensorBoard files."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -12,6 +13,19 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Log(Options):
+    """What a run says and draws while it goes."""
+
+    every: int = option(20, "steps between reports", low=1)
+    tensorboard: bool = option(True, "write TensorBoard files beside metrics.jsonl")
+    panel_rows: int = option(6, "images in the panel that each evaluation draws; 0 = none", low=0)
+    hidden_masks: int = option(
+        0, "images of each kind whose hidden mask each evaluation opens, to score labels that the method made", low=0
+    )
 
 
 class MetricWriter:

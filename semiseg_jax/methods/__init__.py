@@ -1,11 +1,10 @@
-"""Methods by name. A method is one file and one config."""
+"""Methods by name. A method is one file, with its options, and a line here; or a class of another package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods.adversarial import Adversarial
-from semiseg_jax.methods.base import Method, Network, Site, Stage, State
+from semiseg_jax.methods.base import FinishContext, Method, Network, Stage, State
 from semiseg_jax.methods.gated_crf import GatedCRF
 from semiseg_jax.methods.label_uncertainty import LabelUncertainty
 from semiseg_jax.methods.mean_teacher import MeanTeacher
@@ -13,10 +12,11 @@ from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.methods.total_variation import TotalVariation
 from semiseg_jax.methods.transfer import Transfer
 from semiseg_jax.methods.unimatch import UniMatch
+from semiseg_jax.registry import find
 
-__all__ = ["METHODS", "Method", "Network", "Site", "Stage", "State", "make_method"]
+__all__ = ["METHODS", "FinishContext", "Method", "Network", "Stage", "State", "find_method", "make_method"]
 
-METHODS: Mapping[str, Callable[[ConfigDict, int], Method]] = {
+METHODS: Mapping[str, type[Method]] = {
     "adversarial": Adversarial,
     "gated_crf": GatedCRF,
     "label_uncertainty": LabelUncertainty,
@@ -28,7 +28,11 @@ METHODS: Mapping[str, Callable[[ConfigDict, int], Method]] = {
 }
 
 
-def make_method(config: ConfigDict, num_classes: int) -> Method:
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}; known methods: {', '.join(sorted(METHODS))}")
-    return METHODS[config.method](config, num_classes)
+def find_method(name: str) -> type[Method]:
+    """One of ours, one of an installed package, or the class that "package.module:Class" names."""
+    found: type[Method] = find(name, METHODS, "methods")
+    return found
+
+
+def make_method(config: Settings, num_classes: int) -> Method:
+    return find_method(config.method)(config, num_classes)

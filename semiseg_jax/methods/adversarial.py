@@ -15,42 +15,83 @@ terms of the config.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
-from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.optimizers import Optimizer, make_optimizer
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
 from semiseg_jax.methods import base, terms
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Discriminator
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.reduce import masked_mean
+from semiseg_jax.options import OptionError, Options, option
 
 BINS = 10  # of the histogram of confidences
 
 
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorOptimizer(Optimizer):
+    learning_rate: float = option(1e-4, "at its highest", low=0)
+    schedule: str = option("poly", "of the learning rate over the steps", choices=("cosine", "poly", "constant"))
+    weight_decay: float = option(0.0, "of kernels, towards 0", low=0)
+    clip_norm: float = option(0.0, "gradients are shortened to this length; 0 = never", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Game(Options):
+    """What segmenter and discriminator play."""
+
+    adversarial_labelled_weight: float = option(0.01, "on rows with a mask, of what the segmenter learns", low=0)
+    adversarial_labelled_start: float = option(0.0, "share of the steps before it counts", low=0, high=1)
+    adversarial_unlabelled_weight: float = option(0.001, "on all other rows, of what the segmenter learns", low=0)
+    adversarial_unlabelled_start: float = option(0.0, "share of the steps before it counts", low=0, high=1)
+    semi_weight: float = option(0.1, "of confident self-training", low=0)
+    semi_start: float = option(0.25, "share of the steps before it counts", low=0, high=1)
+    threshold: float = option(0.2, "confidence above which a pixel's own prediction becomes its label", low=0, high=1)
+    label_smoothing: float = option(0.0, "of true maps, for the discriminator", low=0, high=1)
+    real_rows: int = option(
+        0, "of the quota's dense rows, those that only show the discriminator their labels; 0 = all do", low=0
+    )
+    # Else the discriminator tells true maps by their holes, which lie around objects and in padding.
+    fill_void: bool = option(
+        True, "true maps show the prediction where they have no label, and predictions nothing in padding"
+    )
+    hard_maps: bool = option(False, "the discriminator sees predictions as one-hot maps too, not how soft they are")
+    features: int = option(64, "of the discriminator's first layer", low=1)
+    output_stride: int = option(32, "of its map of confidences", choices=(8, 16, 32))
+    sees_image: bool = option(False, "it judges whether map and image fit each other, not the map alone")
+    class_agnostic: bool = option(False, "it sees background against everything else, beside the image")
+    optimizer: DiscriminatorOptimizer = DiscriminatorOptimizer()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.real_rows and self.fill_void:
+            raise OptionError(
+                "real_rows",
+                "are not seen by the segmenter, so that their void cannot be filled with its predictions; set "
+                "fill_void=False",
+            )
+
+
 class Adversarial(Segmentation):
+    sections: ClassVar[Mapping[str, type[Options]]] = {"adversarial": Game}
     uses_all_rows = True
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: Settings, num_classes: int):
         super().__init__(config, num_classes)
-        self.options = config.adversarial
+        self.options: Game = config.own["adversarial"]
         self.class_weights = terms.class_weights(config, num_classes)
         if self.quota.get(Supervision.DENSE, 0) <= self.options.real_rows:
             raise ValueError(
                 f"method {config.method!r} needs rows with masks, more than adversarial.real_rows="
-                f"{self.options.real_rows}, but data.quota is {config.data.quota.to_dict()}"
-            )
-        if self.options.real_rows and self.options.fill_void:
-            raise ValueError(
-                "adversarial.real_rows are not seen by the segmenter, so that their void cannot be filled with its "
-                "predictions; set adversarial.fill_void=False"
+                f"{self.options.real_rows}, but data.quota is {config.data.quota}"
             )
         self.discriminator = Discriminator(
             self.options.features,
@@ -139,7 +180,8 @@ class Adversarial(Segmentation):
 
     def _weight(self, name: str, step: jax.Array) -> jax.Array:
         options = self.options
-        return base.scheduled(options[f"{name}_weight"], options[f"{name}_start"], 0.0, step, self.config.steps)
+        weight, start = getattr(options, f"{name}_weight"), getattr(options, f"{name}_start")
+        return base.scheduled(weight, start, 0.0, step, self.config.steps)
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         options = self.options
@@ -152,7 +194,7 @@ class Adversarial(Segmentation):
                 f"the discriminator wins (loss {means['discriminator']:.3f} of at least {least:.3f}; healthy is 0.2 to "
                 f"0.5) and teaches nothing: lower adversarial.optimizer.learning_rate{remedy}"
             )
-        late = step > base.reached(options.semi_start, self.config.steps)
+        late = step > options.semi_start * self.config.steps
         if late and means.get("accepted", 1.0) < 0.001 and set(self.quota) > {Supervision.DENSE}:
             return (
                 f"the discriminator accepts hardly a pixel at threshold {options.threshold}, so there is no "

@@ -3,23 +3,24 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
-from semiseg_jax.data.pipeline import MADE_FOR
-from semiseg_jax.data.types import Batch, Supervision
-from semiseg_jax.engine.inference import Options
+from semiseg_jax.data.types import Batch
+from semiseg_jax.engine.inference import Inference
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.models import pretrained
+from semiseg_jax.models.pretrained import Pretrained
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.options import Options
 
 Variables = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
@@ -62,12 +63,12 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
-    """Where a stage does its last work."""
+class FinishContext:
+    """What `finish` may use."""
 
     workdir: Path
     dataset: Dataset
-    inference: Options
+    inference: Inference
 
     def progress(self, rows: Iterable[Any], what: str, total: int) -> Iterable[Any]:
         return tqdm(rows, desc=what, total=total, leave=False, disable=None)
@@ -75,28 +76,38 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training run of a method. Most methods have one stage; `finish` is host work between two of them."""
+    """One training run of a method. Most methods have one stage; `finish` is host work between two of them.
+
+    Its `config` is whole: everything that the stage does follows from it. A relative path in `config.data.made_labels`
+    is below the workdir, where an earlier stage has written label maps.
+    """
 
     name: str
-    data: ConfigDict  # like config.data
-    steps: int
+    config: Settings
     init: Callable[[jax.Array, Batch], State]
     train_step: Callable[[State, Batch], tuple[State, Metrics]]  # per device, inside the mapped axis "data"
     start: Callable[[State], State] = lambda state: state  # on the host, before the first step: pretrained weights
-    finish: Callable[[State, Site], None] | None = None  # on the host of the first process, after the last step
-    labels: str = ""  # folder below the workdir with labels that an earlier stage made; see data.made_labels
-    labelled: Sequence[Supervision] = MADE_FOR  # kinds of rows that have them
-    goes_on: bool = False  # with the weights, averaged where they are, of the stage before
-    augment: ConfigDict | None = None  # like config.augment, where it is not that
+    finish: Callable[[State, FinishContext], None] | None = None  # on the host, after the last step
+    warm_start: bool = False  # from the weights, averaged where they are, of the stage before
     scored: bool = True  # the prediction of this stage is the method's: compare it with masks
     pictures: Callable[[State, Batch], Mapping[str, jax.Array]] | None = None  # further columns of the panel
     watch: Callable[[int, Mapping[str, float]], str] = lambda step, means: ""  # a warning, of a report's mean metrics
 
 
 class Method(Protocol):
-    """How a paper trains. The constructor takes the config and the number of classes."""
+    """How a paper trains."""
 
-    def stages(self, config: ConfigDict) -> Sequence[Stage]: ...
+    # Sections of the config that are the method's own, and what each may hold; `config.own[SECTION]` has the values.
+    sections: ClassVar[Mapping[str, type[Options]]] = {}
+
+    def __init__(self, config: Settings, num_classes: int): ...
+
+    @property
+    def needs_background(self) -> str:
+        """What treats class 0 as background, in words; empty where nothing does."""
+        ...
+
+    def stages(self) -> Sequence[Stage]: ...
 
     def eval_variables(self, state: State, weights: str = "auto") -> Variables:
         """What evaluation, prediction and checkpoints' users run: the student, its average or a teacher."""
@@ -133,7 +144,7 @@ def with_variables(state: State, name: str, variables: Variables) -> State:
     return dataclasses.replace(state, networks={**state.networks, name: network})
 
 
-def with_pretrained(state: State, name: str, model: nn.Module, config: ConfigDict) -> State:
+def with_pretrained(state: State, name: str, model: nn.Module, config: Pretrained) -> State:
     """The state whose network `name` has the weights that `config.pretrained` names, if it does."""
     if not config.path:
         return state
@@ -190,7 +201,7 @@ def gradients(
 
 
 def step(
-    loss: Loss, state: State, batch: Batch, optimizers: Mapping[str, optax.GradientTransformation], config: ConfigDict
+    loss: Loss, state: State, batch: Batch, optimizers: Mapping[str, optax.GradientTransformation], config: Settings
 ) -> tuple[State, Metrics]:
     """One update of the networks that `optimizers` names -> (the state after it, metrics)."""
     rng = jax.random.fold_in(state.rng, state.step)
@@ -224,12 +235,7 @@ def update(
     return state.advance(**networks), norms
 
 
-def reached(at: float, steps: int) -> float:
-    """A point of the schedule as a step: numbers up to 1 are shares of the `steps`, larger ones are steps."""
-    return at * steps if at <= 1 else at
-
-
 def scheduled(weight: float, start: float, ramp: float, step: jax.Array, steps: int) -> jax.Array:
-    """`weight`, but 0 for the first `start` steps, and growing linearly over the `ramp` after them."""
-    into = step + 1 - reached(start, steps)
-    return weight * jnp.clip(into / max(1.0, reached(ramp, steps)), 0.0, 1.0)
+    """`weight`, but 0 for the first `start` of the steps, and growing linearly over the `ramp` after them (shares)."""
+    into = step + 1 - start * steps
+    return weight * jnp.clip(into / max(1.0, ramp * steps), 0.0, 1.0)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from semiseg_jax.data import pipeline
-from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.datasets import Data, Dataset
 from semiseg_jax.data.records import decode_image, encode_png, given_labels
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.methods.base import Site
+from semiseg_jax.methods.base import FinishContext
 
 LABELS, PICTURES = "labels", "maps"
 PICTURES_DRAWN = 24  # images of each stage whose maps are drawn
@@ -59,8 +58,8 @@ class Images:
 
 
 def make(
-    site: Site,
-    data: ConfigDict,
+    context: FinishContext,
+    data: Data,
     kinds: Sequence[Supervision],
     predictor: Predictor,
     made: Made,
@@ -70,21 +69,21 @@ def make(
     drawn: int = PICTURES_DRAWN,
 ) -> None:
     """Writes what `made` makes of the training images that serve as `kinds`, and pictures of the first few."""
-    quota = pipeline.parse_quota(data.quota.to_dict())
+    quota = pipeline.parse_quota(data.quota)
     pools = pipeline.make_pools(
-        site.dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, tuple(data.strong_classes)
+        context.dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes
     )
     served: dict[int, list[Supervision]] = {}
     for kind in kinds:
         for index in pools[kind]:
             served.setdefault(int(index), []).append(kind)
-    images = Images(site.dataset, data.train_split, dict(sorted(served.items())))
+    images = Images(context.dataset, data.train_split, dict(sorted(served.items())))
     rows = zip(images, predictor(images.pixels()), strict=True)
-    for number, (image, output) in enumerate(site.progress(rows, what, len(images))):
+    for number, (image, output) in enumerate(context.progress(rows, what, len(images))):
         columns = {"image": image.pixels, **made(image, output)}
         if number < drawn:
-            path = site.workdir / PICTURES / stage / f"{image.name}.png"
-            write_picture(path, columns, image.name[:16], site.dataset.info)
+            path = context.workdir / PICTURES / stage / f"{image.name}.png"
+            write_picture(path, columns, image.name[:16], context.dataset.info)
 
 
 def write_labels(folder: Path, name: str, labels: np.ndarray) -> None:

@@ -9,25 +9,29 @@ linearly (`consistency.ramp`). The teacher is what evaluation and prediction run
 """
 
 import functools
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import Batch
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms, views
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.ops.reduce import masked_mean
+from semiseg_jax.options import Options
 
 
 class MeanTeacher(Segmentation):
+    sections: ClassVar[Mapping[str, type[Options]]] = {"consistency": views.Consistency}
     uses_all_rows = True
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: Settings, num_classes: int):
         super().__init__(config, num_classes)
-        self.options = config.consistency
+        self.options: views.Consistency = config.own["consistency"]
         self.require_rows_without_mask()
         if not config.ema:
             raise ValueError("method 'mean_teacher' needs config.ema above 0: the average is the teacher")

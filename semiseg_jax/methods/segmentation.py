@@ -3,47 +3,38 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.pipeline import parse_quota
 from semiseg_jax.data.types import Batch, Supervision
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms
-from semiseg_jax.methods.boxes import BoxTerm
 from semiseg_jax.models import make_model
 from semiseg_jax.models.segmenter import Outputs, Perturb
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.options import Options
 
 logger = logging.getLogger("semiseg_jax")
 
-TERMS = {
-    "cross_entropy": terms.CrossEntropy,
-    "made_labels": terms.MadeLabels,
-    "total_variation": terms.TotalVariation,
-    "gated_crf": terms.GatedCRF,
-    "boxes": BoxTerm,
-    "absent_tags": terms.AbsentTags,
-}
-
 
 class Segmentation:
-    """Base of the methods. A method names the terms that it cannot do without, and adds what a sum of terms is not."""
+    """Base of the methods. `needs` lists the terms that a method requires; override `loss` for what no sum can say."""
 
+    sections: ClassVar[Mapping[str, type[Options]]] = {}
     needs: tuple[str, ...] = ("cross_entropy",)
     uses_all_rows = False  # whether it has a use for rows that no term looks at
-    makes_labels = False  # whether an earlier stage makes the labels of `made_labels`
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: Settings, num_classes: int):
         self.config, self.num_classes = config, num_classes
-        self.quota = parse_quota(config.data.quota.to_dict())
-        self.terms = terms.Sum(TERMS, config, num_classes)
+        self.quota = parse_quota(config.data.quota)
+        self.terms = terms.Sum(terms.known_terms(config.extra_terms), config, num_classes)
         self._check(config)
-        options = config.model.to_dict()
+        options = dict(config.model)
         if self.terms.needs_variance:
             options["variance"] = True
         self.model = make_model(options.pop("name"), num_classes, dtype=config.dtype, axis_name=AXIS, **options)
@@ -52,25 +43,27 @@ class Segmentation:
             raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={frozen.pop()!r}")
         self.optimizers = {"segmenter": make_optimizer(config.optimizer, config.steps)}
 
-    def _check(self, config: ConfigDict) -> None:
+    def _check(self, config: Settings) -> None:
         off = [name for name in self.needs if name not in self.terms.terms]
         if off:
             raise ValueError(f"method {config.method!r} needs terms.{off[0]}.weight to be positive")
-        quota = config.data.quota.to_dict()
+        quota = config.data.quota
         if not self.terms.learns_from & self.quota.keys():
             raise ValueError(
                 f"method {config.method!r} learns from {_names(self.terms.learns_from)} only, but data.quota is {quota}"
             )
         for name, kinds in self.terms.idle(self.quota).items():
             raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
-        if "made_labels" in self.terms.terms and not (config.data.made_labels or self.makes_labels):
-            raise ValueError("terms.made_labels learns from the label maps in data.made_labels, which names no folder")
 
-    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
+    @property
+    def needs_background(self) -> str:
+        name = self.terms.needs_background
+        return f"terms.{name}" if name else ""
+
+    def stages(self) -> Sequence[base.Stage]:
         stage = base.Stage(
-            name=config.method,
-            data=config.data,
-            steps=config.steps,
+            name=self.config.method.rpartition(":")[2],
+            config=self.config,
             init=self.init,
             train_step=self.train_step,
             start=self.start,
@@ -107,7 +100,7 @@ class Segmentation:
         if set(self.quota) <= {Supervision.DENSE}:
             raise ValueError(
                 f"method {self.config.method!r} learns from images without a mask, but data.quota is "
-                f"{self.config.data.quota.to_dict()}; add rows of another kind, such as unlabeled"
+                f"{self.config.data.quota}; add rows of another kind, such as unlabeled"
             )
 
     def outputs(

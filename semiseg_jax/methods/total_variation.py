@@ -7,7 +7,7 @@ lambda is `terms.total_variation.weight`, 0 at first and then growing (`start`, 
 minimum of TV, so the network must know something before it counts. `norm` picks the anisotropic (l1), isotropic (l2) or
 curvilinear form. The paper's rival, a Markov random field after training, is `semiseg evaluate --post=mrf`.
 
-Gradients find poor minima of such a loss. With `total_variation.rounds` above 1 it is then lowered in turns (Marin et
+Gradients find poor minima of such a loss. With `rounds.number` above 1 it is then lowered in turns (Marin et
 al., Beyond Gradient Descent for Regularized Segmentation Losses, CVPR 2019), of which each is a stage:
 
     Y = argmin_Y sum_i -log P_i(Y_i) + beta sum_ij w_ij [Y_i != Y_j],    a graph cut, in each training image,
@@ -20,51 +20,74 @@ adds what a pixel's colour costs among the colours of each class in the first (L
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import Batch, Supervision
+from semiseg_jax.engine import postprocess
 from semiseg_jax.engine.hidden import MADE
 from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.postprocess import mrf_labels
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.methods.terms import Pictures
+from semiseg_jax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundCut(postprocess.Cut):
+    beta: float = option(30.0, "what a boundary between two pixels costs", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds(Options):
+    """Rounds of training, with labels by graph cuts between them."""
+
+    number: int = option(1, "2 or more: the same network goes on from labels that graph cuts make", low=1)
+    steps: int = option(0, "of each later round; 0 = half of the steps", low=0)
+    cut: RoundCut = RoundCut()
 
 
 class TotalVariation(Segmentation):
-    def __init__(self, config: ConfigDict, num_classes: int):
-        self.rounds = config.total_variation.rounds
-        self.needs = ("cross_entropy",) if self.rounds > 1 else ("cross_entropy", "total_variation")
+    sections: ClassVar[Mapping[str, type[Options]]] = {"rounds": Rounds}
+
+    def __init__(self, config: Settings, num_classes: int):
+        self.rounds: Rounds = config.own["rounds"]
+        self.needs = ("cross_entropy",) if self.rounds.number > 1 else ("cross_entropy", "total_variation")
         super().__init__(config, num_classes)
-        if self.rounds > 1 and config.data.made_labels:
-            raise ValueError("total_variation.rounds above 1 makes its own labels; data.made_labels must be empty")
+        if self.rounds.number > 1 and config.data.made_labels:
+            raise ValueError("rounds.number above 1 makes its own labels; data.made_labels must be empty")
         self.cut_kinds = [kind for kind in self.quota if kind != Supervision.DENSE]
-        if self.rounds > 1 and not self.cut_kinds:
+        if self.rounds.number > 1 and not self.cut_kinds:
             raise ValueError(
-                "total_variation.rounds above 1 labels images without a mask, but data.quota is "
-                f"{config.data.quota.to_dict()}"
+                f"rounds.number above 1 labels images without a mask, but data.quota is {config.data.quota}"
             )
 
-    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
-        (first,) = super().stages(config)
-        if self.rounds == 1:
-            return [first]
-        from_cuts = FromCuts(_later_config(self.config), self.num_classes)
-        (later,) = from_cuts.stages(from_cuts.config)
-        later = dataclasses.replace(later, labelled=self.cut_kinds, goes_on=True)
-        stages = [first]
-        for number in range(2, self.rounds + 1):
+    def stages(self) -> Sequence[base.Stage]:
+        stages = list(super().stages())
+        for number in range(2, self.rounds.number + 1):
             labels, before = f"{made_labels.LABELS}_{number}", stages[-1]
             stages[-1] = dataclasses.replace(before, finish=Cut(self, before.name, labels))
-            stages.append(dataclasses.replace(later, name=f"{config.method}_{number}", labels=labels))
+            (later,) = FromCuts(self._later_config(labels), self.num_classes).stages()
+            stages.append(dataclasses.replace(later, name=f"{later.name}_{number}", warm_start=True))
         return stages
 
+    def _later_config(self, labels: str) -> Settings:
+        """Without the term, which the labels of the cuts stand for, and in its own number of steps."""
+        config = self.config
+        term = dataclasses.replace(config.terms["total_variation"], weight=0.0)
+        kinds = tuple(kind.name.lower() for kind in self.cut_kinds)
+        return config.replace(
+            steps=self.rounds.steps or (config.steps + 1) // 2,
+            terms={**config.terms, "total_variation": term},
+            data={"made_labels": labels, "made_for": kinds},
+        )
+
     def start(self, state: base.State) -> base.State:
-        if self.rounds > 1 and importlib.util.find_spec("maxflow") is None:
-            raise ModuleNotFoundError("total_variation.rounds above 1 needs PyMaxflow: pip install PyMaxflow")
+        if self.rounds.number > 1 and importlib.util.find_spec("maxflow") is None:
+            raise ModuleNotFoundError("rounds.number above 1 needs PyMaxflow: pip install PyMaxflow")
         return super().start(state)
 
 
@@ -83,23 +106,14 @@ class Cut:
     stage: str
     labels: str
 
-    def __call__(self, state: base.State, site: base.Site) -> None:
-        method, folder = self.method, site.workdir / self.labels
+    def __call__(self, state: base.State, context: base.FinishContext) -> None:
+        method, folder = self.method, context.workdir / self.labels
 
         def made(image: made_labels.Image, probs: np.ndarray) -> made_labels.Columns:
-            labels = mrf_labels(method.config.total_variation.cut, image.pixels, probs, image.given).astype(np.uint8)
+            labels = postprocess.mrf_labels(method.rounds.cut, image.pixels, probs, image.given).astype(np.uint8)
             made_labels.write_labels(folder, image.name, labels)
             return {"prediction": probs.argmax(axis=-1), MADE: labels}
 
-        options = dataclasses.replace(site.inference, post=None)
+        options = dataclasses.replace(context.inference, post=None)
         predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)
-        made_labels.make(site, method.config.data, method.cut_kinds, predictor, made, stage=self.stage)
-
-
-def _later_config(config: ConfigDict) -> ConfigDict:
-    """Without the term, which the labels of the cuts stand for, and in its own number of steps."""
-    altered = ConfigDict(config.to_dict())
-    altered.steps = config.total_variation.round_steps or (config.steps + 1) // 2
-    altered.terms.total_variation.weight = 0.0
-    altered.data.made_labels = made_labels.LABELS  # below the workdir
-    return altered
+        made_labels.make(context, method.config.data, method.cut_kinds, predictor, made, stage=self.stage)

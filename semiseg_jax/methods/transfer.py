@@ -14,19 +14,19 @@ class, which it would otherwise call false. Prediction is G alone and uses no ta
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.pipeline import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
-from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.inference import Inference, Predictor
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
 from semiseg_jax.methods.made_labels import LABELS, Columns, Image, Made
@@ -35,97 +35,161 @@ from semiseg_jax.models import DTYPES, Classifier
 from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.reduce import masked_mean
+from semiseg_jax.options import OptionError, Options, option
 
 CAMS = "cams"
 
 
+@dataclasses.dataclass(frozen=True)
+class TransferOptions(Options):
+    """How labels of the weak classes are made."""
+
+    labels_from: str = option("l_net", "or cam: the activation maps alone", choices=("l_net", "cam"))
+    rounds: int = option(1, "2: labels anew from the first P-Net, and once more", choices=(1, 2))
+    classifier_backbone: str = option("mobilenet_v2", "network of the classifier")
+    classifier_weights: str = option("", "file that it starts from; empty = pretrained.path")
+    classifier_steps: int = option(0, "0 = as many as P-Net", low=0)
+    classifier_crop: tuple[int, int] = option((224, 224), "what the classifier sees", low=32)
+    classifier_scale: tuple[float, float] = option((0.6, 1.0), "as augment.scale, for the classifier", low=0)
+    l_net_steps: int = option(0, "0 = as many as P-Net", low=0)
+    cam_scales: tuple[float, ...] = option(
+        (0.75, 1.0, 1.25), "sizes of the image whose activation maps are averaged", low=0.1, high=10
+    )
+    class_seed: float = option(0.4, "activation above which a pixel is of its class", low=0, high=1)
+    object_seed: float = option(0.5, "and the object map must be above this", low=0, high=1)
+    background_seed: float = option(0.2, "both below this: background", low=0, high=1)
+    color_sigma: float = option(0.3, "of the affinity between neighbours, in standardised colours", low=1e-6)
+    object_sigma: float = option(0.2, "of the affinity between neighbours, in the object map", low=1e-6)
+    radius: int = option(5, "of the affinity, in cells of 4 pixels", low=1)
+    alpha: float = option(0.95, "how much a cell takes from its neighbours", low=0, high=0.999)
+    margin: float = option(0.1, "two classes nearer than this share leave a pixel without label", low=0, high=1)
+    sure: float = option(0.5, "probability from which the first P-Net labels a pixel for the second", low=0, high=1)
+    pictures: int = option(24, "images of each stage whose maps are drawn", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cam_scales:
+            raise OptionError("cam_scales", "is empty but must hold at least one number")
+        if self.labels_from == "cam" and self.rounds > 1:
+            raise OptionError("rounds", "of 2 goes with labels_from='l_net'")
+
+
 class Transfer(Adversarial):
+    sections: ClassVar[Mapping[str, type[Options]]] = {**Adversarial.sections, "transfer": TransferOptions}
     needs = ("cross_entropy", "made_labels")
-    makes_labels = True
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: Settings, num_classes: int):
         if not config.data.strong_classes:
-            raise ValueError("method 'transfer' needs data.strong_classes: the classes whose masks may be used")
-        quota = config.data.quota.to_dict()
+            raise ValueError(f"method {config.method!r} needs data.strong_classes: the classes whose masks may be used")
+        quota = config.data.quota
         if Supervision.TAGS not in parse_quota(quota):
-            raise ValueError(f"method 'transfer' needs rows of kind tags, but data.quota is {quota}")
-        super().__init__(config, num_classes)
+            raise ValueError(f"method {config.method!r} needs rows of kind tags, but data.quota is {quota}")
         if config.log.hidden_masks:
-            raise ValueError("method 'transfer' never opens a mask of a weak class; set log.hidden_masks=0")
-        if config.transfer.labels_from == "cam" and config.transfer.rounds > 1:
-            raise ValueError("transfer.rounds=2 goes with transfer.labels_from='l_net'")
+            raise ValueError(f"method {config.method!r} never opens a mask of a weak class; set log.hidden_masks=0")
+        if config.data.made_labels:
+            raise ValueError(f"method {config.method!r} makes its own labels; data.made_labels must be empty")
+        super().__init__(config.replace(data={"made_labels": LABELS}), num_classes)
+        self.transfer: TransferOptions = config.own["transfer"]
         self.rows = sum(self.quota.values())
-        self.classifier = TagClassifier(config, num_classes)
-        self.l_net = LNet(_l_net_config(config, self.rows), 2)
+        self.classifier = TagClassifier(self._classifier_config(config), num_classes, self.transfer)
+        self.l_net = LNet(self._l_net_config(config), 2)
 
-    def stages(self, config: ConfigDict) -> Sequence[base.Stage]:
-        transfer = config.transfer
-        (p_net,) = super().stages(config)
+    @property
+    def needs_background(self) -> str:
+        return f"method {self.config.method!r}"
+
+    def stages(self) -> Sequence[base.Stage]:
+        (p_net,) = super().stages()
         classifier = base.Stage(
             name="classifier",
-            data=_with_quota(config.data, {"tags": self.rows}),
-            steps=self.classifier.steps,
+            config=self.classifier.config,
             init=self.classifier.init,
             train_step=self.classifier.train_step,
             start=self.classifier.start,
             finish=self._finish_classifier,
-            augment=_with(config.augment, crop=transfer.classifier_crop, scale=transfer.classifier_scale),
             scored=False,
         )
-        (l_net,) = self.l_net.stages(self.l_net.config)
+        (l_net,) = self.l_net.stages()
         l_net = dataclasses.replace(l_net, name="l_net", finish=self._finish_l_net, scored=False)
-        first = dataclasses.replace(p_net, name="p_net", labels=LABELS)
-        if transfer.labels_from == "cam":
+        first = dataclasses.replace(p_net, name="p_net")
+        if self.transfer.labels_from == "cam":
             return [classifier, first]
-        if transfer.rounds == 1:
+        if self.transfer.rounds == 1:
             return [classifier, l_net, first]
-        second = dataclasses.replace(p_net, name="p_net_2", labels=f"{LABELS}_2")
+        config = self.config.replace(data={"made_labels": f"{LABELS}_2"})
+        second = dataclasses.replace(p_net, name="p_net_2", config=config)
         return [classifier, l_net, dataclasses.replace(first, finish=self._finish_p_net), second]
 
-    def _finish_classifier(self, state: base.State, site: base.Site) -> None:
+    def _classifier_config(self, config: Settings) -> Settings:
+        """Tags of all images of weak classes, at its own crop and in its own number of steps."""
+        return config.replace(
+            steps=self.transfer.classifier_steps or config.steps,
+            data={"quota": {"tags": self.rows}},
+            augment={"crop": self.transfer.classifier_crop, "scale": self.transfer.classifier_scale},
+            pretrained={"path": self.transfer.classifier_weights or config.pretrained.path},
+        )
+
+    def _l_net_config(self, config: Settings) -> Settings:
+        """Masks of strong classes and nothing else, in its own number of steps."""
+        return config.replace(
+            steps=self.transfer.l_net_steps or config.steps,
+            data={"quota": {"dense": self.rows}},
+            class_weights=(),
+            terms={
+                name: dataclasses.replace(options, weight=float(name == "cross_entropy"))
+                for name, options in config.terms.items()
+            },
+        )
+
+    def _finish_classifier(self, state: base.State, context: base.FinishContext) -> None:
         """Activation maps of every image of weak classes; labels of the baseline, which has no L-Net."""
-        options = self.config.transfer
+        options = self.transfer
 
         def made(image: Image, cam: np.ndarray) -> Columns:
             maps = label_transfer.activations(cam, image.tags)
             if options.labels_from != "cam":
-                label_transfer.write_map(site.workdir / CAMS, image.name, maps)
+                label_transfer.write_map(context.workdir / CAMS, image.name, maps)
                 return {"activation": maps.max(axis=-1)}
             labels = label_transfer.labels_from_activations(
                 maps, seed=options.class_seed, background=options.background_seed
             )
-            made_labels.write_labels(site.workdir / LABELS, image.name, labels)
+            made_labels.write_labels(context.workdir / LABELS, image.name, labels)
             return {"activation": maps.max(axis=-1), "label made": labels}
 
-        looks = _looks(site, *options.cam_scales)
+        looks = _looks(context, *options.cam_scales)
         predictor = Predictor(self.classifier.cam, state.networks["classifier"].averaged, looks, self.num_classes)
-        self._over_weak_images(site, "classifier", "activation maps", predictor, made)
+        self._over_weak_images(context, "classifier", "activation maps", predictor, made)
 
-    def _finish_l_net(self, state: base.State, site: base.Site) -> None:
+    def _finish_l_net(self, state: base.State, context: base.FinishContext) -> None:
         """Object maps of every image of weak classes, and L_w."""
 
         def made(image: Image, probs: np.ndarray) -> Columns:
-            maps, objects = label_transfer.read_map(site.workdir / CAMS, image.name, image.pixels.shape), probs[..., 1]
-            labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.config.transfer)
-            made_labels.write_labels(site.workdir / LABELS, image.name, labels)
+            maps, objects = (
+                label_transfer.read_map(context.workdir / CAMS, image.name, image.pixels.shape),
+                probs[..., 1],
+            )
+            labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.transfer)
+            made_labels.write_labels(context.workdir / LABELS, image.name, labels)
             return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
 
-        predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(site, 1.0), 2)
-        self._over_weak_images(site, "l_net", "labels", predictor, made)
+        predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(context, 1.0), 2)
+        self._over_weak_images(context, "l_net", "labels", predictor, made)
 
-    def _finish_p_net(self, state: base.State, site: base.Site) -> None:
+    def _finish_p_net(self, state: base.State, context: base.FinishContext) -> None:
         def made(image: Image, probs: np.ndarray) -> Columns:
-            labels = label_transfer.restricted_labels(probs, image.tags, sure=self.config.transfer.sure)
-            made_labels.write_labels(site.workdir / f"{LABELS}_2", image.name, labels)
+            labels = label_transfer.restricted_labels(probs, image.tags, sure=self.transfer.sure)
+            made_labels.write_labels(context.workdir / f"{LABELS}_2", image.name, labels)
             return {"label made": labels}
 
-        predictor = Predictor(self.predict, self.eval_variables(state), _looks(site, 1.0), self.num_classes)
-        self._over_weak_images(site, "p_net", "labels", predictor, made)
+        predictor = Predictor(self.predict, self.eval_variables(state), _looks(context, 1.0), self.num_classes)
+        self._over_weak_images(context, "p_net", "labels", predictor, made)
 
-    def _over_weak_images(self, site: base.Site, stage: str, what: str, predictor: Predictor, made: Made) -> None:
+    def _over_weak_images(
+        self, context: base.FinishContext, stage: str, what: str, predictor: Predictor, made: Made
+    ) -> None:
         made_labels.make(
-            site, self.config.data, [Supervision.TAGS], predictor, made,
-            stage=stage, what=what, drawn=self.config.transfer.pictures,
+            context, self.config.data, [Supervision.TAGS], predictor, made,
+            stage=stage, what=what, drawn=self.transfer.pictures,
         )  # fmt: skip
 
 
@@ -141,9 +205,8 @@ class LNet(Segmentation):
 class TagClassifier:
     """Which classes are in the image: one sigmoid a class, binary cross-entropy over the known tags but background."""
 
-    def __init__(self, config: ConfigDict, num_classes: int):
-        self.config, transfer = config, config.transfer
-        self.steps = transfer.classifier_steps or config.steps
+    def __init__(self, config: Settings, num_classes: int, transfer: TransferOptions):
+        self.config = config
         options = {name: config.model[name] for name in ("layout", "norm") if name in config.model}
         self.model = Classifier(
             num_classes,
@@ -153,16 +216,14 @@ class TagClassifier:
             axis_name=AXIS,
             **options,
         )
-        self.optimizers = {"classifier": make_optimizer(config.optimizer, self.steps)}
+        self.optimizers = {"classifier": make_optimizer(config.optimizer, config.steps)}
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         optimizer, ema = self.optimizers["classifier"], self.config.ema > 0
         return base.init_state("classifier", self.model, rng, batch["image"], optimizer, ema=ema)
 
     def start(self, state: base.State) -> base.State:
-        pretrained = self.config.pretrained
-        path = self.config.transfer.classifier_weights or pretrained.path
-        return base.with_pretrained(state, "classifier", self.model, _with(pretrained, path=path))
+        return base.with_pretrained(state, "classifier", self.model, self.config.pretrained)
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array):
         del rng
@@ -183,28 +244,5 @@ class TagClassifier:
         return resize(outputs["cam"], images.shape[1:3])
 
 
-def _looks(site: base.Site, *scales: float) -> Options:
-    return dataclasses.replace(site.inference, flip=True, scales=scales, post=None)
-
-
-def _with(config: ConfigDict, **changes: Any) -> ConfigDict:
-    altered = ConfigDict(config.to_dict())
-    altered.update(changes)
-    return altered
-
-
-def _with_quota(data: ConfigDict, quota: dict[str, int]) -> ConfigDict:
-    altered = ConfigDict(data.to_dict())
-    altered.quota = ConfigDict(quota)
-    return altered
-
-
-def _l_net_config(config: ConfigDict, rows: int) -> ConfigDict:
-    """Masks of strong classes and nothing else, in its own number of steps."""
-    altered = ConfigDict(config.to_dict())
-    altered.data = _with_quota(config.data, {"dense": rows})
-    altered.steps = config.transfer.l_net_steps or config.steps
-    altered.class_weights = ()
-    for name, options in altered.terms.items():
-        options.weight = float(name == "cross_entropy")
-    return altered
+def _looks(context: base.FinishContext, *scales: float) -> Inference:
+    return dataclasses.replace(context.inference, flip=True, scales=scales, post=None)

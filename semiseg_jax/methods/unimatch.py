@@ -7,27 +7,36 @@ A1 and A2 are colour changes followed by CutMix with another image of the batch,
 half of the channels between encoder and decoder. Each CE is a mean over all valid pixels, kept or not. tau = 0.95.
 """
 
+import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE, Batch
 from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import partial_cross_entropy
 from semiseg_jax.methods import base, terms, views
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.ops.reduce import masked_mean
+from semiseg_jax.options import Options, option
+
+
+@dataclasses.dataclass(frozen=True)
+class SureConsistency(views.Consistency):
+    threshold: float = option(0.95, "probability from which a prediction teaches", low=0, high=1)
 
 
 class UniMatch(Segmentation):
+    sections: ClassVar[Mapping[str, type[Options]]] = {"consistency": SureConsistency}
     uses_all_rows = True
 
-    def __init__(self, config: ConfigDict, num_classes: int):
+    def __init__(self, config: Settings, num_classes: int):
         super().__init__(config, num_classes)
-        self.options = config.consistency
+        self.options: SureConsistency = config.own["consistency"]
         self.class_weights = terms.class_weights(config, num_classes)
         self.require_rows_without_mask()
 

@@ -4,6 +4,7 @@ Randomness comes from the seed of each row, so that any number of devices sees t
 rows of one device: which ones meet depends on how rows are spread over devices.
 """
 
+import dataclasses
 import functools
 import logging
 
@@ -13,12 +14,25 @@ import jax.numpy as jnp
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.types import Batch
 from semiseg_jax.ops.images import fill_padding
+from semiseg_jax.options import Options, option
 
 logger = logging.getLogger("semiseg_jax")
 
-STRONG = Augment(
-    crop=(0, 0), jitter=0.8, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, grayscale=0.2, blur=0.5
+STRONG = Augment.plain(
+    (1, 1), jitter=0.8, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, grayscale=0.2, blur=0.5
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency(Options):
+    """Agreement between views of images without a mask."""
+
+    weight: float = option(1.0, "of the agreement", low=0)
+    start: float = option(0.0, "share of the steps before it counts", low=0, high=1)
+    ramp: float = option(0.0, "share of the steps over which it then grows", low=0, high=1)
+    cutmix: float = option(
+        0.5, "probability of CutMix, between neighbours: it takes two such rows a device", low=0, high=1
+    )
 
 
 def seeds_of(batch: Batch, salt: int) -> jax.Array:

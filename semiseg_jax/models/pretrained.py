@@ -19,6 +19,7 @@ import numpy as np
 
 from semiseg_jax.models.layers import Norm
 from semiseg_jax.models.weight_names import DIALECTS, recognize
+from semiseg_jax.options import Options, option
 
 logger = logging.getLogger("semiseg_jax")
 
@@ -27,6 +28,14 @@ Tensors = dict[str, np.ndarray]
 _WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "net")
 _PREFIXES = ("module.", "Scale.")
 _ABOUT = "__about__"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained(Options):
+    """The weights that a network starts from."""
+
+    path: str = option("", "of a .safetensors, .pth or .npz file; empty = from scratch")
+    new_classifier: bool = option(False, "leave the file's classifier out and start with a fresh one")
 
 
 class WeightsError(ValueError):

@@ -1,5 +1,6 @@
 """`semiseg evaluate`: metrics of a trained model at the original resolution of every image."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
+from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
 from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.verbs import workdir as workdirs
 
 
@@ -60,21 +63,25 @@ def evaluate(
             "path": model.config.data.path,
             "split": split,
             "checkpoint": model.step,
-            "eval": model.config.eval.to_dict(),
+            "eval": dataclasses.asdict(model.config.eval),
         }
-        path = Path(output) if output else workdir / _file_name(split, model.config, workdirs.read_config(workdir))
+        path = (
+            Path(output)
+            if output
+            else workdir / _file_name(split, model.config, settings(workdirs.read_config(workdir)))
+        )
         write_json(path, about | workdirs.as_json(results, dataset.info.classes))
         print(f"written to {path}")
     return results
 
 
-def _file_name(split: str, config: ConfigDict, own: ConfigDict) -> str:
+def _file_name(split: str, config: Settings, own: Settings) -> str:
     """Other data or another way of evaluation does not overwrite what the run's own config gave."""
     how, usual = config.eval, own.eval
-    path = workdirs.anchored(config).data.path
+    path = workdirs.absolute(config.data.path)
     scales = "_".join(f"{scale:g}" for scale in how.scales)
     other = [
-        Path(path).name if path != workdirs.anchored(own).data.path else "",
+        Path(path).name if path != workdirs.absolute(own.data.path) else "",
         how.mode if how.mode != usual.mode else "",
         ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
         f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",

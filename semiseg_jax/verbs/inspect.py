@@ -6,18 +6,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine import pictures
-from semiseg_jax.engine.inputs import make_augment, make_input
+from semiseg_jax.engine.inputs import make_input
+from semiseg_jax.engine.settings import Settings
 
 
-def inspect(config: ConfigDict, output: str | Path = "batch.png", *, max_rows: int = 16) -> Path:
+def inspect(config: ConfigDict | Settings, output: str | Path = "batch.png", *, max_rows: int = 16) -> Path:
     """Draws image, labels, boxes, tags and valid pixels of the first batch of one device -> the picture's path."""
-    validate(config)
+    config = settings(config)
     dataset = open_dataset(config.data)
-    inputs = make_input(config, config.data, dataset, 1, 1)
-    batch = jax.jit(make_augment(config.augment))(next(inputs.batches))
+    inputs = make_input(config, dataset, 1, 1)
+    batch = jax.jit(config.augment)(next(inputs.batches))
     rows = {key: np.asarray(value)[:max_rows] for key, value in batch.items()}
     pictures.save(Path(output), pictures.batch_picture(rows, dataset.info))
     print(f"one batch of {dataset.info.name} drawn in {output}")

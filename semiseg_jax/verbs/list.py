@@ -1,13 +1,78 @@
-"""`semiseg list`: what ships with the package, a line each."""
+"""`semiseg list`: configs, fields, methods, terms, models and datasets, a line each."""
 
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+from semiseg_jax import registry
 from semiseg_jax.config_files import first_line, shipped_configs
 
 
 def list_names(kind: str) -> None:
-    """Prints the names of a kind of things, `"configs"`, each with a line about it."""
-    if kind != "configs":
-        raise ValueError(f"what is {kind!r}? Known: `semiseg list configs`")
-    configs = shipped_configs()
-    width = max(map(len, configs), default=0)
-    for name, path in configs.items():
-        print(f"{name:{width}}  {first_line(path)}")
+    """Prints the names of a kind of things, such as "configs" or "terms", each with a line about it."""
+    if kind == "fields":
+        print(field_table())
+        return
+    if kind not in KINDS:
+        raise ValueError(f"what is {kind!r}? Known: `semiseg list {'`, `semiseg list '.join([*KINDS, 'fields'])}`")
+    rows = list(KINDS[kind]())
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        print(f"{name:{width}}  {about}".rstrip())
+
+
+def field_table() -> str:
+    """Every field of a config with its default and its meaning, as a table in Markdown."""
+    from semiseg_jax.config import fields
+
+    lines = ["| field | default | meaning |", "| --- | --- | --- |"]
+    for path, default, meaning in fields():
+        shown = f'"{default}"' if isinstance(default, str) else str(default)
+        lines.append(f"| `{path}` | `{shown}` | {meaning.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def _configs() -> Iterable[tuple[str, str]]:
+    return [(name, first_line(path)) for name, path in shipped_configs().items()]
+
+
+def _methods() -> Iterable[tuple[str, str]]:
+    from semiseg_jax.methods import METHODS
+
+    return _about(METHODS, "methods", of_module=True)
+
+
+def _terms() -> Iterable[tuple[str, str]]:
+    from semiseg_jax.methods.terms import TERMS
+
+    return _about(TERMS, "terms")
+
+
+def _models() -> Iterable[tuple[str, str]]:
+    from semiseg_jax.models import MODELS
+
+    return _about(MODELS, "models")
+
+
+def _datasets() -> Iterable[tuple[str, str]]:
+    from semiseg_jax.data.datasets import BUILDERS
+
+    return _about(BUILDERS, "datasets")
+
+
+def _about(known: Mapping[str, object], group: str, *, of_module: bool = False) -> Iterable[tuple[str, str]]:
+    """Ours with the first line of their text, then those of installed packages with where they come from."""
+    for name, thing in known.items():
+        target = getattr(thing, "func", thing)  # of a partial
+        text = (sys.modules[target.__module__].__doc__ if of_module else target.__doc__) or ""
+        yield name, text.strip().partition("\n")[0].removeprefix(f"`{name}`: ")
+    for name, entry in registry.from_packages(group).items():
+        yield name, entry.value
+
+
+KINDS: Mapping[str, Callable[[], Iterable[tuple[str, str]]]] = {
+    "configs": _configs,
+    "methods": _methods,
+    "terms": _terms,
+    "models": _models,
+    "datasets": _datasets,
+}

@@ -4,15 +4,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Supervision
 
 
 def prepare(config: ConfigDict) -> dict[str, Any]:
     """Builds the dataset of `config.data` and prints what is in it -> images by split and kind."""
-    validate(config)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(settings(config).data)
     counts = count_kinds(dataset)
     print(f"{dataset.info.name}: {dataset.info.num_classes} classes ({', '.join(dataset.info.classes)})")
     print(f"built in {dataset.builder.data_path}")

@@ -4,12 +4,13 @@ import jax
 from ml_collections import ConfigDict
 
 from semiseg_jax import models
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine.parallel import rows_per_device
+from semiseg_jax.engine.settings import Settings
 
 
-def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
+def summary(config: ConfigDict | Settings, *, classes: int = 0) -> models.Summary:
     """Prints parameters, multiply-adds and memory of the config's segmentation network at its crop and batch.
 
     That network alone: a discriminator, or views of the images beside them, come on top.
@@ -18,9 +19,9 @@ def summary(config: ConfigDict, *, classes: int = 0) -> models.Summary:
       config: from `semiseg_jax.load_config(NAME)` or `semiseg_jax.default_config()`.
       classes: how many; 0 = those of the dataset, which is built if need be.
     """
-    validate(config)
+    config = settings(config)
     classes = classes or open_dataset(config.data).info.num_classes
-    options = config.model.to_dict()
+    options = dict(config.model)
     model = models.make_model(options.pop("name"), classes, dtype=config.dtype, **options)
     quota = sum(config.data.quota.values())
     devices = config.devices or jax.device_count()

@@ -14,7 +14,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import settings
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Example
@@ -22,9 +22,10 @@ from semiseg_jax.engine import panels, parallel, pictures
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.hidden import made_label_scores
 from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.inputs import balanced_weights, make_augment, make_input
+from semiseg_jax.engine.inputs import balanced_weights, make_input
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
-from semiseg_jax.methods import Method, Site, Stage, State, make_method
+from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
 from semiseg_jax.methods.base import Variables, with_variables
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evaluate_split
@@ -58,27 +59,27 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
       on_step: called with the number of steps done after each step.
     """
     parallel.keep_memory()
-    validate(config)
-    config = workdirs.anchored(config)
+    stored = workdirs.anchored(config)
+    config = settings(stored)
     parallel.initialize(config.distributed)
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
-    workdirs.check(config, workdir)
+    workdirs.check(stored, workdir)
     devices = parallel.Devices.create(config.parallel, config.devices)
     with parallel.stop_signals() as stop_signal:
         if parallel.is_main():
             open_dataset(config.data)  # builds it; the other processes wait and then only open it
         parallel.barrier("dataset built")
         dataset = open_dataset(config.data)
-        _check_background(config, dataset)
         eval_split = dataset.eval_split(config.data.eval_split)
         if eval_split and config.data.strong_classes:
             _check_apart(dataset, config.data.train_split, eval_split)
         method = make_method(_balanced(config, dataset), dataset.info.num_classes)
+        _check_background(method, dataset)
         result = Result(0, {})
         before: dict[str, Variables] = {}  # of the networks of the last stage
-        for stage in method.stages(config):
-            run = _Run(config, workdir, devices, dataset, method, stage, eval_split if stage.scored else "", before)
+        for stage in method.stages():
+            run = _Run(stored, workdir, devices, dataset, method, stage, eval_split if stage.scored else "", before)
             with workdirs.lock(workdir):
                 result = run.train(stop_signal, on_step)
             if result.signal:
@@ -87,10 +88,9 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: Callable[[int], N
     return result
 
 
-def _check_background(config: ConfigDict, dataset: Dataset) -> None:
-    """Boxes and `transfer` set things apart from what is no thing, which has to be class 0."""
-    what = "method 'transfer'" if config.method == "transfer" else "terms.boxes" if config.terms.boxes.weight else ""
-    info = dataset.info
+def _check_background(method: Method, dataset: Dataset) -> None:
+    """Some terms and methods treat class 0 as background."""
+    what, info = method.needs_background, dataset.info
     if what and info.background != 0:
         named = "none" if info.background is None else f"{info.classes[info.background]!r}, class {info.background}"
         raise ValueError(
@@ -99,16 +99,14 @@ def _check_background(config: ConfigDict, dataset: Dataset) -> None:
         )
 
 
-def _balanced(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+def _balanced(config: Settings, dataset: Dataset) -> Settings:
     """With `balance_classes`, the config with weights of this dataset's classes."""
     if not config.balance_classes:
         return config
-    weighted = ConfigDict(config.to_dict())
-    weighted.class_weights = balanced_weights(config.data, dataset, config.balance_classes)
-    names = zip(dataset.info.classes, weighted.class_weights, strict=True)
-    if parallel.is_main():
-        say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in names))
-    return weighted
+    weights = balanced_weights(config.data, dataset, config.balance_classes)
+    names = zip(dataset.info.classes, weights, strict=True)
+    say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in names))
+    return config.replace(class_weights=weights, balance_classes=0.0)
 
 
 class _Run:
@@ -116,7 +114,7 @@ class _Run:
 
     def __init__(
         self,
-        config: ConfigDict,
+        stored: ConfigDict,
         workdir: Path,
         devices: parallel.Devices,
         dataset: Dataset,
@@ -125,20 +123,18 @@ class _Run:
         eval_split: str,
         before: Mapping[str, Variables],
     ):
-        self.config, self.workdir, self.devices = config, workdir, devices
+        self.stored, self.workdir, self.devices = stored, workdir, devices
         self.dataset, self.method, self.stage, self.eval_split = dataset, method, stage, eval_split
-        data = ConfigDict(stage.data.to_dict())
-        if stage.labels:
-            data.made_labels = str(workdir / stage.labels)
-        self.inputs = make_input(config, data, dataset, devices.count, devices.local_count, stage.labelled)
-        self.augment = stage.augment or config.augment
-        batch = workdirs.dummy_batch(self.augment.crop, dataset.info.num_classes)
+        made = stage.config.data.made_labels
+        self.config = stage.config.replace(data={"made_labels": str(workdir / made) if made else ""})
+        self.inputs = make_input(self.config, dataset, devices.count, devices.local_count)
+        batch = workdirs.dummy_batch(self.config.augment.crop, dataset.info.num_classes)
         # This program runs once, in a blink, and optimising it takes a CPU 15 to 20 s.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        self.state = jax.jit(stage.init, compiler_options=quick)(jax.random.PRNGKey(config.seed), batch)
+        self.state = jax.jit(stage.init, compiler_options=quick)(jax.random.PRNGKey(self.config.seed), batch)
         if not workdirs.has_checkpoint(workdir, stage):
             self.state = stage.start(self.state)
-            for name in before if stage.goes_on else ():
+            for name in before if stage.warm_start else ():
                 self.state = with_variables(self.state, name, before[name])
         self.canvas = self.inputs.loader.layout.canvas
         self.predictor: Predictor | None = None
@@ -156,34 +152,34 @@ class _Run:
             step = self._restore(checkpoints)
             if not step and parallel.is_main():
                 self.done.unlink(missing_ok=True)
-            workdirs.claim(config, self.workdir, " ".join(sys.argv))
+            workdirs.claim(self.stored, self.workdir, " ".join(sys.argv))
             workdirs.write_dataset(self.workdir, self.dataset.info, self.canvas)
             self._introduce(step)
             unscored = step and self._due(step) and self.eval_split and step not in checkpoints.scores
-            if step == stage.steps and not unscored:
+            if step == config.steps and not unscored:
                 self._finish()
                 return Result(step, self._evaluate(step))
             writer = self.writer = MetricWriter(self.workdir, stage.name, step, tensorboard=config.log.tensorboard)
             stack.callback(writer.close)
-            progress = Progress(stage.steps, step, inputs.rows, stage.name)
+            progress = Progress(config.steps, step, inputs.rows, stage.name)
             stack.callback(progress.close)
             self.panel = self._panel_rows()
-            step_fn = devices.map(guard(stage, make_augment(self.augment)))
+            step_fn = devices.map(guard(stage, config.augment))
 
             pending: list[tuple[int, Any]] = []
             # A run that was stopped after it saved a checkpoint, and before it knew its score.
             results = self._score(checkpoints, step) if unscored else {}
             progress.skip()
-            upcoming = inputs.next(devices) if step < stage.steps else None
+            upcoming = inputs.next(devices) if step < config.steps else None
             stopped_by = stop_signal()
-            while step < stage.steps and not stopped_by:
+            while step < config.steps and not stopped_by:
                 assert upcoming is not None
                 batch, position = upcoming
                 self.state, metrics = step_fn(self.state, batch)
                 step += 1
                 pending.append((step, metrics))
                 # The device is busy with this step while the host hands over the next batch.
-                if step < stage.steps:
+                if step < config.steps:
                     upcoming = inputs.next(devices)
                 if on_step:
                     on_step(step)
@@ -194,12 +190,12 @@ class _Run:
                     self._report(pending, writer, progress, checkpoints)
                 if saves:
                     checkpoints.save(step, devices.to_global(self.state), position)
-                if due and self.eval_split and (not stopped_by or step == stage.steps):
+                if due and self.eval_split and (not stopped_by or step == config.steps):
                     results = self._score(checkpoints, step)
                 if saves:
                     progress.skip()
             checkpoints.finish()
-            if step < stage.steps:
+            if step < config.steps:
                 name = signal.Signals(stopped_by).name
                 saved = checkpoints.latest()
                 where = f"saved at step {saved}" if saved else "nothing was trained yet"
@@ -235,7 +231,7 @@ class _Run:
         if self.stage.finish and parallel.is_main() and not self.done.exists():
             state = parallel.fetch(self.state)
             options = workdirs.inference_options(self.config, self.canvas)
-            self.stage.finish(state, Site(self.workdir, self.dataset, options))
+            self.stage.finish(state, FinishContext(self.workdir, self.dataset, options))
             self.done.touch()
         parallel.barrier(f"{self.stage.name} finished")
 
@@ -261,13 +257,13 @@ class _Run:
         }
         networks = ", ".join(f"{name} with {size:,} parameters" for name, size in sizes.items())
         start = f"goes on from step {step} of" if step else "trains for"
-        say(f"{self.stage.name} {start} {self.stage.steps} steps in {self.workdir}: {networks}")
+        say(f"{self.stage.name} {start} {self.config.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         unused = self.dataset.labels_beside(self.config.data.train_split, self.inputs.loader.pools)
         if self.config.data.name == "folder" and unused and not self.config.data.assign:
             listed = ", ".join(f"{count} {kind.name.lower()}" for kind, count in unused.items())
             say(f"labels that data.quota does not ask for: {listed}")
-        if step == self.stage.steps:
+        if step == self.config.steps:
             say("it is finished already; a longer run needs another --workdir")
         elif not self.eval_split and self.stage.scored:
             say("no split val, validation or test has masks to compare with: trains without evaluation")
@@ -279,7 +275,7 @@ class _Run:
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint and a score are due after this step."""
-        return step % self.config.eval.every == 0 or step == self.stage.steps
+        return step % self.config.eval.every == 0 or step == self.config.steps
 
     def _score(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
         results = self._evaluate(step)
@@ -298,7 +294,7 @@ class _Run:
         results = evaluate_split(self.predictor, self.dataset, self.eval_split, self.config.eval.max_images)
         scores = f"mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
         say(f"step {step}: {self.eval_split} {scores}")
-        if step == self.stage.steps:
+        if step == self.config.steps:
             self._warn_of_lost_classes(results["iou"])
         if self.writer is None:
             return results

@@ -18,13 +18,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax import config as config_lib
-from semiseg_jax.config_checks import validate
 from semiseg_jax.data.records import DatasetInfo
 from semiseg_jax.data.types import IGNORE, Batch
 from semiseg_jax.engine import inference
 from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_json
 from semiseg_jax.engine.parallel import barrier, fetch, is_main
 from semiseg_jax.engine.postprocess import make_post
+from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import Method, Stage, make_method
 
 logger = logging.getLogger("semiseg_jax")
@@ -61,8 +61,12 @@ def anchored(config: ConfigDict) -> ConfigDict:
     config = ConfigDict(config.to_dict())
     for name in ("path", "made_labels"):
         if config.data[name]:
-            config.data[name] = os.path.abspath(config.data[name])
+            config.data[name] = absolute(config.data[name])
     return config
+
+
+def absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""
 
 
 def claim(config: ConfigDict, workdir: Path, command: str) -> None:
@@ -168,7 +172,7 @@ def dummy_batch(crop: Sequence[int], num_classes: int) -> Batch:
 class Trained:
     """A trained model: everything that evaluation and prediction need."""
 
-    config: ConfigDict
+    config: Settings
     method: Method
     variables: Any
     info: DatasetInfo
@@ -183,40 +187,40 @@ class Trained:
 def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | None = None) -> Trained:
     """Reads the model of a workdir; `config` (its own by default) may change how it is evaluated."""
     workdir = Path(workdir)
-    config = config or read_config(workdir)
-    validate(config)
+    settings = config_lib.settings(config or read_config(workdir))
     use_compilation_cache()
     path = workdir / "dataset.json"
     if not path.is_file():
         raise CheckpointError(f"{workdir} holds no trained model yet: {path.name} is missing")
     data = json.loads(path.read_text())
     info = DatasetInfo(data["name"], tuple(data["classes"]), tuple(map(tuple, data["colors"])), data["background"], {})
-    method = make_method(config, info.num_classes)
-    stage = method.stages(config)[-1]
-    checkpoints = Checkpoints(checkpoint_dir(workdir, stage), config.checkpoint.metric, read_only=True)
+    method = make_method(settings, info.num_classes)
+    stage = method.stages()[-1]
+    checkpoints = Checkpoints(checkpoint_dir(workdir, stage), settings.checkpoint.metric, read_only=True)
     try:
         step = checkpoints.choose(checkpoint)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.eval_shape(stage.init, jax.random.PRNGKey(0), dummy_batch(config.augment.crop, info.num_classes))
+        like = jax.eval_shape(
+            stage.init, jax.random.PRNGKey(0), dummy_batch(stage.config.augment.crop, info.num_classes)
+        )
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
         state, _ = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
     logger.info("read checkpoint %d of %s", step, workdir)
-    variables = fetch(method.eval_variables(state, config.eval.weights))
+    variables = fetch(method.eval_variables(state, settings.eval.weights))
     canvas = (int(data["canvas"][0]), int(data["canvas"][1]))
-    return Trained(config, method, variables, info, canvas, step)
+    return Trained(settings, method, variables, info, canvas, step)
 
 
-def inference_options(config: ConfigDict, canvas: tuple[int, int]) -> inference.Options:
-    window = tuple(config.eval.window) if any(config.eval.window) else tuple(config.augment.crop)
-    return inference.Options(
+def inference_options(config: Settings, canvas: tuple[int, int]) -> inference.Inference:
+    return inference.Inference(
         canvas=canvas,
-        window=(int(window[0]), int(window[1])),
+        window=config.eval.window if any(config.eval.window) else config.augment.crop,
         mode=config.eval.mode,
         batch_size=config.eval.batch_size,
         flip=config.eval.flip,
-        scales=tuple(config.eval.scales),
+        scales=config.eval.scales,
         overlap=config.eval.overlap,
         post=make_post(config.eval.post),
     )

@@ -12,18 +12,20 @@ columns of the box hold nothing of it, the correction is not trusted and the who
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from ml_collections import ConfigDict
 
-from semiseg_jax import losses
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.parallel import AXIS
-from semiseg_jax.methods.base import Metrics, reached, scheduled
-from semiseg_jax.methods.terms import Pictures, Term, View, class_weights
+from semiseg_jax.engine.settings import Settings
+from semiseg_jax.losses import uncertainty_cross_entropy
+from semiseg_jax.methods.base import Metrics, scheduled
+from semiseg_jax.methods.terms.base import Pictures, Term, View, Weighted, class_weights
 from semiseg_jax.ops.reduce import masked_mean
+from semiseg_jax.options import option
 
 BACKGROUND = 0
 
@@ -81,16 +83,43 @@ class Targets:
     passes: jax.Array  # [B,M] the boxes that bootstrapping trusts
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxOptions(Weighted):
+    inside: str = option(
+        "uncertainty",
+        "what is learned inside: a learned variance, foreground: boxes as masks, ignore: nothing",
+        choices=("uncertainty", "foreground", "ignore"),
+    )
+    inside_weight: float = option(0.3, "of what is inside", low=0)
+    inside_start: float = option(0.1, "share of the steps before what is inside counts", low=0, high=1)
+    mean_start: float = option(
+        0.3, "share of the steps before which only the variance learns from what is inside", low=0, high=1
+    )
+    scope: str = option(
+        "weak_in_box", "where the variance counts; all: it tempers exact masks too", choices=("weak_in_box", "all")
+    )
+    bootstrap_start: float = option(0.3, "share of the steps before labels are corrected", low=0, high=1)
+    bootstrap_variance: float = option(20.0, "that of a wrong label; 20 scales the logits by a third", low=0)
+    min_share: float = option(0.2, "of a box that its object fills, else the box is not corrected", low=0, high=1)
+    min_crossed: float = option(
+        0.9, "of a box's rows and of its columns that hold some of the object, likewise", low=0, high=1
+    )
+    regularizer: float = option(0.0, "of log(1 + variance)", low=0)
+
+
 class BoxTerm(Term):
     """The loss above, of rows whose kind is box. Class 0 is background."""
 
+    Options = BoxOptions
+    needs_background = True
     reads = frozenset({Supervision.BOX})
     teaches = True
 
-    def __init__(self, options: ConfigDict, config: ConfigDict, num_classes: int):
+    def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
         self.num_classes, self.class_weights = num_classes, class_weights(config, num_classes)
         self.needs_variance = options.inside == "uncertainty"
+        self.tempers_all = self.needs_variance and options.scope == "all"
 
     def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
         options, mean = self.options, view.outputs["logits"]
@@ -99,7 +128,7 @@ class BoxTerm(Term):
         variance = view.outputs["variance"] if self.needs_variance else exact
         background = jnp.full(mean.shape[:3], BACKGROUND)
         nothing = jnp.full(mean.shape[:3], IGNORE)
-        outside = losses.uncertainty_cross_entropy(
+        outside = uncertainty_cross_entropy(
             mean,
             variance if options.scope == "all" else exact,
             background,
@@ -108,8 +137,8 @@ class BoxTerm(Term):
         )
         heard = mean
         if self.needs_variance:
-            heard = jnp.where(view.step >= reached(options.mean_start, self.steps), mean, lax.stop_gradient(mean))
-        inside = losses.uncertainty_cross_entropy(
+            heard = jnp.where(view.step >= options.mean_start * self.steps, mean, lax.stop_gradient(mean))
+        inside = uncertainty_cross_entropy(
             heard,
             variance,
             nothing,
@@ -149,7 +178,7 @@ class BoxTerm(Term):
         kept = jax.nn.one_hot(best, self.num_classes, dtype=bool) & things[..., None]
         enough = (boxes.filled(kept) >= options.min_share) | boxes.cut
         passes = boxes.real & enough & (boxes.crossed(kept) >= options.min_crossed)
-        started = view.step >= reached(options.bootstrap_start, self.steps)
+        started = view.step >= options.bootstrap_start * self.steps
         corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & started
         flipped = corrected & (variance > options.bootstrap_variance)
         background = jax.nn.one_hot(BACKGROUND, self.num_classes, dtype=bool)

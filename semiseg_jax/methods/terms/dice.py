@@ -1,0 +1,45 @@
+"""Overlap of regions, for small classes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
+from semiseg_jax.losses import dice_loss
+from semiseg_jax.methods.base import Metrics
+from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermOptions, View
+from semiseg_jax.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class DiceOptions(TermOptions):
+    false_positives: float = option(0.5, "price of pixels that are taken for a class; 0.5 and 0.5 are Dice", low=0)
+    false_negatives: float = option(0.5, "price of pixels that are missed; higher finds more of small objects", low=0)
+    per_image: bool = option(False, "each image alike, instead of the whole batch at once")
+
+
+class Dice(Term):
+    """One minus the overlap of prediction and labels, averaged over the classes that the labels have."""
+
+    Options = DiceOptions
+    reads = LABELLED
+    teaches = True
+
+    def __init__(self, options: Any, config: Settings, num_classes: int):
+        super().__init__(options, config, num_classes)
+        if config.data.made_labels:
+            self.reads = LABELLED | MADE
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        where = view.rows_of(self.kinds)
+        return dice_loss(
+            view.outputs["logits"],
+            view.batch["label"],
+            alpha=self.options.false_positives,
+            beta=self.options.false_negatives,
+            per_image=self.options.per_image,
+            where=where,
+            axis_name=AXIS,
+        ), {}

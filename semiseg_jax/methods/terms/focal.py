@@ -1,0 +1,43 @@
+"""Cross-entropy in which pixels that are already right count little."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.settings import Settings
+from semiseg_jax.losses import focal_loss
+from semiseg_jax.methods.base import Metrics
+from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermOptions, View, class_weights
+from semiseg_jax.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class FocalOptions(TermOptions):
+    gamma: float = option(2.0, "how much less; 0 = cross-entropy", low=0)
+
+
+class Focal(Term):
+    """Cross-entropy times (1 - probability of the label) ** gamma."""
+
+    Options = FocalOptions
+    reads = LABELLED
+    teaches = True
+
+    def __init__(self, options: Any, config: Settings, num_classes: int):
+        super().__init__(options, config, num_classes)
+        self.class_weights = class_weights(config, num_classes)
+        if config.data.made_labels:
+            self.reads = LABELLED | MADE
+
+    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+        where = view.rows_of(self.kinds)
+        return focal_loss(
+            view.outputs["logits"],
+            view.batch["label"],
+            gamma=self.options.gamma,
+            class_weights=self.class_weights,
+            where=where,
+            axis_name=AXIS,
+        ), {}
