@@ -4,6 +4,7 @@ A config is an `ml_collections.ConfigDict`, so that --config.FIELD reaches every
 which all code below the commands takes.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from semiseg_jax.config_arguments import parse_arg
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import METHODS, find_method
 from semiseg_jax.methods.terms import known_terms
 from semiseg_jax.options import OptionError, Options, described, read, unknown_field
+
+__all__ = [
+    "FREE_FIELDS", "OPEN_FIELDS", "RENAMED", "changed_fields", "default_config", "differences", "fields", "from_json",
+    "parse_arg", "settings", "to_json", "with_method",
+]  # fmt: skip
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
 # A dataset may be moved: that its images are the same is checked when training goes on.
@@ -50,9 +57,12 @@ def with_method(config: ConfigDict, method: str, extra_terms: Sequence[str] | No
     """The config with another method: the options of that method have their defaults, all else stays."""
     extra_terms = config.extra_terms if extra_terms is None else extra_terms
     changed = default_config(method, extra_terms=extra_terms)
-    kept = {name: value for name, value in config.to_dict().items() if name in changed}
-    kept["terms"] = {name: value for name, value in kept["terms"].items() if name in changed.terms}
-    _fill(changed, kept | {"method": method, "extra_terms": tuple(extra_terms)})
+    now = dict(_leaves(changed.to_dict()))
+    for path, value in _leaves(config.to_dict()):
+        if path in now and path not in ("method", "extra_terms"):
+            _set(changed, path, value)
+    for field in OPEN_FIELDS:
+        _set(changed, field, ConfigDict(_get(config, field)))
     return changed
 
 
@@ -104,33 +114,44 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """The stored config over today's defaults, so that workdirs survive fields that were added or renamed since."""
     stored = _tuples(json.loads(text))
-    for old, new in RENAMED.items():
-        value = _taken(stored, old.split("."))
-        if value is not None:
-            parent, _, leaf = new.rpartition(".")
-            node = stored
-            for part in parent.split("."):
-                node = node.setdefault(part, {})
-            node[leaf] = value
-    steps = stored.get("steps", 1)
-    for path, value in list(_leaves(stored)):
-        if path.endswith(("start", "ramp")) and isinstance(value, int | float) and value > 1:
-            node = stored
-            *parents, leaf = path.split(".")
-            for part in parents:
-                node = node[part]
-            node[leaf] = min(value / steps, 1.0)  # it was a number of steps
     config = default_config(stored.get("method", "supervised"), extra_terms=stored.get("extra_terms", ()))
-    strangers = [name for name in stored if name not in config]
-    for name in strangers:
-        if not _belongs_to_another_method(name):
+    now, steps = dict(_leaves(config.to_dict())), stored.get("steps", 1)
+    of_any_method = {path for path, _, _ in fields()}
+    for path, value in list(_leaves(stored)):
+        at = _renamed(path)
+        if at.endswith(("start", "ramp")) and isinstance(value, int | float) and value > 1:
+            value = min(value / steps, 1.0)  # it was a number of steps
+        if any(f"{at}.".startswith(f"{field}.") for field in OPEN_FIELDS):
+            continue
+        if at in now:
+            _set(config, at, value)
+        elif at not in of_any_method:
             raise ValueError(
-                f"the stored config has a section {name!r} that this version does not know; use the version that made "
+                f"the stored config has a field {path!r} that this version does not know; use the version that made "
                 "the workdir (versions.json), or train again"
             )
-        del stored[name]
-    _fill(config, stored)
+    for field in OPEN_FIELDS:
+        with contextlib.suppress(KeyError):
+            _set(config, field, ConfigDict(_get(stored, field)))
     return config
+
+
+def _renamed(path: str) -> str:
+    for old, new in RENAMED.items():
+        if f"{path}.".startswith(f"{old}."):
+            return new + path.removeprefix(old)
+    return path
+
+
+def _get(tree: Any, path: str) -> Any:
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _set(tree: Any, path: str, value: Any) -> None:
+    parent, _, leaf = path.rpartition(".")
+    (_get(tree, parent) if parent else tree)[leaf] = value
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
@@ -159,30 +180,6 @@ def _belongs_to_another_method(name: str) -> bool:
 
 def _plain_dict(options: Options) -> dict[str, Any]:
     return dataclasses.asdict(options)
-
-
-def _fill(config: ConfigDict, values: Mapping[str, Any], path: str = "") -> None:
-    """Puts nested values into a config that has their fields; dicts whose keys the user invents as a whole."""
-    for name, value in values.items():
-        at = path + name
-        if at in OPEN_FIELDS:
-            config[name] = ConfigDict(value)
-        elif isinstance(value, Mapping) and name in config:
-            _fill(config[name], value, at + ".")
-        elif name in config:
-            config[name] = value
-        else:
-            raise ValueError(
-                f"the stored config has a field {at!r} that this version does not know; use the version that made the "
-                "workdir (versions.json), or train again"
-            )
-
-
-def _taken(tree: Any, parts: Sequence[str]) -> Any:
-    """Removes the field that `parts` lead to -> its value, None where it is not there."""
-    for part in parts[:-1]:
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree.pop(parts[-1], None) if isinstance(tree, dict) else None
 
 
 def _listed(value: Any) -> Any:

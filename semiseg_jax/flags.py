@@ -135,7 +135,8 @@ def take(args: Sequence[str], name: str) -> tuple[str, list[str]]:
 
 def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
     """What is wrong with the first `--config.*` override of a field that does not exist; "" where all exist."""
-    from semiseg_jax.config import METHODS, RENAMED
+    from semiseg_jax.config import RENAMED
+    from semiseg_jax.methods import METHODS
 
     for arg in args:
         if not arg.startswith("--config."):

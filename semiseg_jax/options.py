@@ -58,7 +58,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _as(_types(type(self))[field.name], getattr(self, field.name), field.name)
+            value = _as(_types(self.__class__)[field.name], getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)
             _check_limits(field.name, value, field.metadata)
 
@@ -78,8 +78,8 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
 def unknown_field(name: str, known: Sequence[str]) -> str:
     """What is wrong with a field that does not exist."""
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ";"
-    return f"is no field{hint} The fields here are {', '.join(sorted(known))}"
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"is no field.{hint} The fields here are {', '.join(sorted(known))}"
 
 
 def described(cls: type, path: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -89,12 +89,13 @@ def described(cls: type, path: str = "") -> Iterator[tuple[str, Any, str]]:
         if isinstance(kind, type) and issubclass(kind, Options):
             yield from described(kind, f"{path}{field.name}.")
         elif "meaning" in field.metadata:
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            made = field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
             yield path + field.name, default, field.metadata["meaning"]
 
 
 @functools.cache
-def _types(cls: type) -> dict[str, Any]:
+def _types(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -137,8 +138,8 @@ def _in_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(map(_in_words, parts))
     if origin is tuple:
-        of = _in_words(parts[0]).removeprefix("a ")
-        return f"a tuple, each {of}" if parts[-1] is Ellipsis else f"a tuple of {len(parts)}, each {of}"
+        words_of = [_in_words(part) for part in parts if part is not Ellipsis]
+        return f"a tuple, each item {words_of[0]}" if parts[-1] is Ellipsis else f"a tuple of {' and '.join(words_of)}"
     return words.get(kind, "a dict")
 
 
@@ -154,4 +155,4 @@ def _check_limits(name: str, value: Any, about: Mapping[str, Any]) -> None:
     numbers = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
     for number in numbers:
         if (low is not None and not number >= low) or (top is not None and not number <= top) or number == below:
-            raise OptionError(name, f"is {value!r} but must be {allowed}")
+            raise OptionError(name, f"is {value!r} but must be {allowed} ({about['meaning']})")

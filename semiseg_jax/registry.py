@@ -24,9 +24,9 @@ def find(name: str, known: Mapping[str, Any], group: str) -> Any:
         return _imported(name, group)
     names = sorted({*known, *outside})
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
-        f"unknown {group[:-1]} {name!r}{hint} Known {group}: {', '.join(names)}. One of your own is named "
+        f"unknown {group[:-1]} {name!r}.{hint} Known {group}: {', '.join(names)}. One of your own is named "
         '"package.module:Class"'
     )
 

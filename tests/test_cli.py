@@ -180,7 +180,7 @@ def test_folder_without_a_run_fails_saying_so(command, tmp_path, capsys):
 
 
 UNKNOWN_FIELDS = [
-    ("--config.nope=1", "'nope'", "accumulate, adversarial, augment"),
+    ("--config.nope=1", "'nope'", "accumulate, augment, balance_classes"),
     ("--config.optimizer.nope=1", "'optimizer.nope'", "learning_rate, momentum"),
     ("--config.data.quoto={}", "'data.quoto'", "quota"),
     ("--config.steps.nope=1", "'nope'", "config.steps is a value"),

@@ -7,8 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from semiseg_jax.config import differences, from_json, to_json
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import differences, from_json, settings, to_json
 from semiseg_jax.config_files import explain_config, first_line, load_config, shipped_configs
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
@@ -71,7 +70,7 @@ def test_a_batch_of_one_row_has_no_room_for_masks(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_file_loads_validates_and_says_how_to_run_it(name):
     config = load_config(name)
-    validate(config)
+    settings(config)
     assert differences(config, from_json(to_json(config))) == []
     text = explain_config(name)
     assert f"    semiseg train --config={name}" in text
@@ -108,10 +107,10 @@ def test_the_explanation_of_a_config_lists_words_to_choose_from():
 )
 def test_every_setting_of_a_paper_makes_networks_and_optimisers(name, arg):
     config = getter(name)(arg)
-    validate(config)
-    method = make_method(config, 21)
+    settings(config)
+    method = make_method(settings(config), 21)
     batch = dummy_batch((64, 64), 21)
-    for stage in method.stages(config):
+    for stage in method.stages():
         state = jax.eval_shape(stage.init, jax.random.PRNGKey(0), batch)
         assert state.networks
 
@@ -173,7 +172,7 @@ def test_what_the_setting_of_a_paper_fixes_is_no_argument_beside_it(argument):
 
 def test_supervised_config_takes_arguments():
     config = load_config("supervised:path=somewhere,labels=scribble,crop=64,batch=2,steps=5")
-    validate(config)
+    settings(config)
     assert (config.data.name, config.data.path) == ("folder", "somewhere")
     assert config.data.quota.to_dict() == {"scribble": 2}
     assert (config.augment.crop, config.steps) == ((64, 64), 5)

@@ -15,10 +15,10 @@ PACKAGE = Path(semiseg_jax.__file__).parent
 ROOMS = {
     "ops": {"ops"},
     "losses": {"losses", "ops"},
-    "models": {"models", "ops", "losses"},
-    "data": {"data", "ops"},
-    "engine": {"engine", "data", "models", "losses", "ops"},
-    "methods": {"methods", "engine", "data", "models", "losses", "ops"},
+    "models": {"models", "ops", "losses", "options", "registry"},
+    "data": {"data", "ops", "options", "registry"},
+    "engine": {"engine", "data", "models", "losses", "ops", "options"},
+    "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
     "verbs": {
         "verbs",
         "methods",
@@ -28,12 +28,16 @@ ROOMS = {
         "losses",
         "ops",
         "config",
-        "config_checks",
         "config_files",
+        "registry",
+        "options",
     },
-    "config_files": {"config_files", "config"},
-    "config_checks": {"config_checks", "config"},
-    "config": {"config"},
+    "config": {"config", "config_arguments", "methods", "engine", "data", "models", "options"},
+    "config_files": {"config_files", "config_arguments"},
+    "config_arguments": {"config_arguments"},
+    "presets": {"presets", "config_arguments"},
+    "options": {"options"},
+    "registry": {"registry"},
 }
 HEAVY = ("flax", "optax", "tensorflow_datasets", "orbax", "PIL", "cv2", "grain", "tensorflow", "torch", "clu")
 

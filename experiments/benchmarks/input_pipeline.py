@@ -15,9 +15,10 @@ import numpy as np
 from absl import app, flags
 
 from configs import quickstart, supervised
+from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.engine import parallel
-from semiseg_jax.engine.inputs import make_augment, make_input
+from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.train import guard
@@ -36,14 +37,15 @@ def main(argv: list[str]) -> None:
         config = supervised.get_config(f"path={FLAGS.path},labels={FLAGS.labels},crop={FLAGS.crop}")
     else:
         config = quickstart.get_config()
+    config = settings(config)
     workdirs.use_compilation_cache()
     dataset = open_dataset(config.data)
     devices = parallel.Devices.create(config.parallel)
-    inputs = make_input(config, config.data, dataset, devices.count, devices.local_count)
-    stage = make_method(config, dataset.info.num_classes).stages(config)[0]
+    inputs = make_input(config, dataset, devices.count, devices.local_count)
+    stage = make_method(config, dataset.info.num_classes).stages()[0]
     state = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(config.augment.crop, dataset.info.num_classes))
     state = devices.replicate(parallel.fetch(state))
-    step = devices.map(guard(stage, make_augment(config.augment)))
+    step = devices.map(guard(stage, config.augment))
     cached, _ = inputs.next(devices)
     state, _ = jax.block_until_ready(step(state, cached))
 

@@ -157,7 +157,7 @@ class Augment(Options):
 @functools.cache
 def on_canvas(canvas: tuple[int, int]) -> Callable[[Example], Batch]:
     """Rows as they are, each in the middle of the canvas; compiled once a shape."""
-    return jax.jit(Augment(crop=canvas, random_crop=False))
+    return jax.jit(Augment.plain(canvas))
 
 
 def _source_pixels(

@@ -25,7 +25,7 @@ class Data(Options):
     train_split: str = option("train", 'or several: "train+extra"')
     eval_split: str = option("", "empty = val, validation or test, whichever exists first")
     quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
-    assign: Mapping[str, float | int | str] = option(
+    assign: Mapping[str, int | float | str] = option(
         {}, "kind: share (0.1), number (50) or split of the images that get it; empty = whatever labels they have"
     )
     simulate: Mapping[str, Mapping[str, Any]] = option(

@@ -55,7 +55,7 @@ run = jax.jit(Augment.__call__, static_argnums=0)  # tests with the same options
 
 def augment(rows, **options):
     """Rows -> batch as numpy, jitted."""
-    return jax.tree.map(np.asarray, run(Augment(**options), stack(rows)))
+    return jax.tree.map(np.asarray, run(Augment.plain(**{"random_crop": True} | options), stack(rows)))
 
 
 def scene(size=(60, 64), seed=0):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.inference import Inference, Predictor
 
 CANVAS, WINDOW = (64, 96), (32, 48)
 SIZES = [(64, 96), (20, 30), (33, 47), (1, 1), (64, 5), (31, 96)]
@@ -38,7 +38,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def predictor(predict=by_colour, **changes) -> Predictor:
-    options = Options(**{"canvas": CANVAS, "window": WINDOW, "batch_size": 2} | changes)
+    options = Inference(**{"canvas": CANVAS, "window": WINDOW, "batch_size": 2} | changes)
     return Predictor(predict, VARIABLES, options, 3)
 
 

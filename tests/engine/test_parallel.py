@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from semiseg_jax.config import default_config
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.parallel import AXIS, Devices, rows_per_device
 
@@ -107,7 +106,7 @@ def test_sum_over_one_process_is_the_array_itself(dtype):
 
 
 def test_nothing_is_initialised_unless_asked_for():
-    parallel.initialize(default_config().distributed)
+    parallel.initialize(parallel.Distributed())
     assert not jax.distributed.is_initialized()
 
 

@@ -3,20 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
-from semiseg_jax.config_checks import validate
+from semiseg_jax.config import default_config, settings
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.engine.inference import Options, Predictor
-from semiseg_jax.engine.postprocess import make_post, mrf_labels
+from semiseg_jax.engine.inference import Inference, Predictor
+from semiseg_jax.engine.postprocess import Post, make_post, mrf_labels
 from semiseg_jax.ops import mean_field, standardize
 
 
-def options(name: str, **changes) -> ConfigDict:
-    post = default_config().eval.post
-    post.update({"name": name} | changes)
-    return post
+def options(name: str, **changes) -> Post:
+    return Post(name=name, **changes)
 
 
 def noisy(size=(30, 41)):
@@ -82,7 +78,7 @@ def test_the_predictor_applies_it_after_everything_else():
     def predict(variables, tiles):
         return jnp.broadcast_to(table, (len(tiles), *table.shape))
 
-    (refined,) = Predictor(predict, {}, Options((32, 64), (32, 64), post=make_post(options("mrf"))), 2)([image])
+    (refined,) = Predictor(predict, {}, Inference((32, 64), (32, 64), post=make_post(options("mrf"))), 2)([image])
     assert set(np.unique(refined)) == {0.0, 1.0}
     assert np.mean(refined.argmax(-1) == truth) > 0.99
 
@@ -91,5 +87,5 @@ def test_the_predictor_applies_it_after_everything_else():
 def test_impossible_options_are_refused(field, value):
     config = default_config()
     config.eval.post[field] = value
-    with pytest.raises(ValueError, match=f"eval.post.{field}"):
-        validate(config)
+    with pytest.raises(ValueError, match=f"config.eval.post.{field}"):
+        settings(config)

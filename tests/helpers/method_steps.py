@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config, from_json
+from semiseg_jax.config import default_config, from_json, settings
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.parallel import Devices
@@ -20,8 +20,7 @@ KINDS = tuple(sorted(Supervision, reverse=True))  # the order of rows in a batch
 
 def make_config(method: str = "supervised", quota: dict[str, int] | None = None, **changes) -> ConfigDict:
     """A U-Net of one level without batch statistics; what a method cannot do without is turned on."""
-    config = default_config()
-    config.method = method
+    config = default_config(method)
     norm = changes.pop("norm", "group")
     config.model = ConfigDict({"name": "unet", "widths": (4,), "norm": norm})
     config.steps = 50
@@ -34,7 +33,8 @@ def make_config(method: str = "supervised", quota: dict[str, int] | None = None,
     if method == "label_uncertainty":
         config.terms.boxes.weight = 1.0
         config.terms.boxes.inside_start = 0.0
-    config.adversarial.features = 4
+    if "adversarial" in config:
+        config.adversarial.features = 4
     if method == "mean_teacher":
         config.ema = 0.9
     config.update(changes)
@@ -83,6 +83,10 @@ def select(batch: dict, rows) -> dict:
     return {key: value[list(rows)] for key, value in batch.items()}
 
 
+def method_of(config: ConfigDict, classes: int = CLASSES) -> base.Method:
+    return make_method(settings(config), classes)
+
+
 class TinyBackbone(nn.Module):
     """In place of a ResNet, which compiles for long."""
 
@@ -94,7 +98,7 @@ class TinyBackbone(nn.Module):
 
 def initial(config: ConfigDict, init: Callable | None = None) -> base.State:
     """The same start for every test with this config, drawn by numpy: nothing is compiled."""
-    init = init or make_method(config, CLASSES).init
+    init = init or method_of(config).init
     state = jax.eval_shape(init, jax.random.PRNGKey(1), make_batch(["dense"]))
     networks = {name: _drawn(network) for name, network in state.networks.items()}
     return base.State(np.int32(0), np.asarray(jax.random.PRNGKey(1)), networks)
@@ -132,7 +136,7 @@ def gradients(config: ConfigDict, batch: dict, count: int = 1, step: int = 0) ->
 def _gradient_step(config_json: str, count: int) -> tuple[Callable, Devices]:
     """One compiled program for all calls with the same config."""
     config = from_json(config_json)
-    method, devices = make_method(config, CLASSES), Devices.create("shard_map", count)
+    method, devices = method_of(config), Devices.create("shard_map", count)
 
     def once(state, rows):
         loss, networks = method.loss_of(state), {name: state.networks[name] for name in method.optimizers}
@@ -143,7 +147,7 @@ def _gradient_step(config_json: str, count: int) -> tuple[Callable, Devices]:
 
 def forward(config: ConfigDict, batch: dict) -> tuple:
     """(batch statistics, metrics) of the loss at the initial parameters, which compiles faster than its gradients."""
-    method, state = make_method(config, CLASSES), initial(config)
+    method, state = method_of(config), initial(config)
     networks = {name: state.networks[name] for name in method.optimizers}
     params, stats = ({name: getattr(n, what) for name, n in networks.items()} for what in ("params", "batch_stats"))
 
@@ -173,7 +177,7 @@ def train(
 def _train_step(config_json: str, count: int, mapper: str, stage: int) -> tuple[Callable, Callable, Devices]:
     """One compiled program for all calls with the same config."""
     config = from_json(config_json)
-    trained = make_method(config, CLASSES).stages(config)[stage]
+    trained = method_of(config).stages()[stage]
     devices = Devices.create(mapper, count)
     return trained.init, devices.map(trained.train_step), devices
 

@@ -1,17 +1,17 @@
 """Runs of one config in one session share their compiled programs: tracing them is most of what a short run costs."""
 
 import contextlib
-import json
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ml_collections import ConfigDict
 
-from semiseg_jax.config import to_json
 from semiseg_jax.data.augment import Augment
-from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.inference import Evaluation, Inference, Predictor
 from semiseg_jax.engine.parallel import Devices
+from semiseg_jax.engine.settings import Settings
+from semiseg_jax.engine.writers import Log
 from semiseg_jax.methods import Method, Stage, make_method
 from semiseg_jax.verbs import train, workdir
 
@@ -20,6 +20,7 @@ _stages: dict[Any, Any] = {}
 _steps: dict[Any, Callable] = {}
 _mapped: dict[Any, Callable] = {}
 _forwards: dict[Any, Callable] = {}
+_EVAL = Evaluation()
 _guard, _map, _init = train.guard, Devices.map, Predictor.__init__
 
 
@@ -35,28 +36,25 @@ def shared_programs() -> Iterator[None]:
         yield
 
 
-def _programs_of(config: ConfigDict) -> str:
+def _programs_of(config: Settings) -> str:
     """The config without what changes no program."""
-    fields = json.loads(to_json(config))
-    fields |= {"checkpoint": {}, "log": fields["log"]["hidden_masks"], "eval": fields["eval"]["weights"]}
-    return json.dumps(fields)
+    return repr(config.replace(checkpoint={"every": 0}, log=Log(hidden_masks=config.log.hidden_masks), eval=_EVAL))
 
 
-def _shared_method(config: ConfigDict, num_classes: int) -> Method:
-    key = (_programs_of(config), num_classes)
-    if key not in _methods:
-        method = make_method(config, num_classes)
-        make_stages = method.stages
-
-        def stages(run_config: ConfigDict) -> Any:
-            of = (id(method), _programs_of(run_config))
-            if of not in _stages:
-                _stages[of] = make_stages(run_config)
-            return _stages[of]
-
-        method.stages = stages  # type: ignore[method-assign]
-        _methods[key] = method
-    return _methods[key]
+def _shared_method(config: Settings, num_classes: int) -> Method:
+    """A method whose stages are those of an earlier one, but for what they do beside training."""
+    key = (_programs_of(config), config.eval.weights, num_classes)
+    method = make_method(config, num_classes)
+    _stages.setdefault(key, method.stages())
+    first = _methods.setdefault(key, method)
+    method.stages = lambda: [  # type: ignore[method-assign]
+        dataclasses.replace(
+            stage, config=stage.config.replace(checkpoint=config.checkpoint, log=config.log, eval=config.eval)
+        )
+        for stage in _stages[key]
+    ]
+    method.predict = first.predict  # type: ignore[method-assign]
+    return method
 
 
 def _shared_step(stage: Stage, augment: Augment) -> Callable:
@@ -76,7 +74,7 @@ def _shared_program(devices: Devices, step: Callable) -> Callable:
 
 
 def _shared_forward(
-    predictor: Predictor, predict: Callable, variables: Any, options: Options, num_classes: int
+    predictor: Predictor, predict: Callable, variables: Any, options: Inference, num_classes: int
 ) -> None:
     _init(predictor, predict, variables, options, num_classes)
     predictor._forward = _forwards.setdefault((predict, options.flip), predictor._forward)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, settings
 from semiseg_jax.engine import parallel
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
@@ -56,8 +56,7 @@ def sgd_config() -> ConfigDict:
 def step_once(mapper: str, devices: int = 0) -> dict[str, np.ndarray]:
     """-> {"loss": ..., parameter path: gradient}"""
     config = sgd_config()
-    method = make_method(config, CLASSES)
-    stage = method.stages(config)[0]
+    stage = make_method(settings(config), CLASSES).stages()[0]
     before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config.augment.crop, CLASSES)))
     mapped = parallel.Devices.create(mapper, devices)
     share = ROWS // jax.process_count()
@@ -72,9 +71,6 @@ def step_once(mapper: str, devices: int = 0) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     address, processes, process, mapper, output = sys.argv[1:]
-    distributed = ConfigDict(
-        {"enabled": True, "coordinator": address, "processes": int(processes), "process": int(process)}
-    )
-    parallel.initialize(distributed)
+    parallel.initialize(parallel.Distributed(True, address, int(processes), int(process)))
     assert jax.process_count() == int(processes)
     np.savez(output, **step_once(mapper))

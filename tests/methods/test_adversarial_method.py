@@ -4,10 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, select, train
+from method_steps import (
+    CLASSES,
+    assert_close,
+    forward,
+    gradients,
+    initial,
+    make_batch,
+    make_config,
+    method_of,
+    select,
+    train,
+)
 
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.methods import make_method
 
 QUOTA = {"dense": 2, "unlabeled": 2}
 ROWS = ("dense", "dense", "unlabeled", "unlabeled")
@@ -142,7 +152,7 @@ def test_a_true_map_that_is_the_prediction_cannot_be_told_from_it():
         config.optimizer.learning_rate = 0.0
         config.adversarial.optimizer.learning_rate = 0.02
         variables = initial(config).networks["segmenter"].variables
-        own = np.argmax(make_method(config, CLASSES).look(variables, batch["image"])["logits"], axis=-1)
+        own = np.argmax(method_of(config).look(variables, batch["image"])["logits"], axis=-1)
         _, metrics = train(config, batch | {"label": np.where(batch["label"] == IGNORE, IGNORE, own)}, steps=30)
         lowest = min(float(row["discriminator"]) for row in metrics)
         assert lowest >= np.log(2) - 1e-4 if fill else lowest < 0.5
@@ -150,7 +160,7 @@ def test_a_true_map_that_is_the_prediction_cannot_be_told_from_it():
 
 def test_void_of_rows_that_the_segmenter_does_not_see_cannot_be_filled():
     with pytest.raises(ValueError, match="real_rows are not seen"):
-        make_method(config_with(quota={"dense": 2, "unlabeled": 1}, real_rows=1), CLASSES)
+        method_of(config_with(quota={"dense": 2, "unlabeled": 1}, real_rows=1))
 
 
 def test_one_and_two_devices_agree():
@@ -194,7 +204,7 @@ def test_both_networks_are_updated_with_their_own_optimiser():
     ],
 )
 def test_a_plain_warning_says_when_the_game_is_over(step, means, words):
-    warning = make_method(config_with(semi_start=0.25), CLASSES).watch(step, means)
+    warning = method_of(config_with(semi_start=0.25)).watch(step, means)
     assert words in warning
     assert bool(warning) == bool(words)
 
@@ -202,14 +212,14 @@ def test_a_plain_warning_says_when_the_game_is_over(step, means, words):
 @pytest.mark.parametrize(("loss", "wins"), [(0.165, True), (0.2, True), (0.24, False)])
 def test_with_smoothed_labels_the_discriminator_wins_above_the_least_loss_there_is(loss, wins):
     """A discriminator that knows everything pays half the entropy of 0.1, that is 0.163."""
-    warning = make_method(config_with(label_smoothing=0.1), CLASSES).watch(30, {"discriminator": loss})
+    warning = method_of(config_with(label_smoothing=0.1)).watch(30, {"discriminator": loss})
     assert ("wins" in warning) == wins
     assert "label_smoothing" not in warning
 
 
 def test_a_quota_without_masks_fails_naming_it():
     with pytest.raises(ValueError, match=r"needs rows with masks, more than adversarial\.real_rows=2"):
-        make_method(config_with(real_rows=2), CLASSES)
+        method_of(config_with(real_rows=2, fill_void=False))
 
 
 def test_the_class_agnostic_discriminator_cannot_tell_classes_apart():

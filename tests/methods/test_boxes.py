@@ -3,11 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, select
+from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, method_of, select
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.methods import make_method
 from semiseg_jax.methods.terms import View
 
 SIDE = 32
@@ -36,7 +35,7 @@ def logits_of(labels, strength=4.0):
 
 def targets(batch, labels, variance=1e3, step=1, **options):
     """What the term makes of a prediction of `labels` [H,W]."""
-    term = make_method(config_with(**options), CLASSES).terms.terms["boxes"]
+    term = method_of(config_with(**options)).terms.terms["boxes"]
     outputs = {
         "logits": jnp.asarray(logits_of(labels))[None],
         "variance": jnp.full((1, SIDE, SIDE), variance) if np.ndim(variance) == 0 else jnp.asarray(variance)[None],

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, select
+from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, method_of, select
 
-from semiseg_jax.methods import make_method, views
+from semiseg_jax.methods import views
 
 QUOTA = {"dense": 2, "unlabeled": 2}
 ROWS = ("dense", "dense", "unlabeled", "unlabeled")
@@ -13,7 +13,9 @@ ROWS = ("dense", "dense", "unlabeled", "unlabeled")
 
 def config_with(method, **options):
     config = make_config(method, quota=QUOTA)
-    config.consistency.update({"threshold": 0.0} | options)
+    config.consistency.update(options)
+    if method == "unimatch" and "threshold" not in options:
+        config.consistency.threshold = 0.0
     return config
 
 
@@ -85,7 +87,7 @@ def test_class_weights_weigh_pseudo_labels_too():
 def test_the_teacher_follows_the_student():
     config = config_with("mean_teacher")
     state = initial(config)
-    step = jax.jit(jax.vmap(make_method(config, CLASSES).train_step, in_axes=(None, 0), axis_name="data"))
+    step = jax.jit(jax.vmap(method_of(config).train_step, in_axes=(None, 0), axis_name="data"))
     after, _ = step(state, jax.tree.map(lambda x: x[None], make_batch(ROWS)))
     network = jax.tree.map(lambda x: x[0], after.networks["segmenter"])
     decay = 1 / 10  # warm-up of the average at step 0
@@ -109,17 +111,17 @@ def test_one_and_two_devices_see_the_same_views():
 def test_a_quota_of_masks_alone_fails_saying_what_is_missing(method):
     config = make_config(method, quota={"dense": 2})
     with pytest.raises(ValueError, match="learns from images without a mask"):
-        make_method(config, CLASSES)
+        method_of(config)
 
 
 def test_a_teacher_needs_an_average():
     config = make_config("mean_teacher", quota=QUOTA)
     config.ema = 0.0
     with pytest.raises(ValueError, match=r"needs config\.ema above 0"):
-        make_method(config, CLASSES)
+        method_of(config)
 
 
 def test_too_few_sure_pixels_are_warned_of():
-    method = make_method(config_with("unimatch", threshold=0.95), CLASSES)
+    method = method_of(config_with("unimatch", threshold=0.95))
     assert "sure enough" in method.watch(40, {"accepted": 0.001})
     assert method.watch(40, {"accepted": 0.3}) == method.watch(10, {"accepted": 0.0}) == ""

@@ -6,12 +6,11 @@ import method_steps
 import numpy as np
 import optax
 import pytest
-from method_steps import CLASSES, assert_close, initial, make_config, select, train
+from method_steps import CLASSES, assert_close, initial, make_config, method_of, select, train
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
-from semiseg_jax.methods import make_method
 
 SIZE = (16, 16)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -65,10 +64,10 @@ def test_two_devices_with_batch_norm_give_gradients_and_statistics_of_one():
 
 def test_gradients_equal_those_of_the_plain_loss():
     config, batch = make_config(), make_batch()
-    method, state = make_method(config, CLASSES), initial(config)
+    method, state = method_of(config), initial(config)
 
     def plain(params):
-        logits = make_method(config, CLASSES).model.apply({"params": params}, (batch["image"] - MEAN) / STD)
+        logits = method_of(config).model.apply({"params": params}, (batch["image"] - MEAN) / STD)
         counted = (batch["label"] != IGNORE) & batch["valid"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, np.where(counted, batch["label"], 0))
         return jnp.sum(losses * counted) / counted.sum()
@@ -118,7 +117,7 @@ def test_average_follows_its_formula_and_warms_up():
 
 def test_evaluation_uses_the_average_unless_raw_weights_are_asked_for():
     config = make_config(ema=0.5)
-    method = make_method(config, CLASSES)
+    method = method_of(config)
     state = train(config, make_batch(), 2)[0][-1]
     network = state.networks["segmenter"]
     assert method.eval_variables(state)["params"] is network.ema
@@ -130,7 +129,7 @@ def test_evaluation_uses_the_average_unless_raw_weights_are_asked_for():
 
 def test_class_weights_of_another_length_fail_with_both_numbers():
     with pytest.raises(ValueError, match="class_weights has 2 entries but there are 3 classes"):
-        make_method(make_config(class_weights=(1.0, 2.0)), CLASSES)
+        method_of(make_config(class_weights=(1.0, 2.0)))
 
 
 def test_class_weight_zero_leaves_a_class_out():
@@ -197,7 +196,7 @@ def test_step_counts_and_keeps_the_structure_of_the_state():
 
 def test_predictions_are_probabilities_and_uint8_equals_unit_range():
     config = make_config()
-    method, state = make_method(config, CLASSES), initial(config)
+    method, state = method_of(config), initial(config)
     images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
     predict = jax.jit(method.predict)
     probs = predict(method.eval_variables(state), jnp.asarray(images))
@@ -208,8 +207,8 @@ def test_predictions_are_probabilities_and_uint8_equals_unit_range():
 
 
 def test_unknown_method_fails_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown method 'magic'; known methods: .*supervised"):
-        make_method(make_config(method="magic"), CLASSES)
+    with pytest.raises(ValueError, match=r"unknown method 'magic'\. Known methods: .*supervised"):
+        make_config(method="magic")
 
 
 @pytest.mark.parametrize("norms", [{"norm": "frozen"}, {"norm": "batch", "head_norm": "affine_frozen"}, {}])
@@ -218,4 +217,4 @@ def test_scales_that_do_not_learn_do_not_decay(norms):
     config.model = {"name": "deeplab_v3plus" if "head_norm" in norms else "deeplab_v2", **norms}
     config.optimizer.decay_vectors = True  # {}: the network's own norm is frozen
     with pytest.raises(ValueError, match=r"decay_vectors would shrink the scales of model\.norm='(affine_)?frozen'"):
-        make_method(config, CLASSES)
+        method_of(config)

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from method_steps import CLASSES, TinyBackbone, assert_close, initial, make_batch, make_config, train
+from method_steps import TinyBackbone, assert_close, initial, make_batch, make_config, method_of, train
 
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.methods import label_transfer, make_method
+from semiseg_jax.methods import label_transfer
 from semiseg_jax.models import backbones
 
 STAGES = {"classifier": ("tags", "tags"), "l_net": ("dense", "dense"), "p_net": ("dense", "tags")}
@@ -63,7 +63,7 @@ def test_one_and_two_devices_take_the_same_step(stage):
 
 
 def test_the_classifier_learns_from_known_tags_alone_and_not_of_background():
-    classifier = make_method(transfer_config(), CLASSES).classifier
+    classifier = method_of(transfer_config()).classifier
     network = initial(transfer_config(), classifier.init).networks["classifier"]
 
     def loss(tags):

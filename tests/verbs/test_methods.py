@@ -10,13 +10,14 @@ from method_steps import TinyBackbone
 from ml_collections import ConfigDict
 from runs import assert_same_run, logged, saved_arrays
 
+from semiseg_jax.config import settings, with_method
 from semiseg_jax.data import pipeline, records
 from semiseg_jax.data.augment import on_canvas
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.inputs import make_input
-from semiseg_jax.methods import Site, make_method
+from semiseg_jax.methods import FinishContext, make_method
 from semiseg_jax.methods.base import with_variables
 from semiseg_jax.models import backbones
 from semiseg_jax.verbs import workdir as workdirs
@@ -24,8 +25,8 @@ from semiseg_jax.verbs.evaluate import evaluate
 from semiseg_jax.verbs.train import train
 
 
-def configure(config: ConfigDict, method: str) -> None:
-    config.method = method
+def configure(config: ConfigDict, method: str) -> ConfigDict:
+    config = with_method(config, method)
     config.data.assign = {}
     config.data.quota = {
         "total_variation": {"partial": 2},
@@ -37,8 +38,10 @@ def configure(config: ConfigDict, method: str) -> None:
     if method in ("total_variation", "gated_crf"):
         config.terms[method].weight = 0.1
     config.terms.boxes.weight = float(method == "label_uncertainty")
-    config.adversarial.features = 4
+    if "adversarial" in config:
+        config.adversarial.features = 4
     config.ema = 0.9
+    return config
 
 
 def stop_at(step: int, stage_ends: int = 0):
@@ -59,7 +62,7 @@ def stop_at(step: int, stage_ends: int = 0):
     ["label_uncertainty", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("gated_crf", "unimatch"))],
 )
 def test_a_method_trains_and_draws_its_panel(tiny_config, tmp_path, method):
-    configure(tiny_config, method)
+    tiny_config = configure(tiny_config, method)
     tiny_config.steps = 2
     tiny_config.log.panel_rows = 2
     tiny_config.log.hidden_masks = 2 * (method == "label_uncertainty")
@@ -72,7 +75,7 @@ def test_a_method_trains_and_draws_its_panel(tiny_config, tmp_path, method):
 
 
 def test_two_networks_resume_exactly_and_a_game_that_is_over_is_said_once_in_plain_words(tiny_config, tmp_path, capsys):
-    configure(tiny_config, "adversarial")
+    tiny_config = configure(tiny_config, "adversarial")
     tiny_config.adversarial.update({"threshold": 1.0, "semi_start": 0.0})
     tiny_config.log.panel_rows = 2
     train(tiny_config, tmp_path / "straight")
@@ -84,16 +87,17 @@ def test_two_networks_resume_exactly_and_a_game_that_is_over_is_said_once_in_pla
     assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6, "adversarial")
 
 
-def configure_rounds(config: ConfigDict) -> None:
-    configure(config, "total_variation")
+def configure_rounds(config: ConfigDict) -> ConfigDict:
+    config = configure(config, "total_variation")
     config.data.quota = {"dense": 1, "partial": 1}
     config.data.assign = {"dense": 0.5, "partial": 0.5}
-    config.total_variation.update({"rounds": 3, "round_steps": 6})
-    config.total_variation.cut.beta = 1e4  # one class an image, so that given pixels can disagree
+    config.rounds.update({"number": 3, "steps": 6})
+    config.rounds.cut.beta = 1e4  # one class an image, so that given pixels can disagree
+    return config
 
 
 def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_config, tmp_path, monkeypatch):
-    configure_rounds(tiny_config)
+    tiny_config = configure_rounds(tiny_config)
     tiny_config.log.update({"hidden_masks": 2, "panel_rows": 2})
     straight, starts = tmp_path / "straight", []
 
@@ -112,9 +116,13 @@ def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_confi
         assert any((value != average).any() for value, average in zip(plain, averages, strict=True))
     assert (straight / "panels" / "total_variation_000006.png").stat().st_size
     stages = ("total_variation", "total_variation_2", "total_variation_3")
-    dataset, seen = open_dataset(tiny_config.data), logged(straight, "train", stages[0])
+    dataset, seen = open_dataset(settings(tiny_config).data), logged(straight, "train", stages[0])
     pools = pipeline.make_pools(
-        dataset.info, "train", pipeline.parse_quota(tiny_config.data.quota.to_dict()), tiny_config.data.assign, 0
+        dataset.info,
+        "train",
+        pipeline.parse_quota(tiny_config.data.quota.to_dict()),
+        tiny_config.data.assign.to_dict(),
+        0,
     )
     partial = {
         row["id"].decode(): row["partial"].astype(int).T
@@ -136,25 +144,24 @@ def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_confi
 
 
 def test_cuts_alone_need_no_term(tiny_config):
-    configure_rounds(tiny_config)
+    tiny_config = configure_rounds(tiny_config)
     tiny_config.terms.total_variation.weight = 0.0
-    stages = make_method(tiny_config, 7).stages(tiny_config)
+    stages = make_method(settings(tiny_config), 7).stages()
     assert [stage.name for stage in stages] == ["total_variation", "total_variation_2", "total_variation_3"]
-    tiny_config.total_variation.rounds = 1
+    tiny_config.rounds.number = 1
     with pytest.raises(ValueError, match=r"needs terms\.total_variation\.weight to be positive"):
-        make_method(tiny_config, 7)
+        make_method(settings(tiny_config), 7)
 
 
 def test_given_labels_stay_where_cuts_say_otherwise(tiny_config, tmp_path):
-    configure_rounds(tiny_config)
+    tiny_config = configure_rounds(tiny_config)
     (tmp_path / "labels").mkdir()
-    dataset = open_dataset(tiny_config.data)
+    dataset = open_dataset(settings(tiny_config).data)
     for row in dataset.info.splits["train"]:
         label = np.full(row["size"], 2, np.uint8)
         (tmp_path / "labels" / f"{row['id']}.png").write_bytes(records.encode_png(label))
-    data = ConfigDict(tiny_config.data.to_dict())
-    data.made_labels = str(tmp_path / "labels")
-    loader = make_input(tiny_config, data, dataset, 1, 1, [pipeline.Supervision.PARTIAL]).loader
+    made = {"made_labels": str(tmp_path / "labels"), "made_for": ("partial",)}
+    loader = make_input(settings(tiny_config).replace(data=made), dataset, 1, 1).loader
     index = int(loader.pools[pipeline.Supervision.PARTIAL][0])
     record = loader.records[index]
     row = loader.example(record, pipeline.Supervision.PARTIAL)
@@ -175,7 +182,7 @@ def test_given_labels_stay_where_cuts_say_otherwise(tiny_config, tmp_path):
     [({"dense": 2}, "", "labels images without a mask"), ({"partial": 2}, "somewhere", "makes its own labels")],
 )
 def test_rounds_refuse_what_they_have_no_use_for(tiny_config, tmp_path, quota, made, message):
-    configure_rounds(tiny_config)
+    tiny_config = configure_rounds(tiny_config)
     tiny_config.data.quota, tiny_config.data.made_labels = quota, made
     with pytest.raises(ValueError, match=message):
         train(tiny_config, tmp_path / "run")
@@ -183,15 +190,15 @@ def test_rounds_refuse_what_they_have_no_use_for(tiny_config, tmp_path, quota, m
 
 
 def test_rounds_without_their_package_are_refused_before_anything_trains(tiny_config, tmp_path, monkeypatch):
-    configure_rounds(tiny_config)
+    tiny_config = configure_rounds(tiny_config)
     monkeypatch.setitem(sys.modules, "maxflow", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install PyMaxflow"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def configure_transfer(config: ConfigDict) -> None:
-    config.method = "transfer"
+def configure_transfer(config: ConfigDict) -> ConfigDict:
+    config = with_method(config, "transfer")
     config.data.assign = {}
     config.data.strong_classes = ("disk", "square", "star")
     config.data.quota = {"dense": 1, "tags": 1}
@@ -204,6 +211,7 @@ def configure_transfer(config: ConfigDict) -> None:
     config.transfer.pictures = 2
     config.transfer.rounds = 2
     config.ema = 0.9
+    return config
 
 
 @pytest.fixture(autouse=True)
@@ -212,8 +220,8 @@ def _tiny_classifier(monkeypatch):
 
 
 def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(tiny_config, tmp_path, monkeypatch):
-    configure_transfer(tiny_config)
-    dataset = open_dataset(tiny_config.data)
+    tiny_config = configure_transfer(tiny_config)
+    dataset = open_dataset(settings(tiny_config).data)
     pools = pipeline.make_pools(
         dataset.info, "train", pipeline.parse_quota({"dense": 1, "tags": 1}), {}, 0, tiny_config.data.strong_classes
     )
@@ -253,18 +261,20 @@ def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(ti
 
 
 def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
-    configure_transfer(tiny_config)
+    tiny_config = configure_transfer(tiny_config)
     tiny_config.transfer.labels_from = "cam"
     tiny_config.transfer.rounds = 1
-    dataset = open_dataset(tiny_config.data)
-    method = make_method(tiny_config, dataset.info.num_classes)
-    classifier, p_net = method.stages(tiny_config)
+    dataset = open_dataset(settings(tiny_config).data)
+    classifier, p_net = make_method(settings(tiny_config), dataset.info.num_classes).stages()
     assert (classifier.name, p_net.name) == ("classifier", "p_net")
     batch = workdirs.dummy_batch(tiny_config.transfer.classifier_crop, dataset.info.num_classes)
     state = jax.jit(classifier.init)(jax.random.PRNGKey(0), batch)
-    options = workdirs.inference_options(tiny_config, (96, 96))
-    classifier.finish(parallel.fetch(state), Site(tmp_path, dataset, options))
-    made = [records.decode_mask(path.read_bytes(), (0, 0)) for path in (tmp_path / p_net.labels).glob("*.png")]
+    options = workdirs.inference_options(settings(tiny_config), (96, 96))
+    classifier.finish(parallel.fetch(state), FinishContext(tmp_path, dataset, options))
+    made = [
+        records.decode_mask(path.read_bytes(), (0, 0))
+        for path in (tmp_path / p_net.config.data.made_labels).glob("*.png")
+    ]
     assert made
     assert set(np.unique(made)) > {IGNORE}
 
@@ -281,7 +291,7 @@ def test_labels_of_activation_maps_alone_need_no_l_net(tiny_config, tmp_path):
     ],
 )
 def test_transfer_refuses_what_it_cannot_do(tiny_config, tmp_path, field, value, message):
-    configure_transfer(tiny_config)
+    tiny_config = configure_transfer(tiny_config)
     section, name = field.split(".")
     tiny_config[section][name] = value
     with pytest.raises(ValueError, match=message):
@@ -296,10 +306,10 @@ def test_made_labels_stand_in_for_masks_and_missing_ones_are_named(tiny_config, 
     with pytest.raises(ValueError, match=r"lacks 12 of the 12 images of kind unlabeled, the first is train_\d+\.png"):
         train(tiny_config, tmp_path / "run")
     (tmp_path / "made").mkdir()
-    for row in open_dataset(tiny_config.data).info.splits["train"]:
+    for row in open_dataset(settings(tiny_config).data).info.splits["train"]:
         label = np.full(row["size"], 2, np.uint8)
         (tmp_path / "made" / f"{row['id']}.png").write_bytes(records.encode_png(label))
-    dataset = open_dataset(tiny_config.data)
-    loader = make_input(tiny_config, tiny_config.data, dataset, 1, 1).loader
+    dataset = open_dataset(settings(tiny_config).data)
+    loader = make_input(settings(tiny_config), dataset, 1, 1).loader
     index = int(loader.pools[pipeline.Supervision.UNLABELED][0])
     assert set(np.unique(loader.example(loader.records[index], pipeline.Supervision.UNLABELED)["mask"])) <= {2, IGNORE}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from runs import assert_same_run, logged, on_folder, saved_arrays
 
-from semiseg_jax.config import differences, from_json, to_json
+from semiseg_jax.config import differences, from_json, settings, to_json
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.data.records import decode_mask
@@ -299,7 +299,7 @@ def test_folder_of_images_below_the_crop_trains_on_every_kind_at_once(tiny_confi
 
 def test_balanced_classes_train_with_the_weights_of_their_shares_and_go_on(tiny_config, tmp_path, capfd, monkeypatch):
     tiny_config.balance_classes, tiny_config.steps = 0.5, 2
-    dataset, given = open_dataset(tiny_config.data), []
+    dataset, given = open_dataset(settings(tiny_config).data), []
     make_method = train_verb.make_method
 
     def look(config, classes):
@@ -350,7 +350,7 @@ def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
 def test_input_rows_follow_batch_size_and_micro_batches(tiny_config, batch_size, accumulate, rows):
     """On two devices; each micro-batch of each of them has the quota of one dense and one scribble row."""
     tiny_config.update({"batch_size": batch_size, "accumulate": accumulate})
-    inputs = make_input(tiny_config, tiny_config.data, open_dataset(tiny_config.data), 2, 2)
+    inputs = make_input(settings(tiny_config), open_dataset(settings(tiny_config).data), 2, 2)
     assert inputs.rows == rows
     kinds = next(inputs.batches)["kind"].reshape(2 * accumulate, -1)
     half = kinds.shape[1] // 2

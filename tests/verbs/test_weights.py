@@ -8,7 +8,7 @@ from runs import saved_arrays
 
 from semiseg_jax import models
 from semiseg_jax.cli import main
-from semiseg_jax.config import to_json
+from semiseg_jax.config import settings, to_json
 from semiseg_jax.methods import make_method
 from semiseg_jax.models import pretrained
 from semiseg_jax.models.pretrained import WeightsError
@@ -30,7 +30,7 @@ def weights(tiny_config, tmp_path):
 
 def test_training_starts_from_the_weights_and_so_does_its_average(tiny_config, weights):
     tiny_config.pretrained.path, tiny_config.ema = str(weights), 0.9
-    stage = make_method(tiny_config, 4).stages(tiny_config)[0]
+    stage = make_method(settings(tiny_config), 4).stages()[0]
     fresh = stage.init(jax.random.PRNGKey(0), workdirs.dummy_batch(tiny_config.augment.crop, 4))
     network = stage.start(fresh).networks["segmenter"]
     expected = dict(np.load(weights))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class CrossEntropy(Term):
     From labels that a program made too, unless the term `made_labels` gives them a weight of their own.
     """
 
-    Options = CrossEntropyOptions
+    Options: ClassVar[type[Weighted]] = CrossEntropyOptions
     reads = LABELLED
     teaches = True
     on_by_default = True
