@@ -56,6 +56,7 @@ def default_config() -> ConfigDict:
                 "scale": (0.75, 1.5),
                 "scale_draw": "log",  # evenly in the logarithm; or "uniform"; or "window": evenly in what a crop shows
                 "flip": 0.5,
+                "rotate": 0.0,  # degrees, drawn evenly up to this in either direction; 0 = off
                 "jitter": 0.8,
                 "brightness": 0.25,
                 "contrast": 0.25,

@@ -37,6 +37,7 @@ def validate(config: ConfigDict) -> None:
             raise ValueError(f"config.{name} is {field_of(config, name)} but must be at least 1")
     for name in ("flip", "jitter", "blur", "brightness", "contrast", "saturation", "hue", "grayscale"):
         _check_range(f"augment.{name}", config.augment[name], 0, 1)
+    _check_range("augment.rotate", config.augment.rotate, 0, 180)
     for name in ("eval.overlap", "ema"):
         if not 0 <= field_of(config, name) < 1:
             raise ValueError(f"config.{name} is {field_of(config, name)} but must be in [0, 1)")

@@ -6,11 +6,11 @@ MUTATIONS = (
     Mutation(
         "data-flip-boxes",
         "boxes are flipped along the wrong axis",
-        "data/augment.py",
+        "data/geometry.py",
         (
             (
-                ("mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)"),
-                ("mirrored = jnp.stack([height - boxes[:, 2], boxes[:, 1], height - boxes[:, 0], boxes[:, 3]], -1)"),
+                "x = jnp.where(self.flip, self.limits.crop[1] - x, x)",
+                "y = jnp.where(self.flip, self.limits.crop[0] - y, y)",
             ),
         ),
         first=(
@@ -19,19 +19,33 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "data-flip-valid",
-        "the map of valid pixels is not flipped with the image",
-        "data/augment.py",
+        "data-flip-mask",
+        "mask and valid pixels are not flipped with the image",
+        "data/geometry.py",
         (
             (
-                ("image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))"),
-                "image, label = (jnp.where(flip, array[:, ::-1], array) for array in (image, label))",
+                "x = jnp.where(self.flip, width - 1 - column, column) + 0.5",
+                "x = column + 0.5",
             ),
         ),
         first=(
             "test_augment.py::test_flipping",
             "test_augment",
         ),
+    ),
+    Mutation(
+        "data-turn-back",
+        "image and mask are turned the other way than points and boxes",
+        "data/geometry.py",
+        (("self._rotate(y, x, -self.angle)", "self._rotate(y, x, self.angle)"),),
+        first=("test_geometry",),
+    ),
+    Mutation(
+        "data-turn-gaps",
+        "strokes that are turned are drawn as if they were not",
+        "data/geometry.py",
+        (("(math.sqrt(2) if limits.angle else 1.0)", "1.0"),),
+        first=("test_geometry.py::test_a_turned_stroke",),
     ),
     Mutation(
         "data-augment-seed",
@@ -46,8 +60,8 @@ MUTATIONS = (
     Mutation(
         "data-points-centre",
         "points are moved by their corner and not by their centre",
-        "data/augment.py",
-        (("jnp.floor((points[:, :2] + 0.5) * scale + shift)", "jnp.floor(points[:, :2] * scale + shift)"),),
+        "data/geometry.py",
+        (("(points[:, :2] + 0.5) * self.scale + self.shift", "points[:, :2] * self.scale + self.shift"),),
         first=(
             "test_a_point",
             "test_a_one_pixel_label",
@@ -58,7 +72,12 @@ MUTATIONS = (
         "data-given-labels",
         "made labels win over given ones",
         "data/augment.py",
-        (("label = jnp.where(drawn == IGNORE, label, drawn)", "label = jnp.where(label == IGNORE, drawn, label)"),),
+        (
+            (
+                "jnp.where((drawn == IGNORE) | ~valid, label, drawn)",
+                "jnp.where((label != IGNORE) | ~valid, label, drawn)",
+            ),
+        ),
         first=(
             "given",
             "stands_in",
