@@ -15,14 +15,12 @@ import numpy as np
 
 from semiseg_jax.data.letterbox import Letterbox, round_up
 from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask, label_counts
-from semiseg_jax.data.types import IGNORE, Example, Supervision
+from semiseg_jax.data.types import IGNORE, MADE_FOR, Example, Supervision
 
 Quota = Mapping[Supervision, int]
 
 logger = logging.getLogger("semiseg_jax")
 _ATTEMPTS = 10
-# Kinds without labels of single pixels, which labels that a program made may stand in for.
-MADE_FOR = (Supervision.UNLABELED, Supervision.TAGS, Supervision.BOX)
 _EPOCHS = 2**31  # endless; grain's lengths stay exact as floats
 
 

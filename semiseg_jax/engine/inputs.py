@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.types import MADE_FOR, Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
 
@@ -88,7 +88,7 @@ def make_input(
     dataset: Dataset,
     devices: int,
     local_devices: int,
-    made_for: Sequence[Supervision] = pipeline.MADE_FOR,
+    made_for: Sequence[Supervision] = MADE_FOR,
 ) -> Input:
     """Pools, layout and iterator of `data` (a `config.data`) for this process; see `ExampleLoader` of `made_for`."""
     quota = pipeline.parse_quota(data.quota.to_dict())

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.data.types import IGNORE, Batch, Supervision, split_rows
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
@@ -71,8 +71,8 @@ class Adversarial(Segmentation):
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         dense_rows = self.dense_rows(batch)
         apart = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
-        real = _rows(batch, slice(apart or dense_rows))
-        batch, dense_rows = _rows(batch, slice(apart, None)), dense_rows - apart
+        real, _ = split_rows(batch, apart or dense_rows)
+        (_, batch), dense_rows = split_rows(batch, apart), dense_rows - apart
         outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
         maps = self._maps(jax.nn.softmax(outputs["logits"]), batch)
@@ -174,12 +174,6 @@ class Adversarial(Segmentation):
         if self.options.semi_weight:
             found["label made"] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
         return found
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    """Rows with a mask come first."""
-    found: Batch = jax.tree.map(lambda x: x[rows], batch)
-    return found
 
 
 def _histogram(confidence: jax.Array, where: jax.Array) -> jax.Array:

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
-from semiseg_jax.data.pipeline import MADE_FOR
-from semiseg_jax.data.types import Batch, Supervision
+from semiseg_jax.data.types import MADE_FOR, Batch, Supervision
 from semiseg_jax.engine.inference import Options
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.models import pretrained

@@ -15,8 +15,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from semiseg_jax import losses
-from semiseg_jax.data.pipeline import MADE_FOR
-from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.data.types import IGNORE, MADE_FOR, Batch, Supervision
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods.base import Metrics, scheduled
 from semiseg_jax.models.layers import resize
