@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.pools import Quota, class_shares, make_pools, parse_quota
 from semiseg_jax.data.types import MADE_FOR, Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
@@ -33,7 +34,7 @@ class Input:
     """The data of one stage on this process."""
 
     loader: pipeline.ExampleLoader
-    quota: pipeline.Quota
+    quota: Quota
     shard: pipeline.Shard
     seed: int
     threads: int
@@ -74,8 +75,8 @@ class Input:
 
 def balanced_weights(data: ConfigDict, dataset: Dataset, power: float) -> tuple[float, ...]:
     """Weights of the classes, 1 / share ** power, of which the lowest is 1; none weighs more than a labelled one."""
-    quota, records = pipeline.parse_quota(data.quota.to_dict()), dataset.records(data.train_split)
-    shares = pipeline.class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
+    quota, records = parse_quota(data.quota.to_dict()), dataset.records(data.train_split)
+    shares = class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
     if not shares.any():
         raise ValueError(f"balance_classes: no label names a class, with data.quota {data.quota.to_dict()}")
     weights = (shares.max() / np.maximum(shares, shares[shares > 0].min())) ** power
@@ -91,7 +92,7 @@ def make_input(
     made_for: Sequence[Supervision] = MADE_FOR,
 ) -> Input:
     """Pools, layout and iterator of `data` (a `config.data`) for this process; see `ExampleLoader` of `made_for`."""
-    quota = pipeline.parse_quota(data.quota.to_dict())
+    quota = parse_quota(data.quota.to_dict())
     pools = _pools(data, dataset, quota)
     strict = bool(data.assign)
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
@@ -115,10 +116,8 @@ def make_input(
     return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
 
 
-def _pools(data: ConfigDict, dataset: Dataset, quota: pipeline.Quota) -> dict[Supervision, np.ndarray]:
-    return pipeline.make_pools(
-        dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes
-    )
+def _pools(data: ConfigDict, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:
+    return make_pools(dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, data.strong_classes)
 
 
 def _check_made_labels(folder: str, made_for: Sequence[Supervision], ids: Mapping[str, list[str]]) -> None:

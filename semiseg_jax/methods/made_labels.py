@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image, encode_png, given_labels
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
@@ -70,8 +70,8 @@ def make(
     drawn: int = PICTURES_DRAWN,
 ) -> None:
     """Writes what `made` makes of the training images that serve as `kinds`, and pictures of the first few."""
-    quota = pipeline.parse_quota(data.quota.to_dict())
-    pools = pipeline.make_pools(
+    quota = parse_quota(data.quota.to_dict())
+    pools = make_pools(
         site.dataset.info, data.train_split, quota, data.assign.to_dict(), data.seed, tuple(data.strong_classes)
     )
     served: dict[int, list[Supervision]] = {}

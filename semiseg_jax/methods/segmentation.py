@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from semiseg_jax.data.pipeline import parse_quota
+from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import Batch, Supervision, split_rows
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.data.pipeline import parse_quota
+from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Options, Predictor
 from semiseg_jax.engine.optimizers import make_optimizer

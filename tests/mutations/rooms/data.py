@@ -157,14 +157,14 @@ MUTATIONS = (
     Mutation(
         "data-assign-leak",
         "an image may be assigned to two kinds",
-        "data/pipeline.py",
+        "data/pools.py",
         (("left = [i for i in left if i not in taken]", "left = list(left)"),),
         first=("test_pools",),
     ),
     Mutation(
         "data-weak-masks",
         "images of weak classes keep their masks",
-        "data/pipeline.py",
+        "data/pools.py",
         (("served.append(has & only_tags)", "served.append(has)"),),
         first=(
             "test_pools.py::test_images_that_show_a_weak",
@@ -174,7 +174,7 @@ MUTATIONS = (
     Mutation(
         "data-split-leak",
         "held-out images are trained on too",
-        "data/folder.py",
+        "data/folder_files.py",
         (('"train": sorted(set(images) - held_out)', '"train": sorted(images)'),),
         first=(
             "test_folder.py::test_without_split_files",
@@ -184,7 +184,7 @@ MUTATIONS = (
     Mutation(
         "data-ignore-label",
         "the ignore label of a folder stays what it is",
-        "data/folder.py",
+        "data/folder_files.py",
         (
             (
                 "array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))",
@@ -199,7 +199,7 @@ MUTATIONS = (
     Mutation(
         "data-coco-axes",
         "x and y of COCO boxes are exchanged",
-        "data/folder.py",
+        "data/folder_files.py",
         (("([y, x, y + height, x + width], klass)", "([x, y, x + width, y + height], klass)"),),
         first=(
             "test_folder.py::test_all_label_files",
