@@ -23,6 +23,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE, Batch, Supervision, split_rows
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
@@ -172,7 +173,7 @@ class Adversarial(Segmentation):
         confidence = jax.nn.sigmoid(judged)
         found = {**super().pictures(state, batch), "confidence": confidence}
         if self.options.semi_weight:
-            found["label made"] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
+            found[LABEL_MADE] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
         return found
 
 

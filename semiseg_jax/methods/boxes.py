@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from semiseg_jax import losses
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods.base import Metrics, reached, scheduled
 from semiseg_jax.methods.terms import Pictures, Term, View, class_weights
@@ -160,7 +161,7 @@ class BoxTerm(Term):
         targets = self.targets(view)
         allowed = jnp.where(targets.candidates, view.outputs["logits"], -jnp.inf)
         label = jnp.where(targets.inside, jnp.argmax(allowed, axis=-1), IGNORE)
-        found: Pictures = {"label made": jnp.where(targets.outside, BACKGROUND, label)}
+        found: Pictures = {LABEL_MADE: jnp.where(targets.outside, BACKGROUND, label)}
         if self.needs_variance:
             found["uncertainty"] = 1 - 1 / jnp.sqrt(1 + jnp.pi / 8 * view.outputs["variance"])
         return found

@@ -26,8 +26,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import Batch, Supervision
-from semiseg_jax.engine.hidden import MADE
 from semiseg_jax.engine.inference import Predictor
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.postprocess import mrf_labels
 from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
@@ -72,7 +72,7 @@ class FromCuts(Segmentation):
     """A later round: cross-entropy over given labels, and those of the cuts everywhere else."""
 
     def pictures(self, state: base.State, batch: Batch) -> Pictures:
-        return {**super().pictures(state, batch), MADE: batch["label"]}
+        return {**super().pictures(state, batch), LABEL_MADE: batch["label"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Cut:
         def made(image: made_labels.Image, probs: np.ndarray) -> made_labels.Columns:
             labels = mrf_labels(method.config.total_variation.cut, image.pixels, probs, image.given).astype(np.uint8)
             made_labels.write_labels(folder, image.name, labels)
-            return {"prediction": probs.argmax(axis=-1), MADE: labels}
+            return {"prediction": probs.argmax(axis=-1), LABEL_MADE: labels}
 
         options = dataclasses.replace(site.inference, post=None)
         predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.methods import base, label_transfer, made_labels
@@ -95,7 +96,7 @@ class Transfer(Adversarial):
                 maps, seed=options.class_seed, background=options.background_seed
             )
             made_labels.write_labels(site.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), "label made": labels}
+            return {"activation": maps.max(axis=-1), LABEL_MADE: labels}
 
         looks = _looks(site, *options.cam_scales)
         predictor = Predictor(self.classifier.cam, state.networks["classifier"].averaged, looks, self.num_classes)
@@ -108,7 +109,7 @@ class Transfer(Adversarial):
             maps, objects = label_transfer.read_map(site.workdir / CAMS, image.name, image.pixels.shape), probs[..., 1]
             labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.config.transfer)
             made_labels.write_labels(site.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
+            return {"activation": maps.max(axis=-1), "object": objects, LABEL_MADE: labels}
 
         predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(site, 1.0), 2)
         self._over_weak_images(site, "l_net", "labels", predictor, made)
@@ -117,7 +118,7 @@ class Transfer(Adversarial):
         def made(image: Image, probs: np.ndarray) -> Columns:
             labels = label_transfer.restricted_labels(probs, image.tags, sure=self.config.transfer.sure)
             made_labels.write_labels(site.workdir / f"{LABELS}_2", image.name, labels)
-            return {"label made": labels}
+            return {LABEL_MADE: labels}
 
         predictor = Predictor(self.predict, self.eval_variables(state), _looks(site, 1.0), self.num_classes)
         self._over_weak_images(site, "p_net", "labels", predictor, made)

@@ -15,6 +15,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE, Batch, split_rows
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import partial_cross_entropy
 from semiseg_jax.methods import base, terms, views
@@ -80,7 +81,7 @@ class UniMatch(Segmentation):
         outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
         sure, pseudo = _pseudo_labels(outputs["logits"])
         label = jnp.where(sure >= self.options.threshold, pseudo, IGNORE)
-        return {**super().pictures(state, batch), "confidence": sure, "label made": label}
+        return {**super().pictures(state, batch), "confidence": sure, LABEL_MADE: label}
 
 
 def _pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
