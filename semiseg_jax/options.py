@@ -57,8 +57,10 @@ class Options:
     """
 
     def __post_init__(self) -> None:
+        cls: Any = type(self)
+        types_of = _types(cls)
         for field in dataclasses.fields(self):
-            value = _as(_types(self.__class__)[field.name], getattr(self, field.name), field.name)
+            value = _as(types_of[field.name], getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)
             _check_limits(field.name, value, field.metadata)
 

@@ -153,6 +153,8 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("optimizer.power", -1.0),
         ("optimizer.betas", (0.9, 1.0)),
         ("class_weights", (1.0, -1.0)),
+        ("augment.rotate", -1.0),
+        ("augment.rotate", 181.0),
     ],
 )
 def test_value_out_of_range_fails_naming_the_field(path, value):

@@ -1,7 +1,7 @@
 """What the data room hands to the rest: supervision kinds, `Example` and `Batch`."""
 
 import enum
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import jax
 import numpy as np
@@ -33,6 +33,8 @@ class Supervision(enum.IntEnum):
 # Kinds without labels of single pixels, which labels that a program made may stand in for.
 MADE_FOR = (Supervision.UNLABELED, Supervision.TAGS, Supervision.BOX)
 
+Rows = TypeVar("Rows")
+
 
 class Example(TypedDict):
     """A host batch: geometry is still geometry. P, S and M are capacities; unused rows are padding."""
@@ -51,7 +53,11 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """A device batch with the same keys whatever the supervision, so that one compiled step serves any mixture."""
+    """A device batch with the same keys whatever the supervision, so that one compiled step serves any mixture.
+
+    Rows of a micro-batch on each device are ordered by kind, strongest first, so that rows with a mask come first.
+    The quota says how many there are of each kind.
+    """
 
     image: jax.Array  # [B,H,W,3] RGB, uint8 or float32 in [0,1]
     label: jax.Array  # [B,H,W] int32; 255 = no label here
@@ -62,3 +68,8 @@ class Batch(TypedDict):
     kind: jax.Array  # [B] int32, `Supervision`
     id: jax.Array  # [B,2] int32 source and index
     seed: jax.Array  # [B] uint32, of further randomness in this row: the same on any number of devices
+
+
+def split_rows(arrays: Rows, first: int) -> tuple[Rows, Rows]:
+    """The first rows and the others of a batch, or of any other arrays that begin with the axis of rows."""
+    return jax.tree.map(lambda array: array[:first], arrays), jax.tree.map(lambda array: array[first:], arrays)

@@ -13,6 +13,7 @@ import numpy as np
 
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Data, Dataset
+from semiseg_jax.data.pools import Quota, class_shares, make_pools, parse_quota
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
@@ -26,7 +27,7 @@ class Input:
     """The data of one stage on this process."""
 
     loader: pipeline.ExampleLoader
-    quota: pipeline.Quota
+    quota: Quota
     shard: pipeline.Shard
     seed: int
     threads: int
@@ -70,8 +71,8 @@ def balanced_weights(data: Data, dataset: Dataset, power: float) -> tuple[float,
 
     A class without labels gets the weight of the rarest labelled class.
     """
-    quota, records = pipeline.parse_quota(data.quota), dataset.records(data.train_split)
-    shares = pipeline.class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
+    quota, records = parse_quota(data.quota), dataset.records(data.train_split)
+    shares = class_shares(records, _pools(data, dataset, quota), quota, dataset.info.num_classes)
     if not shares.any():
         raise ValueError(f"balance_classes: no label names a class, with data.quota {data.quota}")
     weights = (shares.max() / np.maximum(shares, shares[shares > 0].min())) ** power
@@ -81,7 +82,7 @@ def balanced_weights(data: Data, dataset: Dataset, power: float) -> tuple[float,
 def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: int) -> Input:
     """Pools, layout and iterator of a stage for this process."""
     data = config.data
-    quota = pipeline.parse_quota(data.quota)
+    quota = parse_quota(data.quota)
     made_for = [Supervision.parse(kind) for kind in data.made_for]
     pools = _pools(data, dataset, quota)
     strict = bool(data.assign)
@@ -106,8 +107,8 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
     return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
 
 
-def _pools(data: Data, dataset: Dataset, quota: pipeline.Quota) -> dict[Supervision, np.ndarray]:
-    return pipeline.make_pools(dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
+def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:
+    return make_pools(dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
 
 
 def _check_made_labels(folder: str, made_for: Sequence[Supervision], ids: Mapping[str, list[str]]) -> None:

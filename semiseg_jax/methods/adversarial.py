@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.data.types import IGNORE, Batch, Supervision, split_rows
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.optimizers import Optimizer, make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
@@ -112,8 +113,8 @@ class Adversarial(Segmentation):
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         dense_rows = self.dense_rows(batch)
         apart = self.options.real_rows * len(batch["image"]) // sum(self.quota.values())
-        real = _rows(batch, slice(apart or dense_rows))
-        batch, dense_rows = _rows(batch, slice(apart, None)), dense_rows - apart
+        real, _ = split_rows(batch, apart or dense_rows)
+        (_, batch), dense_rows = split_rows(batch, apart), dense_rows - apart
         outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
         loss_s, metrics = self.terms(terms.View(outputs, batch, step))
         maps = self._maps(jax.nn.softmax(outputs["logits"]), batch)
@@ -214,14 +215,8 @@ class Adversarial(Segmentation):
         confidence = jax.nn.sigmoid(judged)
         found = {**super().pictures(state, batch), "confidence": confidence}
         if self.options.semi_weight:
-            found["label made"] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
+            found[LABEL_MADE] = jnp.where(confidence > self.options.threshold, jnp.argmax(logits, axis=-1), IGNORE)
         return found
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    """Rows with a mask come first."""
-    found: Batch = jax.tree.map(lambda x: x[rows], batch)
-    return found
 
 
 def _histogram(confidence: jax.Array, where: jax.Array) -> jax.Array:

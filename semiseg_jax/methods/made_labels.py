@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Data, Dataset
+from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image, encode_png, given_labels
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
@@ -69,10 +69,8 @@ def make(
     drawn: int = PICTURES_DRAWN,
 ) -> None:
     """Writes what `made` makes of the training images that serve as `kinds`, and pictures of the first few."""
-    quota = pipeline.parse_quota(data.quota)
-    pools = pipeline.make_pools(
-        context.dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes
-    )
+    quota = parse_quota(data.quota)
+    pools = make_pools(context.dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
     served: dict[int, list[Supervision]] = {}
     for kind in kinds:
         for index in pools[kind]:

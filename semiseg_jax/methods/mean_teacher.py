@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.data.types import Batch
+from semiseg_jax.data.types import Batch, split_rows
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms, views
@@ -51,16 +51,17 @@ class MeanTeacher(Segmentation):
     ):
         del rng
         options, dense, rows = self.options, self.dense_rows(batch), len(batch["image"])
-        unlabelled: Batch = jax.tree.map(lambda x: x[dense:], batch)
+        _, unlabelled = split_rows(batch, dense)
         boxes = views.cutmix_boxes(unlabelled, 1, options.cutmix)
         strong = views.cutmix(views.strong_view(unlabelled, 2), boxes)
         outputs, updated = self.outputs(
             params["segmenter"], batch_stats["segmenter"], jnp.concatenate([batch["image"], strong]), dense
         )
-        total, metrics = self.terms(terms.View(jax.tree.map(lambda x: x[:rows], outputs), batch, step))
+        plain, perturbed = split_rows(outputs, rows)
+        total, metrics = self.terms(terms.View(plain, batch, step))
 
         taught = views.cutmix(lax.stop_gradient(self.predict(teacher, unlabelled["image"])), boxes)
-        distance = jnp.sum(jnp.square(jax.nn.softmax(outputs["logits"][rows:]) - taught), axis=-1)
+        distance = jnp.sum(jnp.square(jax.nn.softmax(perturbed["logits"]) - taught), axis=-1)
         valid = views.cutmix(unlabelled["valid"], boxes)
         consistency = masked_mean(distance, valid, AXIS)
         weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.data.pipeline import parse_quota
-from semiseg_jax.data.types import Batch, Supervision
+from semiseg_jax.data.pools import parse_quota
+from semiseg_jax.data.types import Batch, Supervision, split_rows
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
@@ -93,7 +93,7 @@ class Segmentation:
         return base.with_pretrained(state, "segmenter", self.model, self.config.pretrained)
 
     def dense_rows(self, batch: Batch) -> int:
-        """How many rows of a device's micro-batch have a mask; they come first."""
+        """How many rows of a device's micro-batch have a mask; they come first, as `Batch` says."""
         return len(batch["image"]) * self.quota.get(Supervision.DENSE, 0) // sum(self.quota.values())
 
     def require_rows_without_mask(self) -> None:
@@ -109,10 +109,11 @@ class Segmentation:
         """-> (what the network says in training, its new batch statistics). The first `dense` rows have a mask."""
         if not self.config.separate_passes or dense in (0, len(image)):
             return self._outputs(params, batch_stats, image, perturb)
+        masked_rows, other_rows = split_rows(image, dense)
         first = perturb and (perturb[0] - dense, perturb[1])
-        others, batch_stats = self._outputs(params, batch_stats, image[dense:], first)
-        labelled, batch_stats = self._outputs(params, batch_stats, image[:dense], None)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), labelled, others), batch_stats
+        others, batch_stats = self._outputs(params, batch_stats, other_rows, first)
+        masked, batch_stats = self._outputs(params, batch_stats, masked_rows, None)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), masked, others), batch_stats
 
     def _outputs(self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None) -> tuple[Outputs, Any]:
         outputs, updated = self.model.apply(

@@ -27,8 +27,8 @@ import numpy as np
 
 from semiseg_jax.data.types import Batch, Supervision
 from semiseg_jax.engine import postprocess
-from semiseg_jax.engine.hidden import MADE
 from semiseg_jax.engine.inference import Predictor
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
@@ -95,7 +95,7 @@ class FromCuts(Segmentation):
     """A later round: cross-entropy over given labels, and those of the cuts everywhere else."""
 
     def pictures(self, state: base.State, batch: Batch) -> Pictures:
-        return {**super().pictures(state, batch), MADE: batch["label"]}
+        return {**super().pictures(state, batch), LABEL_MADE: batch["label"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Cut:
         def made(image: made_labels.Image, probs: np.ndarray) -> made_labels.Columns:
             labels = postprocess.mrf_labels(method.rounds.cut, image.pixels, probs, image.given).astype(np.uint8)
             made_labels.write_labels(folder, image.name, labels)
-            return {"prediction": probs.argmax(axis=-1), MADE: labels}
+            return {"prediction": probs.argmax(axis=-1), LABEL_MADE: labels}
 
         options = dataclasses.replace(context.inference, post=None)
         predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)

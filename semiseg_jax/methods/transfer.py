@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from semiseg_jax.data.pipeline import parse_quota
+from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Inference, Predictor
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.optimizers import make_optimizer
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
@@ -154,7 +155,7 @@ class Transfer(Adversarial):
                 maps, seed=options.class_seed, background=options.background_seed
             )
             made_labels.write_labels(context.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), "label made": labels}
+            return {"activation": maps.max(axis=-1), LABEL_MADE: labels}
 
         looks = _looks(context, *options.cam_scales)
         predictor = Predictor(self.classifier.cam, state.networks["classifier"].averaged, looks, self.num_classes)
@@ -170,7 +171,7 @@ class Transfer(Adversarial):
             )
             labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.transfer)
             made_labels.write_labels(context.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), "object": objects, "label made": labels}
+            return {"activation": maps.max(axis=-1), "object": objects, LABEL_MADE: labels}
 
         predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(context, 1.0), 2)
         self._over_weak_images(context, "l_net", "labels", predictor, made)
@@ -179,7 +180,7 @@ class Transfer(Adversarial):
         def made(image: Image, probs: np.ndarray) -> Columns:
             labels = label_transfer.restricted_labels(probs, image.tags, sure=self.transfer.sure)
             made_labels.write_labels(context.workdir / f"{LABELS}_2", image.name, labels)
-            return {"label made": labels}
+            return {LABEL_MADE: labels}
 
         predictor = Predictor(self.predict, self.eval_variables(state), _looks(context, 1.0), self.num_classes)
         self._over_weak_images(context, "p_net", "labels", predictor, made)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from semiseg_jax.data.types import IGNORE, Batch
+from semiseg_jax.data.types import IGNORE, Batch, split_rows
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import partial_cross_entropy
@@ -43,7 +44,7 @@ class UniMatch(Segmentation):
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         del rng
         options, dense, rows = self.options, self.dense_rows(batch), len(batch["image"])
-        unlabelled: Batch = jax.tree.map(lambda x: x[dense:], batch)
+        _, unlabelled = split_rows(batch, dense)
         boxes = [views.cutmix_boxes(unlabelled, salt, options.cutmix) for salt in (1, 2)]
         strong = [views.cutmix(views.strong_view(unlabelled, salt), boxes[i]) for i, salt in enumerate((3, 4))]
         outputs, updated = self.outputs(
@@ -53,10 +54,10 @@ class UniMatch(Segmentation):
             dense,
             perturb=(dense, views.seeds_of(unlabelled, 5)),
         )
-        weak = jax.tree.map(lambda x: x[:rows], outputs)
+        weak, perturbed = split_rows(outputs, rows)
         total, metrics = self.terms(terms.View(weak, batch, step))
 
-        logits_1, logits_2, logits_dropped = jnp.split(outputs["logits"][rows:], 3)
+        logits_1, logits_2, logits_dropped = jnp.split(perturbed["logits"], 3)
         sure, pseudo = lax.stop_gradient(_pseudo_labels(weak["logits"][dense:]))
         valid = unlabelled["valid"]
         pseudo = jnp.where(valid & (sure >= options.threshold), pseudo, IGNORE)
@@ -89,7 +90,7 @@ class UniMatch(Segmentation):
         outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
         sure, pseudo = _pseudo_labels(outputs["logits"])
         label = jnp.where(sure >= self.options.threshold, pseudo, IGNORE)
-        return {**super().pictures(state, batch), "confidence": sure, "label made": label}
+        return {**super().pictures(state, batch), "confidence": sure, LABEL_MADE: label}
 
 
 def _pseudo_labels(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

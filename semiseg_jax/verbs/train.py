@@ -20,9 +20,9 @@ from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import panels, parallel, pictures
 from semiseg_jax.engine.checkpoints import Checkpoints
-from semiseg_jax.engine.hidden import made_label_scores
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import balanced_weights, make_input
+from semiseg_jax.engine.made_scores import made_label_scores
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method

@@ -7,7 +7,8 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, names, records, save_mask, square_mask
 from PIL import Image
 
-from semiseg_jax.data.folder import Folder, FolderError, default_colors
+from semiseg_jax.data.folder import Folder
+from semiseg_jax.data.folder_files import FolderError, default_colors
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -155,7 +156,8 @@ def test_an_unchanged_folder_is_not_built_again(make_folder, open_folder, monkey
     root = make_folder()
     first = open_folder(root)
     first.build()
-    monkeypatch.setattr(Folder, "read", lambda *_: pytest.fail("the source was read again"))
+    read = "semiseg_jax.data.folder.read_image_and_labels"
+    monkeypatch.setattr(read, lambda *_: pytest.fail("the source was read again"))
     second = open_folder(root)
     assert second.data_path == first.data_path
     second.build()

@@ -5,6 +5,7 @@ import pytest
 from few_records import SIZE, B, C, D, P, S, T, make_set, pools_of
 
 from semiseg_jax.data import pipeline
+from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import IGNORE, Supervision
 
 
@@ -15,7 +16,7 @@ def make_loader(records, info, quota, assign=None, strict=False, canvas=(0, 0)):
 
 
 def batches(loader, quota, shard=None, seed=0, threads=1):
-    quota = pipeline.parse_quota(quota)
+    quota = parse_quota(quota)
     shard = shard or pipeline.Shard(rows=sum(quota.values()), units=1)
     return pipeline.make_batches(loader, quota, shard, seed=seed, threads=threads)
 
@@ -55,7 +56,7 @@ def test_every_unit_of_every_batch_has_the_exact_quota_strongest_kind_first(quot
     records, info = make_set(pool * len(quota))
     loader = make_loader(records, info, quota, dict.fromkeys(quota, pool))
     shard = pipeline.Shard(rows=repeat * sum(quota.values()), units=units)
-    parsed = pipeline.parse_quota(quota)
+    parsed = parse_quota(quota)
     unit = [int(kind) for kind, rows in parsed.items() for _ in range(rows * repeat)]
     for batch in take(batches(loader, quota, shard), 6):
         assert batch["kind"].tolist() == unit * units

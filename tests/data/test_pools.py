@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from few_records import SIZE, B, C, D, K, P, S, U, make_set, pools_of, record_of
 
-from semiseg_jax.data import pipeline
+from semiseg_jax.data.pools import class_shares, make_pools, parse_quota
 from semiseg_jax.data.records import DatasetInfo, describe_record, encode_png
 from semiseg_jax.data.types import IGNORE, Supervision
 
 
 def test_quotas_are_parsed_strongest_kind_first_without_zeros():
-    parsed = pipeline.parse_quota({"unlabeled": 4, "scribble": 2, "dense": 1, "box": 0})
+    parsed = parse_quota({"unlabeled": 4, "scribble": 2, "dense": 1, "box": 0})
     assert list(parsed.items()) == [(D, 1), (S, 2), (U, 4)]
 
 
@@ -25,7 +25,7 @@ def test_quotas_are_parsed_strongest_kind_first_without_zeros():
 )
 def test_bad_quotas_are_refused(quota, message):
     with pytest.raises(ValueError, match=message):
-        pipeline.parse_quota(quota)
+        parse_quota(quota)
 
 
 def mixed(i):
@@ -134,7 +134,7 @@ def with_strong_classes(quota, strong, tags):
         record["tags"][:] = [-1, "b" in present, "c" in present]
     rows = [describe_record(record, SIZE, tuple(Supervision)) for record in records]
     info = DatasetInfo("fake", ("a", "b", "c"), ((0, 0, 0),) * K, 0, {"train": rows})
-    return pipeline.make_pools(info, "train", pipeline.parse_quota(quota), {}, 0, strong)
+    return make_pools(info, "train", parse_quota(quota), {}, 0, strong)
 
 
 def test_images_that_show_a_weak_class_serve_as_tags_only():
@@ -167,9 +167,9 @@ def test_class_shares_weigh_kinds_by_their_rows():
         {"scribble": 2, "partial": 1},
         {"dense": 1, "points": 7, "unlabeled": 1},
     ):
-        parsed = pipeline.parse_quota(quota)
+        parsed = parse_quota(quota)
         pools = pools_of(info, quota, dict.fromkeys(quota, 1))
-        found = pipeline.class_shares(records, pools, parsed, K)
+        found = class_shares(records, pools, parsed, K)
         expected = sum(rows * of.get(kind, np.zeros(K)) for kind, rows in parsed.items())
         np.testing.assert_allclose(found, expected / expected.sum())
 
@@ -180,5 +180,5 @@ def test_class_shares_leave_out_pixels_without_label_and_may_find_none():
     mask[0, :3], mask[1, 0] = 2, 0
     records[0]["mask"] = encode_png(mask)
     pools = {D: np.array([0])}
-    np.testing.assert_allclose(pipeline.class_shares(records, pools, {D: 1}, K), [0.25, 0, 0.75])
-    np.testing.assert_array_equal(pipeline.class_shares(records, {U: np.arange(3)}, {U: 2}, K), 0)
+    np.testing.assert_allclose(class_shares(records, pools, {D: 1}, K), [0.25, 0, 0.75])
+    np.testing.assert_array_equal(class_shares(records, {U: np.arange(3)}, {U: 2}, K), 0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from semiseg_jax.data import pipeline
+from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DatasetInfo, describe_record, encode_png, make_record
 from semiseg_jax.data.types import Supervision
 
@@ -46,4 +46,4 @@ def make_set(count=12, kinds=None, size=SIZE, **splits):
 
 
 def pools_of(info, quota, assign=None, seed=0, split="train"):
-    return pipeline.make_pools(info, split, pipeline.parse_quota(quota), assign or {}, seed)
+    return make_pools(info, split, parse_quota(quota), assign or {}, seed)

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from runs import assert_same_run, logged, saved_arrays
 
 from semiseg_jax.config import settings, with_method
-from semiseg_jax.data import pipeline, records
+from semiseg_jax.data import records
 from semiseg_jax.data.augment import on_canvas
 from semiseg_jax.data.datasets import open_dataset
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.pools import make_pools, parse_quota
+from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.methods import FinishContext, make_method
@@ -117,16 +118,16 @@ def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_confi
     assert (straight / "panels" / "total_variation_000006.png").stat().st_size
     stages = ("total_variation", "total_variation_2", "total_variation_3")
     dataset, seen = open_dataset(settings(tiny_config).data), logged(straight, "train", stages[0])
-    pools = pipeline.make_pools(
+    pools = make_pools(
         dataset.info,
         "train",
-        pipeline.parse_quota(tiny_config.data.quota.to_dict()),
+        parse_quota(tiny_config.data.quota.to_dict()),
         tiny_config.data.assign.to_dict(),
         0,
     )
     partial = {
         row["id"].decode(): row["partial"].astype(int).T
-        for row in map(dataset.records("train").__getitem__, pools[pipeline.Supervision.PARTIAL].tolist())
+        for row in map(dataset.records("train").__getitem__, pools[Supervision.PARTIAL].tolist())
     }
     for folder in ("labels_2", "labels_3"):
         made = {path.stem: records.decode_mask(path.read_bytes(), (0, 0)) for path in (straight / folder).glob("*.png")}
@@ -162,9 +163,9 @@ def test_given_labels_stay_where_cuts_say_otherwise(tiny_config, tmp_path):
         (tmp_path / "labels" / f"{row['id']}.png").write_bytes(records.encode_png(label))
     made = {"made_labels": str(tmp_path / "labels"), "made_for": ("partial",)}
     loader = make_input(settings(tiny_config).replace(data=made), dataset, 1, 1).loader
-    index = int(loader.pools[pipeline.Supervision.PARTIAL][0])
+    index = int(loader.pools[Supervision.PARTIAL][0])
     record = loader.records[index]
-    row = loader.example(record, pipeline.Supervision.PARTIAL)
+    row = loader.example(record, Supervision.PARTIAL)
     one = {**row, "seed": np.uint32(0), "id": np.zeros(2, np.int32)}
     label = np.asarray(on_canvas(loader.layout.canvas)(jax.tree.map(lambda x: np.asarray(x)[None], one))["label"])[0]
     y, x, given = record["partial"].astype(int).T
@@ -173,7 +174,7 @@ def test_given_labels_stay_where_cuts_say_otherwise(tiny_config, tmp_path):
     others = np.ones_like(label, bool)
     others[y, x] = False
     assert set(np.unique(label[others])) <= {2, IGNORE}
-    mask = loader.example(record, pipeline.Supervision.DENSE)["mask"]
+    mask = loader.example(record, Supervision.DENSE)["mask"]
     assert set(np.unique(mask)) - {2, IGNORE}  # a row of kind dense keeps its mask
 
 
@@ -222,10 +223,10 @@ def _tiny_classifier(monkeypatch):
 def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(tiny_config, tmp_path, monkeypatch):
     tiny_config = configure_transfer(tiny_config)
     dataset = open_dataset(settings(tiny_config).data)
-    pools = pipeline.make_pools(
-        dataset.info, "train", pipeline.parse_quota({"dense": 1, "tags": 1}), {}, 0, tiny_config.data.strong_classes
+    pools = make_pools(
+        dataset.info, "train", parse_quota({"dense": 1, "tags": 1}), {}, 0, tiny_config.data.strong_classes
     )
-    weak = [dataset.records("train")[int(i)] for i in pools[pipeline.Supervision.TAGS]]
+    weak = [dataset.records("train")[int(i)] for i in pools[Supervision.TAGS]]
     assert weak
     closed = {record["mask"] for record in weak}
     original = records.decode_mask
@@ -311,5 +312,5 @@ def test_made_labels_stand_in_for_masks_and_missing_ones_are_named(tiny_config, 
         (tmp_path / "made" / f"{row['id']}.png").write_bytes(records.encode_png(label))
     dataset = open_dataset(settings(tiny_config).data)
     loader = make_input(settings(tiny_config), dataset, 1, 1).loader
-    index = int(loader.pools[pipeline.Supervision.UNLABELED][0])
-    assert set(np.unique(loader.example(loader.records[index], pipeline.Supervision.UNLABELED)["mask"])) <= {2, IGNORE}
+    index = int(loader.pools[Supervision.UNLABELED][0])
+    assert set(np.unique(loader.example(loader.records[index], Supervision.UNLABELED)["mask"])) <= {2, IGNORE}

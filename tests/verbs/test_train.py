@@ -19,8 +19,8 @@ from PIL import Image
 from runs import assert_same_run, logged, on_folder, saved_arrays
 
 from semiseg_jax.config import differences, from_json, settings, to_json
-from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.pools import make_pools
 from semiseg_jax.data.records import decode_mask
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
@@ -187,12 +187,12 @@ def test_truncated_checkpoint_is_named_and_left_alone(stopped, tmp_path):
 
 def test_changed_dataset_under_a_checkpoint_is_refused(stopped, tmp_path, monkeypatch):
     config = stopped.copy(tmp_path / "run")
-    original = pipeline.make_pools
+    original = make_pools
 
     def fewer(*args, **kwargs):
         return {kind: pool[1:] for kind, pool in original(*args, **kwargs).items()}
 
-    monkeypatch.setattr(pipeline, "make_pools", fewer)
+    monkeypatch.setattr("semiseg_jax.engine.inputs.make_pools", fewer)
     with pytest.raises(CheckpointError, match="the dataset has changed since the checkpoint was saved"):
         train(config, tmp_path / "run")
 

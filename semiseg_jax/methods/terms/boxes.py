@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
+from semiseg_jax.engine.made_scores import LABEL_MADE
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import uncertainty_cross_entropy
@@ -189,7 +190,7 @@ class BoxTerm(Term):
         targets = self.targets(view)
         allowed = jnp.where(targets.candidates, view.outputs["logits"], -jnp.inf)
         label = jnp.where(targets.inside, jnp.argmax(allowed, axis=-1), IGNORE)
-        found: Pictures = {"label made": jnp.where(targets.outside, BACKGROUND, label)}
+        found: Pictures = {LABEL_MADE: jnp.where(targets.outside, BACKGROUND, label)}
         if self.needs_variance:
             found["uncertainty"] = 1 - 1 / jnp.sqrt(1 + jnp.pi / 8 * view.outputs["variance"])
         return found

@@ -6,11 +6,11 @@ MUTATIONS = (
     Mutation(
         "data-flip-boxes",
         "boxes are flipped along the wrong axis",
-        "data/augment.py",
+        "data/geometry.py",
         (
             (
-                ("mirrored = jnp.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], -1)"),
-                ("mirrored = jnp.stack([height - boxes[:, 2], boxes[:, 1], height - boxes[:, 0], boxes[:, 3]], -1)"),
+                "x = jnp.where(self.flip, self.limits.crop[1] - x, x)",
+                "y = jnp.where(self.flip, self.limits.crop[0] - y, y)",
             ),
         ),
         first=(
@@ -19,19 +19,33 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "data-flip-valid",
-        "the map of valid pixels is not flipped with the image",
-        "data/augment.py",
+        "data-flip-mask",
+        "mask and valid pixels are not flipped with the image",
+        "data/geometry.py",
         (
             (
-                ("image, label, valid = (jnp.where(flip, array[:, ::-1], array) for array in (image, label, valid))"),
-                "image, label = (jnp.where(flip, array[:, ::-1], array) for array in (image, label))",
+                "x = jnp.where(self.flip, width - 1 - column, column) + 0.5",
+                "x = column + 0.5",
             ),
         ),
         first=(
             "test_augment.py::test_flipping",
             "test_augment",
         ),
+    ),
+    Mutation(
+        "data-turn-back",
+        "image and mask are turned the other way than points and boxes",
+        "data/geometry.py",
+        (("self._rotate(y, x, -self.angle)", "self._rotate(y, x, self.angle)"),),
+        first=("test_geometry",),
+    ),
+    Mutation(
+        "data-turn-gaps",
+        "strokes that are turned are drawn as if they were not",
+        "data/geometry.py",
+        (("(math.sqrt(2) if limits.angle else 1.0)", "1.0"),),
+        first=("test_geometry.py::test_a_turned_stroke",),
     ),
     Mutation(
         "data-augment-seed",
@@ -46,8 +60,8 @@ MUTATIONS = (
     Mutation(
         "data-points-centre",
         "points are moved by their corner and not by their centre",
-        "data/augment.py",
-        (("jnp.floor((points[:, :2] + 0.5) * scale + shift)", "jnp.floor(points[:, :2] * scale + shift)"),),
+        "data/geometry.py",
+        (("(points[:, :2] + 0.5) * self.scale + self.shift", "points[:, :2] * self.scale + self.shift"),),
         first=(
             "test_a_point",
             "test_a_one_pixel_label",
@@ -58,7 +72,12 @@ MUTATIONS = (
         "data-given-labels",
         "made labels win over given ones",
         "data/augment.py",
-        (("label = jnp.where(drawn == IGNORE, label, drawn)", "label = jnp.where(label == IGNORE, drawn, label)"),),
+        (
+            (
+                "jnp.where((drawn == IGNORE) | ~valid, label, drawn)",
+                "jnp.where((label != IGNORE) | ~valid, label, drawn)",
+            ),
+        ),
         first=(
             "given",
             "stands_in",
@@ -138,14 +157,14 @@ MUTATIONS = (
     Mutation(
         "data-assign-leak",
         "an image may be assigned to two kinds",
-        "data/pipeline.py",
+        "data/pools.py",
         (("left = [i for i in left if i not in taken]", "left = list(left)"),),
         first=("test_pools",),
     ),
     Mutation(
         "data-weak-masks",
         "images of weak classes keep their masks",
-        "data/pipeline.py",
+        "data/pools.py",
         (("served.append(has & only_tags)", "served.append(has)"),),
         first=(
             "test_pools.py::test_images_that_show_a_weak",
@@ -155,7 +174,7 @@ MUTATIONS = (
     Mutation(
         "data-split-leak",
         "held-out images are trained on too",
-        "data/folder.py",
+        "data/folder_files.py",
         (('"train": sorted(set(images) - held_out)', '"train": sorted(images)'),),
         first=(
             "test_folder.py::test_without_split_files",
@@ -165,7 +184,7 @@ MUTATIONS = (
     Mutation(
         "data-ignore-label",
         "the ignore label of a folder stays what it is",
-        "data/folder.py",
+        "data/folder_files.py",
         (
             (
                 "array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))",
@@ -180,7 +199,7 @@ MUTATIONS = (
     Mutation(
         "data-coco-axes",
         "x and y of COCO boxes are exchanged",
-        "data/folder.py",
+        "data/folder_files.py",
         (("([y, x, y + height, x + width], klass)", "([x, y, x + width, y + height], klass)"),),
         first=(
             "test_folder.py::test_all_label_files",

@@ -66,7 +66,7 @@ MUTATIONS = (
         "methods-passes-order",
         "two passes are put together in the wrong order",
         "methods/segmentation.py",
-        (("jnp.concatenate(parts), labelled, others)", "jnp.concatenate(parts), others, labelled)"),),
+        (("jnp.concatenate(parts), masked, others)", "jnp.concatenate(parts), others, masked)"),),
         first=(
             "test_separate_passes",
             "passes",

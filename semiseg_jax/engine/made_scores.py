@@ -1,4 +1,4 @@
-"""Labels that a method makes for its own training images, compared with masks that training hides."""
+"""Scores of the labels that a method makes for its own training images, by masks that training hides."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -11,7 +11,7 @@ from semiseg_jax.data.pipeline import ExampleLoader
 from semiseg_jax.data.types import IGNORE, Batch, Example, Supervision
 from semiseg_jax.engine.metrics import ConfusionMatrix
 
-MADE = "label made"  # among the pictures of a method
+LABEL_MADE = "label made"  # the title of made labels among the pictures of a method
 
 
 def made_label_scores(
@@ -19,7 +19,7 @@ def made_label_scores(
 ) -> dict[str, float]:
     """mIoU of the made labels over the pixels that got one, and the share of such pixels, by kind of the images.
 
-    Over `limit` images of each kind without a mask of its own, of those that have one to hide.
+    At most `limit` images per kind, among those whose mask training hides.
     """
     plain = on_canvas(loader.layout.canvas)
     classes = loader.info.num_classes
@@ -35,9 +35,9 @@ def made_label_scores(
             rows = [loader.example(record, given) for given in (kind, Supervision.DENSE)]
             seen, hidden = (jax.device_get(plain(_one(row))) for row in rows)
             found = jax.device_get(pictures(state, cast(Batch, seen)))
-            if MADE not in found:
+            if LABEL_MADE not in found:
                 return {}
-            truth, made = hidden["label"], found[MADE]
+            truth, made = hidden["label"], found[LABEL_MADE]
             confusion = confusion.merge(
                 ConfusionMatrix.from_model_output(np.where(made == IGNORE, IGNORE, truth), made, classes)
             )

@@ -1,0 +1,292 @@
+"""Reads the files of a dataset folder, whose layout stands in `folder`, and says what is wrong with them."""
+
+import dataclasses
+import itertools
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from semiseg_jax.data.records import IMAGE_SUFFIXES, decode_image, encode_png
+from semiseg_jax.data.types import IGNORE, Supervision
+
+logger = logging.getLogger("semiseg_jax")
+
+_DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
+_LAYOUT_HELP = "see the folder layout in the README"
+
+
+class FolderError(ValueError):
+    """What is wrong with a dataset folder, every problem on a line of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The listing and the JSON files of a dataset folder; pixels are read later."""
+
+    root: Path
+    classes: Sequence[str]
+    colors: Sequence[Sequence[int]]
+    background: int | None
+    ignore_label: int
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    scribbles: Mapping[str, Path]
+    points: Mapping[str, Any]
+    boxes: Mapping[str, Any]
+    tags: Mapping[str, Any]
+    splits: Mapping[str, Sequence[str]]
+
+
+def read_source(root: Path) -> Source:
+    """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
+    if not root.is_dir():
+        raise FolderError(f"{root}: no such dataset folder; {_LAYOUT_HELP}")
+    if not (root / "dataset.json").is_file():
+        raise FolderError(
+            f'{root}/dataset.json is missing; the least it may hold is {{"classes": ["background", "thing"]}}'
+        )
+    meta = _read_json(root / "dataset.json")
+    classes = meta.get("classes")
+    if not isinstance(classes, list) or not 2 <= len(classes) <= 254:
+        raise FolderError(
+            f"{root}/dataset.json: `classes` must list 2 to 254 names; what is no thing is a class too, the background"
+        )
+    colors = meta.get("colors") or default_colors(len(classes))
+    if len(colors) < len(classes):
+        raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")
+    images = _by_id(root / "images", IMAGE_SUFFIXES)
+    if not images:
+        raise FolderError(f"{root}/images holds no image ({', '.join(IMAGE_SUFFIXES)}); {_LAYOUT_HELP}")
+    masks, scribbles = (_label_maps(root / folder) for folder in ("masks", "scribbles"))
+    points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
+    boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {}
+    tags = _read_json(root / "tags.json") if (root / "tags.json").is_file() else {}
+    sources = {"masks": masks, "scribbles": scribbles, "points.json": points, "boxes.json": boxes, "tags.json": tags}
+    for where, by_id in sources.items():
+        strangers = sorted(set(by_id) - set(images))
+        if strangers:
+            logger.warning("%s: %d ids in %s have no image, the first is %s", root, len(strangers), where, strangers[0])
+    default_background = list(classes).index("background") if "background" in classes else None
+    return Source(
+        root=root,
+        classes=classes,
+        colors=[list(color) for color in colors[: len(classes)]],
+        background=meta.get("background", default_background),
+        ignore_label=int(meta.get("ignore_label", IGNORE)),
+        images=images,
+        masks=masks,
+        scribbles=scribbles,
+        points=points,
+        boxes=boxes,
+        tags=tags,
+        splits=_read_splits(root, images, masks),
+    )
+
+
+def read_image_and_labels(source: Source, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
+    """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""
+    problems = []
+    path = source.images[id]
+    data = path.read_bytes()
+    try:
+        image = decode_image(data)
+    except ValueError:
+        raise FolderError(f"{path}: not a readable image") from None
+    size = (image.shape[0], image.shape[1])
+    if path.suffix.lower() not in _DIRECT:
+        data = encode_png(image)
+    readers: Mapping[Supervision, tuple[Mapping[str, Any], Callable[[], Any]]] = {
+        Supervision.DENSE: (source.masks, lambda: read_index_map(source.masks[id], size, source)),
+        Supervision.SCRIBBLE: (source.scribbles, lambda: _read_scribbles(source, id, size)),
+        Supervision.POINTS: (source.points, lambda: _read_points(source, id, size)),
+        Supervision.BOX: (source.boxes, lambda: _read_boxes(source, id, size)),
+        Supervision.TAGS: (source.tags, lambda: read_tags(source, id)),
+    }
+    labels = {}
+    for kind, (available, read) in readers.items():
+        if id in available:
+            try:
+                labels[kind] = read()
+            except FolderError as error:
+                problems.append(str(error))
+    if problems:
+        raise FolderError("\n".join(problems))
+    return data, size, labels
+
+
+def read_index_map(path: Path, size: tuple[int, int], source: Source) -> np.ndarray:
+    """A mask or scribble file as [H,W] uint8 with 255 where there is no label. Palette files give their indices."""
+    try:
+        with Image.open(path) as file:
+            array = np.asarray(file)
+    except Exception:
+        raise FolderError(f"{path}: not a readable PNG") from None
+    if array.ndim != 2:
+        raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
+    if array.shape != tuple(size):
+        raise FolderError(f"{path}: is {array.shape[1]}x{array.shape[0]} but its image is {size[1]}x{size[0]}")
+    num_classes, ignore_label = len(source.classes), source.ignore_label
+    array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))
+    strange = np.setdiff1d(np.unique(array), [*range(num_classes), IGNORE])
+    if len(strange):
+        raise FolderError(
+            f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "
+            f"and ignore_label is {ignore_label}"
+        )
+    return array.astype(np.uint8)
+
+
+def default_colors(num_classes: int) -> list[list[int]]:
+    """Well-spaced colours; the first is dark, as it is the background of most sets."""
+    hues = (np.arange(num_classes) * 0.61803) % 1.0
+    bands = np.clip(np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    colors = np.round(60 + 185 * bands).astype(int)
+    colors[0] = 30
+    return colors.tolist()
+
+
+def _read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+    drawn = read_index_map(source.scribbles[id], size, source)
+    if (drawn != IGNORE).all():
+        raise FolderError(
+            f"{source.scribbles[id]}: labels every pixel; where nothing is drawn it must be {source.ignore_label}, and "
+            "maps of areas go to masks/"
+        )
+    return drawn
+
+
+def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+    rows = _rows(f"points.json: {id}", source.points[id], ("y", "x", "class"))
+    outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
+    if outside.any():
+        raise FolderError(f"points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}")
+    places = rows[:, :2]
+    if ((places > 0) & (places < 1)).any() and (places <= 1).all() and max(size) > 1:
+        raise FolderError(
+            f"points.json: {id}: point {rows[0].tolist()} looks like shares of the image; points are rows and columns "
+            f"of pixels, here up to {[size[0] - 1, size[1] - 1]}"
+        )
+    _check_classes(source, f"points.json: {id}", rows[:, 2])
+    return rows
+
+
+def _read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rows = _rows(f"boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
+    limit = np.array([size[0], size[1]] * 2, np.float32)
+    if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
+        raise FolderError(f"boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
+    return np.clip(rows, 0, limit), np.asarray([klass for _, klass in source.boxes[id]], np.int32)
+
+
+def read_tags(source: Source, id: str) -> np.ndarray:
+    """Listed classes are present, the others absent; background is unknown unless it is listed."""
+    listed = _rows(f"tags.json: {id}", source.tags[id], ())
+    _check_classes(source, f"tags.json: {id}", listed)
+    tags = np.zeros(len(source.classes), np.int8)
+    if source.background is not None:
+        tags[source.background] = -1
+    tags[listed.astype(np.int64)] = 1
+    return tags
+
+
+def _rows(where: str, rows: Any, columns: Sequence[str]) -> np.ndarray:
+    """A list of rows with these columns, or of plain numbers where there are none, as float32."""
+    try:
+        array = np.asarray(rows, np.float32)
+    except (TypeError, ValueError):
+        array = np.asarray(np.nan)
+    shape = (len(columns),) if columns else ()
+    if array.shape == (0,):
+        return array.reshape(0, *shape)
+    if array.ndim != 1 + len(shape) or array.shape[1:] != shape or not np.isfinite(array).all():
+        items = f"[{', '.join(columns)}]" if columns else "class indices"
+        raise FolderError(f"{where}: must be a list of {items}")
+    return array
+
+
+def _check_classes(source: Source, where: str, values: np.ndarray) -> None:
+    bad = values[(values < 0) | (values >= len(source.classes)) | (values != np.floor(values))]
+    if len(bad):
+        raise FolderError(f"{where}: class {bad[0]:g} but the classes are 0..{len(source.classes) - 1}")
+
+
+def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list[float], int]]]:
+    """{ID: [([y0,x0,y1,x1], class)]}; crowd regions get class 255. Listed images without a box have none, for sure."""
+    coco = _read_json(path)
+    try:
+        names = {row["id"]: row["name"] for row in coco["categories"]}
+        unknown = sorted(set(names.values()) - set(classes))
+        ids = {row["id"]: Path(row["file_name"]).stem for row in coco["images"]}
+        boxes: dict[str, list[tuple[list[float], int]]] = {id: [] for id in ids.values()}
+        for row in coco["annotations"]:
+            x, y, width, height = row["bbox"]
+            name = names[row["category_id"]]
+            if name in unknown:
+                raise FolderError(f"{path}: category {name!r} is not among the classes {list(classes)}")
+            klass = IGNORE if row.get("iscrowd") else list(classes).index(name)
+            boxes[ids[row["image_id"]]].append(([y, x, y + height, x + width], klass))
+    except FolderError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{path}: not COCO (images, annotations, categories): {error!r}") from None
+    return boxes
+
+
+def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, list[str]]:
+    files = sorted((root / "splits").glob("*.txt"))
+    if not files:
+        masked = sorted(set(masks) & set(images), key=lambda id: zlib.crc32(id.encode()))
+        held_out = set(masked[: max(1, round(len(masked) / 5))] if len(masked) > 1 else ())
+        return {"train": sorted(set(images) - held_out), "val": sorted(held_out)}
+    splits = {}
+    for path in files:
+        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if len(set(ids)) < len(ids):
+            raise FolderError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice")
+        missing = [id for id in ids if id not in images]
+        if missing:
+            raise FolderError(f"{path}: {len(missing)} of {len(ids)} ids have no image, the first is {missing[0]!r}")
+        splits[path.stem] = ids
+    for one, other in itertools.combinations(splits, 2):
+        if "train" in (one, other) and {one, other} & {"val", "validation", "test"}:
+            shared = set(splits[one]) & set(splits[other])
+            if shared:
+                logger.warning("%s: %d images are in both %s and %s", root, len(shared), one, other)
+    return splits
+
+
+def _label_maps(folder: Path) -> dict[str, Path]:
+    found = _by_id(folder, (".png",))
+    others = sorted(path.name for path in folder.iterdir() if path not in found.values()) if folder.is_dir() else []
+    if others:
+        logger.warning(
+            "%s: %d files are no .png and not used, the first is %s; class indices survive in PNG only",
+            folder, len(others), others[0],
+        )  # fmt: skip
+    return found
+
+
+def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in suffixes:
+            if path.stem in found:
+                raise FolderError(f"{folder}: {found[path.stem].name} and {path.name} have the same id")
+            found[path.stem] = path
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise FolderError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise FolderError(f"{path}: must hold a JSON object; {_LAYOUT_HELP}")
+    return content

@@ -1,0 +1,169 @@
+"""Which records each kind of supervision draws from, and how many rows of each kind a batch has."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from semiseg_jax.data.records import DatasetInfo, Record, label_counts
+from semiseg_jax.data.types import Supervision
+
+Quota = Mapping[Supervision, int]
+
+
+def parse_quota(quota: Mapping[str, int]) -> dict[Supervision, int]:
+    """Kinds by name -> rows per kind, strongest kind first, which is the order of rows in a batch."""
+    parsed = {Supervision.parse(name): int(rows) for name, rows in quota.items()}
+    if any(rows < 0 for rows in parsed.values()) or not any(parsed.values()):
+        raise ValueError(f"data.quota is {dict(quota)} but must give a positive number of rows to some kind")
+    return {kind: parsed[kind] for kind in sorted(parsed, reverse=True) if parsed[kind]}
+
+
+def make_pools(
+    info: DatasetInfo,
+    split: str,
+    quota: Quota,
+    assign: Mapping[str, float | int | str],
+    seed: int,
+    strong_classes: Sequence[str] = (),
+) -> dict[Supervision, np.ndarray]:
+    """Which records each kind draws from -> record indices by kind.
+
+    Without `assign`, an image serves every kind of the quota that it has labels for; unlabelled rows come from the
+    images that have none of these. With `assign`, each image gets one kind: a float is a share of the split, an int a
+    number of images (both drawn at random with `seed`), a string the name of another split that lists them.
+
+    With `strong_classes`, images that show any other class but background serve as tags only, whatever they have.
+    """
+    rows = _split(info, split)
+    kinds = [set(row["kinds"]) for row in rows]
+    if strong_classes:
+        if assign:
+            raise ValueError("data.strong_classes and data.assign exclude each other")
+        kinds = _by_strong_classes(info, rows, kinds, strong_classes, Supervision.DENSE in quota)
+    pools: dict[Supervision, np.ndarray] = {}
+    if assign:
+        wanted = {Supervision.parse(name): amount for name, amount in assign.items()}
+        missing = [kind.name.lower() for kind in quota if kind not in wanted]
+        if missing:
+            raise ValueError(f"data.assign says nothing of {', '.join(missing)}, which data.quota asks for")
+        pools = _assign(info, rows, kinds, wanted, seed)
+    else:
+        labeled = set(quota) - {Supervision.UNLABELED}
+        for kind in quota:
+            if kind == Supervision.UNLABELED:
+                members = [i for i, has in enumerate(kinds) if not has & labeled]
+            else:
+                members = [i for i, has in enumerate(kinds) if kind in has]
+            pools[kind] = np.asarray(members, np.int64)
+    for kind in quota:
+        if not len(pools[kind]):
+            raise ValueError(_no_images(info, split, kind, bool(assign)))
+    return {kind: pools[kind] for kind in quota}
+
+
+def _by_strong_classes(
+    info: DatasetInfo,
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Sequence[set[int]],
+    strong_classes: Sequence[str],
+    uses_masks: bool,
+) -> list[set[int]]:
+    """Kinds that each image may serve. Where masks are used, one of strong classes alone is not drawn for its tags."""
+    unknown = [name for name in strong_classes if name not in info.classes]
+    if unknown:
+        raise ValueError(
+            f"data.strong_classes: {info.name} has no class {unknown[0]!r}; it has {', '.join(info.classes)}"
+        )
+    untagged = [row["id"] for row, has in zip(rows, kinds, strict=True) if Supervision.TAGS not in has]
+    if untagged:
+        raise ValueError(f"data.strong_classes needs tags of every image, but {untagged[0]!r} has none")
+    strong = {info.classes.index(name) for name in strong_classes} | {info.background}
+    only_tags = {int(Supervision.TAGS), int(Supervision.UNLABELED)}
+    served = []
+    for row, has in zip(rows, kinds, strict=True):
+        if set(row["tags"]) <= strong:
+            served.append(has - {Supervision.TAGS} if uses_masks else has)
+        else:
+            served.append(has & only_tags)
+    return served
+
+
+def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
+    if split not in info.splits:
+        raise ValueError(f"{info.name} has no split {split!r}; it has: {', '.join(info.splits)}")
+    if not info.splits[split]:
+        raise ValueError(f"split {split!r} of {info.name} is empty")
+    return info.splits[split]
+
+
+def _assign(
+    info: DatasetInfo,
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Sequence[set[int]],
+    wanted: Mapping[Supervision, float | int | str],
+    seed: int,
+) -> dict[Supervision, np.ndarray]:
+    position = {row["id"]: i for i, row in enumerate(rows)}
+    left = [int(i) for i in np.random.default_rng(seed).permutation(len(rows))]
+    pools: dict[Supervision, np.ndarray] = {}
+    named = sorted(wanted, key=lambda kind: (not isinstance(wanted[kind], str), -kind))
+    exact_shares = sum(a for a in wanted.values() if isinstance(a, float))
+    for kind in named:
+        amount = wanted[kind]
+        if isinstance(amount, str):
+            listed = [row["id"] for row in _split(info, amount)]
+            strangers = [id for id in listed if id not in position]
+            if strangers:
+                raise ValueError(
+                    f"data.assign: {len(strangers)} images of split {amount!r} are not in the training split, "
+                    f"the first is {strangers[0]!r}"
+                )
+            members = [position[id] for id in listed]
+            unable = sum(kind not in kinds[i] for i in members)
+            if unable:
+                raise ValueError(
+                    f"data.assign gives split {amount!r} to {kind.name.lower()} but {unable} of its {len(members)} "
+                    f"images have no {kind.name.lower()} labels"
+                )
+        else:
+            able = [i for i in left if kind in kinds[i]]
+            count = round(amount * len(rows)) if isinstance(amount, float) else amount
+            is_last_share = kind == named[-1] and isinstance(amount, float) and abs(exact_shares - 1) < 1e-6
+            members = able if is_last_share else able[:count]
+            if len(members) < count and not is_last_share:
+                raise ValueError(
+                    f"data.assign wants {count} images for {kind.name.lower()} but only {len(able)} are left that can "
+                    "(argument labelled or masks of a config)"
+                )
+        pools[kind] = np.asarray(sorted(members), np.int64)
+        taken = set(members)
+        left = [i for i in left if i not in taken]
+    return pools
+
+
+def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool) -> str:
+    name = kind.name.lower()
+    if assigned:
+        return f"data.assign leaves no image of split {split!r} for {name}, which data.quota asks for"
+    if kind == Supervision.UNLABELED:
+        return (
+            f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
+            "other kinds; give some images away with data.assign (labelled=0.125 of a config), or leave unlabeled out"
+        )
+    hint = ""
+    if kind != Supervision.DENSE:
+        hint = f"; draw them from masks with --config.data.simulate='{{\"{name}\": {{}}}}'"
+    return f"data.quota asks for {name} rows but no image of split {split!r} of {info.name} has {name} labels{hint}"
+
+
+def class_shares(
+    records: Sequence[Record], pools: Mapping[Supervision, np.ndarray], quota: Quota, num_classes: int
+) -> np.ndarray:
+    """[K] the share of each class among the labelled pixels of a batch, from up to 1,000 images of each kind."""
+    total = np.zeros(num_classes)
+    for kind, rows in quota.items():
+        looked_at = pools[kind][:: -(-len(pools[kind]) // 1000)]
+        counts = sum(label_counts(records[int(index)], kind, num_classes) for index in looked_at)
+        total += rows * counts / len(looked_at)
+    return total / max(total.sum(), 1e-6)
