@@ -1,5 +1,6 @@
 """Turned images, masks, points, strokes and boxes agree with each other, and with numpy."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
