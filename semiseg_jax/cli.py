@@ -23,6 +23,7 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
+  semiseg config    what a run of a config will do: method, stages, networks, terms, batch
   semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
@@ -66,6 +67,11 @@ defaults and meanings, and methods, terms, models and datasets, those of install
   semiseg list configs
   semiseg list fields
   semiseg list methods""",
+    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at hand, and
+the fields that differ from the defaults. --all prints every field as JSON.
+
+  semiseg config --config=adversarial:path=DIR,labelled=50
+  semiseg config --config=quickstart --config.method=supervised --all""",
     "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
 
   semiseg convert-weights resnet50.safetensors resnet50.npz
@@ -230,6 +236,21 @@ def _summary(command: str, args: list[str]) -> int:
     return 0
 
 
+def _config(command: str, args: list[str]) -> int:
+    parsed = Flags(command, _HELP[command])
+    parsed.boolean("all", False, "print every field as JSON")
+    parsed.integer("classes", 0, "number of classes; 0 = those of the dataset, where it is there")
+    positional = parsed.parse_with_config(args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    config, values = parsed.config(), parsed.values
+    from semiseg_jax.verbs.config import show_config
+
+    show_config(config, everything=values.all, classes=values.classes)
+    return 0
+
+
 def _list(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     positional = parsed.parse(args)
@@ -283,6 +304,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "prepare": _prepare,
     "inspect": _inspect,
     "summary": _summary,
+    "config": _config,
     "list": _list,
     "convert-weights": _convert_weights,
 }

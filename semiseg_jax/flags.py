@@ -31,6 +31,9 @@ class Flags:
     def string(self, name: str, default: str, help: str) -> None:
         flags.DEFINE_string(name, default, help, flag_values=self.values)
 
+    def boolean(self, name: str, default: bool, help: str) -> None:
+        flags.DEFINE_boolean(name, default, help, flag_values=self.values)
+
     def integer(self, name: str, default: int, help: str) -> None:
         flags.DEFINE_integer(name, default, help, flag_values=self.values)
 
