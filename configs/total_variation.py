@@ -11,9 +11,9 @@ drawn), and those of the small-data setting, which `supervised` explains. Thin s
 --config.terms.total_variation.contrast=0.1.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
-(needs PyMaxflow); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
+(needs PyMaxflow); what a boundary costs there is --config.rounds.cut.beta, to be chosen as that of
 `evaluate --post=mrf` is. The term may then be off, `weight=0`. Where colours tell the classes apart within an image:
---config.total_variation.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
+--config.rounds.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
 
 `setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000
 updates at batch 8 (800 epochs of the 200 horses), flips and scales from 0.5 to 2. The paper's networks, length of
@@ -28,15 +28,16 @@ from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulat
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, rounds=1)
-    setting = {"small": small, "paper": paper}[given.setting]
+    given = parse(
+        arg, from_scratch=True, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, rounds=1
+    )
+    setting = {"small": small_data, "paper": paper}[given.setting]
     return changed(
         default_config("total_variation"),
         data(given),
         pixels(given),
         setting(given),
         {
-            "data.quota": shared_by(given.labels, given.batch),
             "terms.total_variation.weight": given.weight,
             "rounds.number": given.rounds,
         },
@@ -54,12 +55,18 @@ def pixels(given: ConfigDict) -> Fields:
     return drawn
 
 
+def small_data(given: ConfigDict) -> Fields:
+    return {**small(given), "data.quota": shared_by(given.labels, given.batch)}
+
+
 def paper(given: ConfigDict) -> Fields:
     if given.weights:
         raise ValueError("setting=paper trains from scratch; leave weights out")
     return {
         "model": {"name": "unet", "widths": (32, 64, 128, 256), "norm": "batch"},
         "steps": 20_000,
+        "batch_size": 8,
+        "data.quota": shared_by(given.labels, 1 + given.labels.count("+")),
         "augment.crop": (256, 256),
         "augment.scale": (0.5, 2.0),
         "augment.jitter": 0.0,

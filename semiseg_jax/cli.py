@@ -67,8 +67,8 @@ defaults and meanings, and methods, terms, models and datasets, those of install
   semiseg list configs
   semiseg list fields
   semiseg list methods""",
-    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at hand, and
-the fields that differ from the defaults. --all prints every field as JSON.
+    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at
+hand, and the fields that differ from the defaults. --all prints every field as JSON.
 
   semiseg config --config=adversarial:path=DIR,labelled=50
   semiseg config --config=quickstart --config.method=supervised --all""",

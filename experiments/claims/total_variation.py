@@ -129,9 +129,9 @@ def config_of(
         config = total_variation(f"{arg},fraction={fraction},weight={weight}")
         config.terms.total_variation.contrast = setting.contrast
         if cut:
-            config.total_variation.rounds = setting.rounds
+            config.rounds.number = setting.rounds
             kind, beta = cut
-            config.total_variation.cut.update({"beta": beta, **FIELDS[kind]})
+            config.rounds.cut.update({"beta": beta, **FIELDS[kind]})
     else:
         config = supervised(f"{arg},labels={'dense' if fraction == 1 else 'partial'}")
         config.data.simulate = {"partial": {"fraction": fraction}} if fraction < 1 else {}

@@ -98,6 +98,7 @@ class Joined(Sequence[Record]):
 
 
 def _shapes(data: Data) -> RecordBuilder:
+    """Procedural scenes of simple shapes with every kind of label; nothing to download."""
     if data.path or data.simulate:
         raise ValueError(
             "data.path and data.simulate belong to dataset 'folder'; 'shapes' has every kind of label already"
@@ -106,6 +107,7 @@ def _shapes(data: Data) -> RecordBuilder:
 
 
 def _folder(data: Data) -> RecordBuilder:
+    """A folder of images with whichever labels exist, at `data.path`."""
     if not data.path:
         raise ValueError("dataset 'folder' needs the folder's path: --config.data.path=DIR")
     return Folder(
