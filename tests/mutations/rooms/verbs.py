@@ -34,7 +34,7 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "return step % self.config.eval.every == 0 or step == self.stage.steps",
+                "return step % self.config.eval.every == 0 or step == self.config.steps",
                 "return step % self.config.eval.every == 0",
             ),
         ),
@@ -112,7 +112,7 @@ MUTATIONS = (
         "verbs-read-average",
         "a run is read back without its averages",
         "verbs/workdir.py",
-        (("method.eval_variables(state, config.eval.weights)", 'method.eval_variables(state, "raw")'),),
+        (("method.eval_variables(state, settings.eval.weights)", 'method.eval_variables(state, "raw")'),),
         first=(
             "test_every_way_of_inference",
             "test_metrics_agree",
