@@ -12,7 +12,7 @@ from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
 from semiseg_jax.config_files import shipped_configs
 
-COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "list", "convert-weights"]
+COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "config", "list", "convert-weights"]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_configs_are_listed_a_line_each(capsys):
 @pytest.mark.parametrize("args", [[], ["nets"], ["configs", "models"]])
 def test_list_of_anything_else_fails_saying_what_can_be_listed(args, capsys):
     assert cli.main(["list", *args]) == 1
-    assert "`semiseg list configs`" in capsys.readouterr().err
+    assert "knows: configs, methods, terms" in capsys.readouterr().err
 
 
 def test_a_shipped_config_is_trained_by_its_name_with_arguments_and_overrides(tmp_path, monkeypatch, trained):
