@@ -89,7 +89,8 @@ def default_config() -> ConfigDict:
                 "scales": (1.0,),
                 "window": (0, 0),  # of slide; (0, 0) = the crop
                 "overlap": 0.5,
-                "max_images": 0,  # of evaluations in training; 0 = all
+                "max_images": 0,  # of evaluations in training, evenly over the split; 0 = all
+                "boundary": "auto",  # boundary F: in `semiseg evaluate` only; or "always", in training too; or "never"
                 "post": {
                     "name": "",  # "mrf" or "mean_field": post-processing of each prediction
                     "beta": 1.0,  # of mrf: what a boundary between two pixels costs

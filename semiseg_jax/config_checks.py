@@ -22,6 +22,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice("augment.scale_draw", config.augment.scale_draw, ("log", "uniform", "window"))
     _check_choice("eval.mode", config.eval.mode, ("whole", "slide"))
     _check_choice("eval.weights", config.eval.weights, ("auto", "raw"))
+    _check_choice("eval.boundary", config.eval.boundary, ("auto", "always", "never"))
     _check_choice("eval.post.name", config.eval.post.name, ("", "mrf", "mean_field"))
     _check_choice("eval.post.connectivity", config.eval.post.connectivity, (4, 8))
     _check_terms(config.terms)
@@ -52,6 +53,8 @@ def validate(config: ConfigDict) -> None:
             raise ValueError(f"config.augment.{name} is {(low, high)} but must be two increasing positive numbers")
     _check_scales("eval.scales", config.eval.scales)
     _check_choice("checkpoint.metric", config.checkpoint.metric, METRICS)
+    if config.checkpoint.metric == "boundary_f" and config.eval.boundary == "never":
+        raise ValueError("config.checkpoint.metric is boundary_f, which config.eval.boundary='never' turns off")
     if config.checkpoint.every < 0 or config.devices < 0 or config.batch_size < 0:
         raise ValueError("config.checkpoint.every, config.devices and config.batch_size must not be negative")
     _check_range("balance_classes", config.balance_classes, 0, 1)

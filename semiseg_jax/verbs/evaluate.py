@@ -1,6 +1,7 @@
 """`semiseg evaluate`: metrics of a trained model at the original resolution of every image."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
-from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
+from semiseg_jax.engine.inference import Predictor, Scored
+from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
 from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.engine.threads import in_order
 from semiseg_jax.verbs import workdir as workdirs
+
+logger = logging.getLogger("semiseg_jax")
 
 
 def evaluate(
@@ -34,7 +39,7 @@ def evaluate(
       split: the split to evaluate; by default val, validation or test, whichever exists first.
       config: the run's own config by default; pass an altered copy to evaluate on other data or in another mode.
       output: where the JSON goes; by default `evaluation_SPLIT.json` in the workdir, with what differs from the run's
-        own config in the name.
+        own config in the name. If the workdir cannot be written to, that is warned of.
     """
     workdir = Path(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
@@ -47,7 +52,8 @@ def evaluate(
             f"{dataset.info.name} has no split val, validation or test with masks to compare with; name one of its own "
             f"with --split: {', '.join(dataset.info.splits)}"
         )
-    results = evaluate_split(model.predictor(), dataset, split)
+    boundary = model.config.eval.boundary != "never"
+    results = evaluate_split(model.predictor(), dataset, split, boundary=boundary)
     if is_main():
         how = model.config.eval
         scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
@@ -55,6 +61,9 @@ def evaluate(
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
         print(f"inference: {', '.join(ways)}")
         print(format_table(results, dataset.info.classes), flush=True)
+        note = boundary_note(results)
+        if note:
+            print(note, flush=True)
         about = {
             "dataset": dataset.info.name,
             "path": model.config.data.path,
@@ -63,8 +72,15 @@ def evaluate(
             "eval": model.config.eval.to_dict(),
         }
         path = Path(output) if output else workdir / _file_name(split, model.config, workdirs.read_config(workdir))
-        write_json(path, about | workdirs.as_json(results, dataset.info.classes))
-        print(f"written to {path}")
+        notes = {"boundary_f_note": note} if note else {}
+        try:
+            write_json(path, about | workdirs.as_json(results, dataset.info.classes) | notes)
+        except OSError as error:
+            if output:
+                raise
+            logger.warning("%s cannot be written (%s); --output=FILE.json puts it elsewhere", path, error)
+        else:
+            print(f"written to {path}")
     return results
 
 
@@ -83,25 +99,43 @@ def _file_name(split: str, config: ConfigDict, own: ConfigDict) -> str:
     return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json"
 
 
-def evaluate_split(predictor: Predictor, dataset: Dataset, split: str, limit: int = 0) -> dict[str, Any]:
-    """Metrics over the images of a split that have a mask, shared out over processes."""
-    indices = dataset.masked_indices(split)[: limit or None]
+def evaluate_split(
+    predictor: Predictor, dataset: Dataset, split: str, limit: int = 0, *, boundary: bool = True
+) -> dict[str, Any]:
+    """Metrics over the images of a split that have a mask, shared out over processes.
+
+    Args:
+      predictor: of the model.
+      dataset: with the split.
+      split: its name.
+      limit: at most this many images, evenly over the split; 0 = all.
+      boundary: whether boundary F is measured, for which the host needs longer than for the rest.
+    """
+    indices = evenly(dataset.masked_indices(split), limit)
     records, classes = dataset.records(split), dataset.info.num_classes
     mine = indices[jax.process_index() :: jax.process_count()]
-    truths: list[np.ndarray] = []
 
-    def stream() -> Iterator[np.ndarray]:
-        for index in mine:
-            record = records[index]
-            image = decode_image(record["image"])
-            truths.append(decode_mask(record["mask"], (image.shape[0], image.shape[1])))
-            yield image
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        record = records[index]
+        image = decode_image(record["image"])
+        return image, decode_mask(record["mask"], (image.shape[0], image.shape[1]))
 
-    confusion, boundary = ConfusionMatrix.empty(classes), BoundaryF.empty(classes)
-    progress = tqdm(predictor(stream()), total=len(mine), desc=f"evaluating {split}", leave=False, disable=None)
-    for probs in progress:
-        truth, prediction = truths.pop(0), probs.argmax(-1)
-        confusion = confusion.merge(ConfusionMatrix.from_model_output(truth, prediction, classes))
-        boundary = boundary.merge(BoundaryF.from_model_output(truth, prediction, classes))
-    results = confusion.over_processes().compute() | boundary.over_processes().compute()
+    def with_boundary(found: Scored) -> tuple[Scored, BoundaryF]:
+        return found, BoundaryF.from_model_output(found.truth, found.labels, classes)
+
+    confusion, calibration, edges = ConfusionMatrix.empty(classes), Calibration.empty(), BoundaryF.empty(classes)
+    scored = predictor.score(in_order(read, mine))
+    pairs = in_order(with_boundary, scored) if boundary else ((found, edges) for found in scored)
+    for found, more in tqdm(pairs, total=len(mine), desc=f"evaluating {split}", leave=False, disable=None):
+        confusion, calibration = confusion.merge(found.confusion), calibration.merge(found.calibration)
+        edges = edges.merge(more) if boundary else edges
+    results = confusion.over_processes().compute() | calibration.over_processes().compute()
+    if boundary:
+        results |= edges.over_processes().compute()
     return results | {"images": len(indices)}
+
+
+def evenly(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the items, spread evenly over them; 0 = all."""
+    count = min(limit, len(items)) if limit else len(items)
+    return [items[i * len(items) // count] for i in range(count)]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
+from semiseg_jax.engine.boundary import BoundaryF
+from semiseg_jax.engine.metrics import ConfusionMatrix, format_table
 
 VOID = 255
 
@@ -30,7 +31,7 @@ def naive(truth, prediction, classes: int) -> dict:
     seen = [value for value in iou if not np.isnan(value)]
     return {
         "iou": iou,
-        "class_accuracy": accuracy,
+        "class_recall": accuracy,
         "miou": np.mean(seen) if seen else np.nan,
         "mean_accuracy": np.mean([v for v in accuracy if not np.isnan(v)]) if total else np.nan,
         "pixel_accuracy": ((truth == prediction) & counted).sum() / total if total else 0.0,
@@ -83,14 +84,14 @@ def test_counts_stay_exact_beyond_the_integers_of_float32():
 def test_class_that_is_absent_everywhere_is_nan_and_not_in_the_mean():
     results = confusion([[0, 0, 1, 1]], [[0, 0, 1, 0]], 3).compute()
     assert np.isnan(results["iou"][2])
-    assert np.isnan(results["class_accuracy"][2])
+    assert np.isnan(results["class_recall"][2])
     assert results["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_class_that_is_only_predicted_counts_as_zero():
     results = confusion([[0, 0]], [[0, 2]], 3).compute()
     assert results["iou"][2] == 0
-    assert np.isnan(results["class_accuracy"][2])
+    assert np.isnan(results["class_recall"][2])
 
 
 @pytest.mark.parametrize("prediction", [0, 1])
