@@ -61,6 +61,15 @@ def test_unknown_field_fails_naming_it_and_the_known_ones(path, said):
         assert part in str(error.value)
 
 
+def test_a_checkpoint_is_not_chosen_by_boundaries_that_are_never_measured():
+    config = default_config()
+    config.checkpoint.metric = "boundary_f"
+    validate(config)
+    config.eval.boundary = "never"
+    with pytest.raises(ValueError, match=r"checkpoint.metric is boundary_f, which config.eval.boundary='never'"):
+        validate(config)
+
+
 @pytest.mark.parametrize("path", ["steps", "data.quota", "optimizer.momentum", "eval"])
 def test_missing_field_fails_naming_it(path):
     config = default_config()

@@ -26,6 +26,7 @@ from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.records import DatasetInfo
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine.inference import Options, Predictor
+from semiseg_jax.engine.parallel import keep_memory
 from semiseg_jax.verbs.evaluate import evaluate_split
 
 FLAGS = flags.FLAGS
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(folder: Path, layout: str, boundary: bool) -> dict[str, float]:
+    keep_memory()  # as `semiseg evaluate` does
     height, width = map(int, FLAGS.size)
     canvas = (height // 2, width // 2) if layout == "shrunk" else (height, width)
     window = (height // 2, height // 2)

@@ -16,7 +16,7 @@ from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor, Scored
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
-from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.engine.threads import in_order
 from semiseg_jax.verbs import workdir as workdirs
 
@@ -41,6 +41,7 @@ def evaluate(
       output: where the JSON goes; by default `evaluation_SPLIT.json` in the workdir, with what differs from the run's
         own config in the name. If the workdir cannot be written to, that is warned of.
     """
+    keep_memory()
     workdir = Path(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     dataset = open_dataset(model.config.data)
@@ -55,33 +56,37 @@ def evaluate(
     boundary = model.config.eval.boundary != "never"
     results = evaluate_split(model.predictor(), dataset, split, boundary=boundary)
     if is_main():
-        how = model.config.eval
-        scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
-        ways = filter(None, [how.mode, "flip" if how.flip else "", scales, how.post.name])
-        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
-        print(f"inference: {', '.join(ways)}")
-        print(format_table(results, dataset.info.classes), flush=True)
-        note = boundary_note(results)
-        if note:
-            print(note, flush=True)
-        about = {
-            "dataset": dataset.info.name,
-            "path": model.config.data.path,
-            "split": split,
-            "checkpoint": model.step,
-            "eval": model.config.eval.to_dict(),
-        }
         path = Path(output) if output else workdir / _file_name(split, model.config, workdirs.read_config(workdir))
-        notes = {"boundary_f_note": note} if note else {}
+        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
         try:
-            write_json(path, about | workdirs.as_json(results, dataset.info.classes) | notes)
+            _report(results, model, split, path)
         except OSError as error:
             if output:
                 raise
             logger.warning("%s cannot be written (%s); --output=FILE.json puts it elsewhere", path, error)
-        else:
-            print(f"written to {path}")
     return results
+
+
+def _report(results: dict[str, Any], model: workdirs.Trained, split: str, path: Path) -> None:
+    """Prints the table, then writes the JSON."""
+    how, info = model.config.eval, model.info
+    scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
+    ways = filter(None, [how.mode, "flip" if how.flip else "", scales, how.post.name])
+    print(f"inference: {', '.join(ways)}")
+    print(format_table(results, info.classes), flush=True)
+    content = {
+        "dataset": info.name,
+        "path": model.config.data.path,
+        "split": split,
+        "checkpoint": model.step,
+        "eval": how.to_dict(),
+        **workdirs.as_json(results, info.classes),
+    }
+    if note := boundary_note(results):
+        print(note, flush=True)
+        content["boundary_f_note"] = note
+    write_json(path, content)
+    print(f"written to {path}")
 
 
 def _file_name(split: str, config: ConfigDict, own: ConfigDict) -> str:

@@ -18,6 +18,7 @@ from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
+from semiseg_jax.engine.parallel import keep_memory
 from semiseg_jax.engine.threads import THREADS, in_order
 from semiseg_jax.verbs import workdir as workdirs
 
@@ -52,6 +53,7 @@ def predict(
 
     A file that cannot be read is listed under "failed" and the others go on.
     """
+    keep_memory()
     workdir, kinds = Path(workdir), _kinds(write)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
