@@ -48,6 +48,7 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
     "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
 
   semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
+  semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
 
 Without any file, the evaluation split of the training data is predicted.""",
     "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
@@ -166,6 +167,7 @@ def _predict(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
+    parsed.string("write", "index,color,overlay", "what to write of each image; also probabilities, as float16 .npy")
     positional = _with_workdir(parsed, args)
     if positional is None:
         return 0
@@ -179,6 +181,7 @@ def _predict(command: str, args: list[str]) -> int:
         checkpoint=values.checkpoint,
         config=_with_post(values),
         limit=values.limit,
+        write=values.write,
     )
     return 0 if summary["images"] or not summary["failed"] else 1
 

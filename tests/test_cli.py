@@ -289,10 +289,12 @@ def test_evaluate_passes_flags_and_overrides_of_the_stored_config(workdir, verb)
 def test_predict_passes_positional_inputs_in_order(workdir, verb):
     calls = verb("predict", {"images": [{}], "failed": []})
     args = ["predict", "photos/", f"--workdir={workdir}", "more/*.jpg", "one.png", "--output=there", "--limit=3"]
+    args += ["--write=index,probabilities"]
     assert cli.main(args) == 0
     (given, inputs), options = calls[0]
     assert (str(given), list(inputs)) == (workdir, ["photos/", "more/*.jpg", "one.png"])
     assert (options["output"], options["limit"], options["checkpoint"]) == ("there", 3, "best")
+    assert options["write"] == "index,probabilities"
 
 
 @pytest.mark.parametrize(("images", "failed", "code"), [(2, 0, 0), (1, 1, 0), (0, 2, 1), (0, 0, 0)])

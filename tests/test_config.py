@@ -67,6 +67,15 @@ def test_unknown_field_fails_naming_it_and_the_known_ones(path, said):
         assert part in str(error.value)
 
 
+def test_a_checkpoint_is_not_chosen_by_boundaries_that_are_never_measured():
+    config = default_config()
+    config.checkpoint.metric = "boundary_f"
+    assert settings(config)
+    config.eval.boundary = "never"
+    with pytest.raises(ValueError, match=r"checkpoint.metric is boundary_f, which eval.boundary='never' turns off"):
+        settings(config)
+
+
 @pytest.mark.parametrize("path", ["steps", "data.quota", "optimizer.momentum", "eval", "terms.boxes", "terms"])
 def test_a_field_that_is_not_there_has_its_default(path):
     config = default_config()

@@ -19,6 +19,7 @@ from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import panels, parallel, pictures
+from semiseg_jax.engine.boundary import boundary_note
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import balanced_weights, make_input
@@ -291,11 +292,16 @@ class _Run:
             options = workdirs.inference_options(self.config, self.canvas)
             self.predictor = Predictor(self.method.predict, variables, options, self.dataset.info.num_classes)
         self.predictor.update(variables)
-        results = evaluate_split(self.predictor, self.dataset, self.eval_split, self.config.eval.max_images)
+        boundary = self.config.eval.boundary == "always" or self.config.checkpoint.metric == "boundary_f"
+        results = evaluate_split(
+            self.predictor, self.dataset, self.eval_split, self.config.eval.max_images, boundary=boundary
+        )
         scores = f"mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
         say(f"step {step}: {self.eval_split} {scores}")
         if step == self.config.steps:
             self._warn_of_lost_classes(results["iou"])
+            if note := boundary_note(results):
+                say(f"warning: {note}")
         if self.writer is None:
             return results
         state = parallel.fetch(self.state)

@@ -137,9 +137,20 @@ def test_the_workdir_holds_what_a_reader_needs(straight):
     assert sorted(p.name for p in (workdir / "panels").iterdir()) == ["supervised_000003.png", "supervised_000006.png"]
     assert list((workdir / "tensorboard").iterdir())
     assert differences(from_json((workdir / "config.json").read_text()), straight.config) == []
-    assert {"miou", "pixel_accuracy", "fw_iou", "boundary_f"} <= logged(workdir, "eval")[6].keys()
+    assert {"miou", "pixel_accuracy", "fw_iou", "ece", "class_precision"} <= logged(workdir, "eval")[6].keys()
+    assert "boundary_f" not in logged(workdir, "eval")[6]  # which takes longer than all others together
     assert "cross_entropy" in logged(workdir, "train")[6]
     assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", straight.said)
+
+
+@pytest.mark.parametrize("field", ["checkpoint.metric=boundary_f", "eval.boundary=always"])
+def test_boundaries_are_measured_in_training_where_that_is_asked_for(tiny_config, tmp_path, field):
+    path, value = field.split("=")
+    section, name = path.split(".")
+    tiny_config[section][name] = value
+    result = train(tiny_config, tmp_path)
+    assert 0 <= result.metrics["boundary_f"] <= 1
+    assert "boundary_f" in logged(tmp_path, "eval")[6]
 
 
 def test_best_and_last_checkpoints_are_kept(straight):

@@ -120,18 +120,17 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "verbs-evaluate-swapped",
-        "truth and prediction are exchanged in the evaluation",
+        "verbs-evaluate-boundary",
+        "truth and prediction are exchanged where boundaries are compared",
         "verbs/evaluate.py",
         (
             (
-                "ConfusionMatrix.from_model_output(truth, prediction, classes)",
-                "ConfusionMatrix.from_model_output(prediction, truth, classes)",
+                "from_model_output(found.truth, found.labels, classes)",
+                "from_model_output(found.labels, found.truth, classes)",
             ),
         ),
         first=(
             "test_metrics_agree",
-            "test_evaluation_prints",
             "test_evaluate_predict",
         ),
     ),
