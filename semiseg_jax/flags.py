@@ -34,13 +34,16 @@ class Flags:
     def integer(self, name: str, default: int, help: str) -> None:
         flags.DEFINE_integer(name, default, help, flag_values=self.values)
 
+    def boolean(self, name: str, default: bool, help: str) -> None:
+        flags.DEFINE_boolean(name, default, help, flag_values=self.values)
+
     def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
         """Defines the flags --config.FIELD. Another method, given by one of them, brings the fields of its own."""
         from semiseg_jax.config import with_method
 
         method, _ = take(args, "config.method")
         extra, _ = take(args, "config.extra_terms")
-        extra_terms = tuple(ast.literal_eval(extra)) if extra else config.extra_terms
+        extra_terms = _names(extra) if extra else config.extra_terms
         if (method and method != config.method) or extra_terms != tuple(config.extra_terms):
             config = with_method(config, method or config.method, extra_terms)
         try:
@@ -115,6 +118,17 @@ class Flags:
 
     def missing(self, name: str) -> str:
         return f"--{name} is missing:\n\n{self.text}"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The value of --config.extra_terms."""
+    try:
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        names = text
+    if not isinstance(names, tuple | list):
+        raise UsageError(f"--config.extra_terms is {text} but must be a tuple, such as '(\"package.module:Class\",)'")
+    return tuple(names)
 
 
 def wants_help(args: Sequence[str]) -> bool:
