@@ -34,7 +34,7 @@ def outputs_of(
     result: Any = model.apply(variables, image, train=train, perturb=perturb, method="outputs", **options)
     outputs, updated = result
     if features:
-        found = dict(_by_name(updated["intermediates"]))
+        found = dict(_by_name(updated.get("intermediates", {})))
         for name in features:
             if name not in found:
                 raise ValueError(_unknown(name, model))
