@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"semiseg: unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
         return 2
     _set_up_logging()
+    _see_current_folder()
     try:
         return _COMMANDS[command](command, rest)
     except KeyboardInterrupt:
@@ -114,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)
         return 1
+
+
+def _see_current_folder() -> None:
+    """Modules in the current folder can be named in a config; they come last, so that they hide no package."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _set_up_logging() -> None:
@@ -228,6 +235,7 @@ def _inspect(command: str, args: list[str]) -> int:
 def _summary(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset")
+    parsed.boolean("features", False, "list the features that a method can ask for, by name")
     positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
@@ -235,7 +243,7 @@ def _summary(command: str, args: list[str]) -> int:
     config = parsed.config()
     from semiseg_jax.verbs.summary import summary
 
-    summary(config, classes=parsed.values.classes)
+    summary(config, classes=parsed.values.classes, features=parsed.values.features)
     return 0
 
 

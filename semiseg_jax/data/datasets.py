@@ -138,7 +138,9 @@ def make_builder(data: Data) -> RecordBuilder:
         )
     elif data.options:
         raise ValueError(f"config.data.options is {dict(data.options)} but dataset {data.name!r} has no options")
-    builder: RecordBuilder = make(data)
+    builder = make(data)
+    if not isinstance(builder, RecordBuilder):
+        raise ValueError(f"dataset {data.name!r} must make a semiseg_jax.data.records.RecordBuilder")
     return builder
 
 

@@ -99,6 +99,8 @@ class Method(Protocol):
 
     # Sections of the config that are the method's own, and what each may hold; `config.own[SECTION]` has the values.
     sections: ClassVar[Mapping[str, type[Options]]] = {}
+    # Terms that the method brings, by name: classes of terms.Term, whose options are then fields of `config.terms`.
+    own_terms: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Settings, num_classes: int): ...
 

@@ -15,6 +15,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms
 from semiseg_jax.models import make_model
+from semiseg_jax.models.features import outputs_of
 from semiseg_jax.models.segmenter import Outputs, Perturb
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.options import Options
@@ -25,14 +26,17 @@ logger = logging.getLogger("semiseg_jax")
 class Segmentation:
     """Base of the methods. `needs` lists the terms that a method requires; override `loss` for what no sum can say."""
 
+    name = ""  # of its stage, and so of its checkpoints; "" = as the config calls it, without the module
     sections: ClassVar[Mapping[str, type[Options]]] = {}
+    own_terms: ClassVar[Mapping[str, type[terms.Term]]] = {}
     needs: tuple[str, ...] = ("cross_entropy",)
+    features: tuple[str, ...] = ()  # of the network, which `outputs` and `look` then give too: see models/features.py
     uses_all_rows = False  # whether it has a use for rows that no term looks at
 
     def __init__(self, config: Settings, num_classes: int):
         self.config, self.num_classes = config, num_classes
         self.quota = parse_quota(config.data.quota)
-        self.terms = terms.Sum(terms.known_terms(config.extra_terms), config, num_classes)
+        self.terms = terms.Sum(terms.known_terms(config.extra_terms, self.own_terms), config, num_classes)
         self._check(config)
         options = dict(config.model)
         if self.terms.needs_variance:
@@ -62,7 +66,7 @@ class Segmentation:
 
     def stages(self) -> Sequence[base.Stage]:
         stage = base.Stage(
-            name=self.config.method.rpartition(":")[2],
+            name=self.name or self.config.method.rpartition(":")[2],
             config=self.config,
             init=self.init,
             train_step=self.train_step,
@@ -79,7 +83,10 @@ class Segmentation:
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         optimizer, ema = self.optimizers["segmenter"], self.config.ema > 0
-        return base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
+        state = base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
+        if self.features:  # names that the network does not have fail here, before anything is written
+            jax.eval_shape(self.look, state.networks["segmenter"].variables, batch["image"])
+        return state
 
     def start(self, state: base.State) -> base.State:
         spare = frozenset(self.quota) - self.terms.uses
@@ -116,11 +123,10 @@ class Segmentation:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), masked, others), batch_stats
 
     def _outputs(self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None) -> tuple[Outputs, Any]:
-        outputs, updated = self.model.apply(
-            {"params": params, "batch_stats": batch_stats}, standardize(image), train=True, perturb=perturb,
-            mutable=["batch_stats"], method="outputs",
-        )  # fmt: skip
-        return outputs, updated.get("batch_stats", {})
+        variables = {"params": params, "batch_stats": batch_stats}
+        return outputs_of(
+            self.model, variables, standardize(image), train=True, features=self.features, perturb=perturb
+        )
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         """The sum of the terms -> (loss, (batch_stats, metrics))"""
@@ -146,8 +152,7 @@ class Segmentation:
 
     def look(self, variables: base.Variables, images: jax.Array) -> Outputs:
         """What the network says outside of training."""
-        outputs: Any = self.model.apply(variables, standardize(images), train=False, method="outputs")
-        return outputs
+        return outputs_of(self.model, variables, standardize(images), train=False, features=self.features)[0]
 
     def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
         """What a panel shows beside prediction and truth, of training images."""

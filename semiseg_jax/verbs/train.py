@@ -261,7 +261,7 @@ class _Run:
         say(f"{self.stage.name} {start} {self.config.steps} steps in {self.workdir}: {networks}")
         say(f"{self.inputs.rows} images a step on {self.devices.count} device(s), drawn from {pools}")
         unused = self.dataset.labels_beside(self.config.data.train_split, self.inputs.loader.pools)
-        if self.config.data.name == "folder" and unused and not self.config.data.assign:
+        if self.config.data.name != "shapes" and unused and not self.config.data.assign:
             listed = ", ".join(f"{count} {kind.name.lower()}" for kind, count in unused.items())
             say(f"labels that data.quota does not ask for: {listed}")
         if step == self.config.steps:
