@@ -160,44 +160,40 @@ def gradients(
 ) -> tuple[Trees, Trees, Metrics]:
     """Gradients of all `networks` over all devices, averaged over micro-batches -> (gradients, batch_stats, metrics).
 
-    The differentiated function returns the mean over the axis and the gradients are averaged again: right under every
-    mapper, whether or not it has summed them already.
+    A device differentiates the sum of all devices' losses by its own copy of the parameters. The mean of these
+    gradients is the gradient of the mean loss, under every mapper. It is the one time that gradients are sent.
     """
     params = {name: network.params for name, network in networks.items()}
+    # Said to differ between devices: else shard_map sums the gradients itself, and the mean below sends them again.
+    params, nothing = jax.lax.pcast((params, jnp.zeros(())), AXIS, to="varying")
     batch_stats = {name: network.batch_stats for name, network in networks.items()}
 
-    def global_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    def own_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         value, (updated, metrics) = loss(params, batch_stats, rows, key)
-        return jax.lax.pmean(value, AXIS), ({**batch_stats, **updated}, {**metrics, "loss": value})
+        return value + nothing, ({**batch_stats, **updated}, {**metrics, "loss": value})
 
-    def one(batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[Trees, Trees, Metrics]:
-        grads, (batch_stats, metrics) = jax.grad(global_loss, has_aux=True)(params, batch_stats, rows, key)
-        grads, metrics, batch_stats = jax.lax.pmean((grads, metrics, batch_stats), AXIS)
-        return grads, batch_stats, metrics
+    def one(batch_stats: Trees, row: tuple[Batch, jax.Array]) -> tuple[Trees, tuple[Trees, Metrics]]:
+        grads, (batch_stats, metrics) = jax.grad(own_loss, has_aux=True)(params, batch_stats, *row)
+        return jax.lax.pmean(batch_stats, AXIS), (grads, jax.lax.pmean(metrics, AXIS))
 
     if micro_batches == 1:
-        return one(batch_stats, batch, rng)
-
-    def body(batch_stats: Trees, row: Any) -> tuple[Trees, Any]:
-        rows, key = row
-        grads, batch_stats, metrics = one(batch_stats, rows, key)
-        return batch_stats, (grads, metrics)
+        batch_stats, (grads, metrics) = one(batch_stats, (batch, rng))
+        return jax.lax.pmean(grads, AXIS), batch_stats, metrics
 
     rows = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
     keys = jax.random.split(rng, micro_batches)
     # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
     first = jax.tree.map(lambda x: x[0], (rows, keys))
     others = jax.tree.map(lambda x: x[1:], (rows, keys))
-    batch_stats, total = body(batch_stats, first)
 
     def add(carry: Any, row: Any) -> tuple[Any, None]:
         stats, so_far = carry
-        stats, more = body(stats, row)
+        stats, more = one(stats, row)
         return (stats, jax.tree.map(jnp.add, so_far, more)), None
 
-    (batch_stats, total), _ = jax.lax.scan(add, (batch_stats, total), others)
+    (batch_stats, total), _ = jax.lax.scan(add, one(batch_stats, first), others)
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
-    return grads, batch_stats, metrics
+    return jax.lax.pmean(grads, AXIS), batch_stats, metrics
 
 
 def step(
