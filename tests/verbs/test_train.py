@@ -207,7 +207,7 @@ def test_an_evaluation_that_is_killed_loses_no_training(straight, tmp_path, monk
         return evaluate_split(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("semiseg_jax.verbs.train.evaluate_split", killed)
+        patch.setattr("semiseg_jax.verbs.scoring.evaluate_split", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path, on_step=steps.append)
     assert steps[-1] == killed_at
