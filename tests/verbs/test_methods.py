@@ -81,7 +81,10 @@ def test_two_networks_resume_exactly_and_a_game_that_is_over_is_said_once_in_pla
     tiny_config.log.panel_rows = 2
     train(tiny_config, tmp_path / "straight")
     assert capsys.readouterr().out.count("the discriminator accepts hardly a pixel at threshold 1.0") == 1
-    assert len(logged(tmp_path / "straight", "train")[6]["confidence_histogram"]) == 10
+    last = logged(tmp_path / "straight", "train")[6]
+    assert len(last["confidence_histogram"]) == 10
+    assert last["weight_semi"] == pytest.approx(0.1)
+    assert 0 < last["learning_rate_discriminator"] < last["learning_rate_segmenter"]
     assert (tmp_path / "straight" / "panels" / "adversarial_000006.png").stat().st_size
     assert train(tiny_config, tmp_path / "resumed", on_step=stop_at(3)).preempted
     train(tiny_config, tmp_path / "resumed")
