@@ -29,7 +29,7 @@ from semiseg_jax.methods.base import FinishContext
 
 LABELS, PICTURES = "labels", "maps"
 PICTURES_DRAWN = 24  # images of each stage whose maps are drawn
-WORTH_WORKERS = 20  # seconds of work, for which starting other processes pays
+WORTH_WORKERS = 3  # seconds of work, for which starting other processes pays
 Columns = dict[str, np.ndarray]  # of a picture
 
 
@@ -99,16 +99,18 @@ def make(
     """
     jobs = _jobs(context, data, kinds, folder, stage, suffix, drawn)
     mine = [job for job in jobs[context.process :: context.processes] if not job.path.exists()]
-    work = seconds * sum(job.size[0] * job.size[1] for job in mine)
-    hands = min(cores(), len(mine)) if work > WORTH_WORKERS else 0
-    progress = Progress(len(mine), 0, 1, f"{stage} makes {folder.name}", "image")
-    with contextlib.closing(progress), workers(hands) if hands else Here() as pool:
-        made = _made(context, context.dataset.records(data.train_split), mine, predictor, make_one, pool, 2 * hands)
-        for number, (job, one) in enumerate(made, start=1):
-            if job.picture:
-                write_picture(job.picture, one.columns, job.path.stem[:16], context.dataset.info)
-            write_whole(job.path, one.file)
-            progress.pulse(number)
+    if mine:
+        work = seconds * sum(job.size[0] * job.size[1] for job in mine)
+        hands = min(cores(), len(mine)) if work > WORTH_WORKERS else 0
+        progress = Progress(len(mine), 0, 1, f"{stage} makes {folder.name}", "image")
+        with contextlib.closing(progress), workers(hands) if hands else Here() as pool:
+            records = context.dataset.records(data.train_split)
+            made = _made(context, records, mine, predictor, make_one, pool, 2 * hands)
+            for number, (job, one) in enumerate(made, start=1):
+                if job.picture:
+                    write_picture(job.picture, one.columns, job.path.stem[:16], context.dataset.info)
+                write_whole(job.path, one.file)
+                progress.pulse(number)
     _wait_for(context, [job.path for job in jobs])
 
 

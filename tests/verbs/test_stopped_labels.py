@@ -20,7 +20,7 @@ from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
 from semiseg_jax.methods import made_labels
 
-shapes.SIZES = {{"train": 120, "val": 4}}
+shapes.SIZES = {{"train": 40, "val": 4}}
 made_labels.WORTH_WORKERS = {worth}
 written = made_labels.write_whole
 
@@ -107,7 +107,7 @@ def assert_each_once(runs: Runs) -> None:
     counts = collections.Counter(name for name, _ in runs.written())
     assert set(counts.values()) == {1}
     assert set(counts) == {path.name for path in (runs.folder / "run" / "labels_2").iterdir()}
-    assert len(counts) == 120
+    assert len(counts) == 40
 
 
 @pytest.mark.parametrize("worth", [0, 1e9], ids=["workers", "here"])
@@ -120,7 +120,7 @@ def test_sigterm_stops_cuts_within_seconds_and_the_same_command_makes_only_the_o
     took = time.monotonic() - start
     print(f"stopped after {took:.2f} s")
     assert took < 5
-    assert 3 <= len(runs.written()) < 120
+    assert 3 <= len(runs.written()) < 40
     finish(runs.start(1, worth), 0)
     assert_each_once(runs)
 
@@ -130,7 +130,7 @@ def test_two_processes_share_labels_stop_together_and_make_each_once(runs):
     runs.wait_for(3, processes[0])
     processes[1].send_signal(signal.SIGTERM)
     finish(processes, 143)
-    assert len(runs.written()) < 120
+    assert len(runs.written()) < 40
     finish(runs.start(2), 0)
     assert_each_once(runs)
     assert len({process for _, process in runs.written()}) == 4

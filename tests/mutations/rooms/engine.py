@@ -184,6 +184,7 @@ MUTATIONS = (
             (
                 (
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                 ),
@@ -191,6 +192,7 @@ MUTATIONS = (
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                 ),
             ),
         ),
