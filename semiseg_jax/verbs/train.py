@@ -65,7 +65,8 @@ class _Run:
 def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = None) -> Result:
     """Trains what `config` describes, or goes on where the workdir's last checkpoint stands.
 
-    SIGTERM and, with one process, Ctrl-C save and stop after the step in hand; a second Ctrl-C stops at once.
+    SIGTERM and, with one process, Ctrl-C save and stop after the step in hand, or between two stages after the image in
+    hand; a second Ctrl-C stops at once.
 
     Args:
       config: from `semiseg_jax.load_config(NAME)` or `semiseg_jax.default_config()`.
