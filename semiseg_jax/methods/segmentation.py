@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import Batch, Supervision, split_rows
-from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.optimizers import make_optimizer, make_schedule
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms
-from semiseg_jax.models import make_model
+from semiseg_jax.models import make_model, pretrained
 from semiseg_jax.models.features import outputs_of
 from semiseg_jax.models.segmenter import Outputs, Perturb
 from semiseg_jax.ops.images import standardize
@@ -46,6 +46,7 @@ class Segmentation:
         if config.optimizer.decay_vectors and frozen:
             raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={frozen.pop()!r}")
         self.optimizers = {"segmenter": make_optimizer(config.optimizer, config.steps)}
+        self.schedules = {"segmenter": make_schedule(config.optimizer, config.steps)}
 
     def _check(self, config: Settings) -> None:
         off = [name for name in self.needs if name not in self.terms.terms]
@@ -71,10 +72,20 @@ class Segmentation:
             init=self.init,
             train_step=self.train_step,
             start=self.start,
+            check=self.check,
+            rates=self.rates,
             pictures=self.pictures,
             watch=self.watch,
         )
         return [stage]
+
+    def check(self) -> None:
+        """Raises for what would stop the start of a stage."""
+        pretrained.check(self.model, self.config.pretrained)
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        """Learning rates, and the weight of each term, in the update after `steps` others."""
+        return {**base.learning_rates(self.schedules, steps), **self.terms.weights(jnp.asarray(steps))}
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         """A warning that the mean metrics of a report give reason to."""

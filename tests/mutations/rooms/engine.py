@@ -214,6 +214,7 @@ MUTATIONS = (
             (
                 (
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                 ),
@@ -221,6 +222,7 @@ MUTATIONS = (
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                 ),
             ),
         ),

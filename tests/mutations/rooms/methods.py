@@ -17,9 +17,14 @@ MUTATIONS = (
     ),
     Mutation(
         "methods-loss-psum",
-        "a psum for a pmean of the loss",
+        "a psum for a pmean of the gradients",
         "methods/base.py",
-        (("return jax.lax.pmean(value, AXIS), (", "return jax.lax.psum(value, AXIS), ("),),
+        (
+            (
+                "return jax.lax.pmean(grads, AXIS), batch_stats, metrics\n\n    rows",
+                "return jax.lax.psum(grads, AXIS), batch_stats, metrics\n\n    rows",
+            ),
+        ),
         first=(
             "test_two_devices_with_unequal_masks",
             "test_gradients_equal_those",

@@ -19,8 +19,8 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "checkpoints.save(step, devices.to_global(self.state), position)",
-                ("checkpoints.save(step, devices.to_global(self.state), upcoming[1] if upcoming else position)"),
+                "checkpoints.save(step, run.devices.to_global(state), position)",
+                "checkpoints.save(step, run.devices.to_global(state), upcoming[1] if upcoming else position)",
             ),
         ),
         first=(
@@ -34,6 +34,7 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
+                "verbs/stages.py",
                 "return step % self.config.eval.every == 0 or step == self.config.steps",
                 "return step % self.config.eval.every == 0",
             ),
@@ -59,8 +60,8 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "{name: network.averaged for name, network in run.state.networks.items()}",
-                "{name: network.variables for name, network in run.state.networks.items()}",
+                "{name: network.averaged for name, network in state.networks.items()}",
+                "{name: network.variables for name, network in state.networks.items()}",
             ),
         ),
         first=(
@@ -71,7 +72,7 @@ MUTATIONS = (
     Mutation(
         "verbs-weak-masks",
         "masks of weak classes may choose the checkpoint",
-        "verbs/train.py",
+        "verbs/stages.py",
         (('if row["id"] in trained]', 'if row["id"] in trained and False]'),),
         first=(
             "test_transfer_refuses_what_it_cannot_do[data.eval_split",
