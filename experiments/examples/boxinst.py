@@ -47,8 +47,8 @@ class PairwiseOptions(terms.Weighted):
 class BoxTerm(terms.Term):
     """What both terms share: they look at rows of kind box, and class 0 is background."""
 
-    reads = BOX
-    teaches = True
+    useful = BOX
+    suffices = True
     needs_background = True
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
@@ -61,10 +61,10 @@ class Projection(BoxTerm):
 
     Options = ProjectionOptions
 
-    def __call__(self, view: terms.View) -> tuple[jax.Array, base.Metrics]:
-        boxes = Boxes(view.batch, self.num_classes)
-        where = view.rows_of(BOX) & ~boxes.paint(boxes.ignored)
-        probs = jnp.where(where[..., None], view.probs, 0.0)
+    def __call__(self, seen: terms.TermInput) -> tuple[jax.Array, base.Metrics]:
+        boxes = Boxes(seen.batch, self.num_classes)
+        where = seen.rows_of(BOX) & ~boxes.paint(boxes.ignored)
+        probs = jnp.where(where[..., None], seen.probs, 0.0)
         has_class = jnp.any(boxes.classes > 0, axis=1) & jnp.any(where, axis=(1, 2))[:, None]  # [B,K]
         value = jnp.zeros(())
         for axis, covers in ((2, boxes.rows), (1, boxes.columns)):
@@ -79,11 +79,11 @@ class Pairwise(BoxTerm):
 
     Options = PairwiseOptions
 
-    def __call__(self, view: terms.View) -> tuple[jax.Array, base.Metrics]:
-        logits = view.outputs["low_logits"]
-        boxes, grid = Boxes(view.batch, self.num_classes), (logits.shape[1], logits.shape[2])
-        lab = rgb_to_lab(area_average(to_unit(view.batch["image"]), grid))
-        where = view.rows_of(BOX)
+    def __call__(self, seen: terms.TermInput) -> tuple[jax.Array, base.Metrics]:
+        logits = seen.outputs["low_logits"]
+        boxes, grid = Boxes(seen.batch, self.num_classes), (logits.shape[1], logits.shape[2])
+        lab = rgb_to_lab(area_average(to_unit(seen.batch["image"]), grid))
+        where = seen.rows_of(BOX)
         inside = where & boxes.paint(boxes.real) & ~boxes.paint(boxes.ignored)
         where, inside = (area_average(x[..., None].astype(jnp.float32), grid)[..., 0] > 0.5 for x in (where, inside))
         logs = jax.nn.log_softmax(logits)

@@ -97,7 +97,7 @@ class CorrMatch(Segmentation):
         features = outputs.pop("features")[options.features][: len(images)]
         seen, dropped = split_rows(outputs, len(images))
         weak, strong = split_rows(seen, rows)
-        total, metrics = self.terms(terms.View(weak, batch, step))
+        total, metrics = self.terms(terms.TermInput(weak, batch, step))
 
         c: Any = self.correlation.apply({"params": params["correlation"]}, features)
         z, z_strong = split_rows(spread_logits(c, seen["logits"], features.shape[1:3]), rows)

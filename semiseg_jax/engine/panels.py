@@ -15,7 +15,7 @@ from semiseg_jax.data.types import Batch, Example, Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inference import Predictor
 
-Pictures = Callable[[Any, Batch], Mapping[str, jax.Array]]
+MapsOf = Callable[[Any, Batch], Mapping[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def evaluation_rows(dataset: Dataset, split: str, limit: int) -> list[PanelRow]:
 
 
 def draw(
-    rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset, state: Any = None, maps: Pictures | None = None
+    rows: Sequence[PanelRow], predictor: Predictor, dataset: Dataset, state: Any = None, maps: MapsOf | None = None
 ) -> np.ndarray:
     """`maps` gives the method's own columns, of `state` and the training rows."""
     info = dataset.info
@@ -83,7 +83,7 @@ def draw(
     )
 
 
-def _method_columns(row: PanelRow, state: Any, maps: Pictures | None, colors: pictures.Colors) -> dict[str, np.ndarray]:
+def _method_columns(row: PanelRow, state: Any, maps: MapsOf | None, colors: pictures.Colors) -> dict[str, np.ndarray]:
     if row.batch is None or maps is None:
         return {}
     found = jax.device_get(maps(state, row.batch))

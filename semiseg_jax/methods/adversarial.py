@@ -117,7 +117,7 @@ class Adversarial(Segmentation):
         real, _ = split_rows(batch, apart or dense_rows)
         (_, batch), dense_rows = split_rows(batch, apart), dense_rows - apart
         outputs, updated = self.outputs(params["segmenter"], batch_stats["segmenter"], batch["image"], dense_rows)
-        loss_s, metrics = self.terms(terms.View(outputs, batch, step))
+        loss_s, metrics = self.terms(terms.TermInput(outputs, batch, step))
         maps = self._maps(jax.nn.softmax(outputs["logits"]), batch)
 
         dense = (batch["kind"] == Supervision.DENSE)[:, None, None]

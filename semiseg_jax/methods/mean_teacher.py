@@ -58,7 +58,7 @@ class MeanTeacher(Segmentation):
             params["segmenter"], batch_stats["segmenter"], jnp.concatenate([batch["image"], strong]), dense
         )
         plain, perturbed = split_rows(outputs, rows)
-        total, metrics = self.terms(terms.View(plain, batch, step))
+        total, metrics = self.terms(terms.TermInput(plain, batch, step))
 
         taught = views.cutmix(lax.stop_gradient(self.predict(teacher, unlabelled["image"])), boxes)
         distance = jnp.sum(jnp.square(jax.nn.softmax(perturbed["logits"]) - taught), axis=-1)

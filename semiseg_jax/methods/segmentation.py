@@ -49,13 +49,13 @@ class Segmentation:
         self.schedules = {"segmenter": make_schedule(config.optimizer, config.steps)}
 
     def _check(self, config: Settings) -> None:
-        off = [name for name in self.needs if name not in self.terms.terms]
+        off = [name for name in self.needs if name not in self.terms.active]
         if off:
             raise ValueError(f"method {config.method!r} needs terms.{off[0]}.weight to be positive")
         quota = config.data.quota
-        if not self.terms.learns_from & self.quota.keys():
+        if not self.terms.trains_on & self.quota.keys():
             raise ValueError(
-                f"method {config.method!r} learns from {_names(self.terms.learns_from)} only, but data.quota is {quota}"
+                f"method {config.method!r} learns from {_names(self.terms.trains_on)} only, but data.quota is {quota}"
             )
         for name, kinds in self.terms.idle(self.quota).items():
             raise ValueError(f"terms.{name} looks at rows of {_names(kinds)} only, but data.quota is {quota}")
@@ -100,7 +100,7 @@ class Segmentation:
         return state
 
     def start(self, state: base.State) -> base.State:
-        spare = frozenset(self.quota) - self.terms.uses
+        spare = frozenset(self.quota) - self.terms.looks_at
         if spare and not self.uses_all_rows:
             logger.warning(
                 "method %r learns nothing from rows of %s, which data.quota gives a part of each batch; leave them out "
@@ -145,7 +145,7 @@ class Segmentation:
         outputs, updated = self.outputs(
             params["segmenter"], batch_stats["segmenter"], batch["image"], self.dense_rows(batch)
         )
-        total, metrics = self.terms(terms.View(outputs, batch, step))
+        total, metrics = self.terms(terms.TermInput(outputs, batch, step))
         return total, ({"segmenter": updated}, metrics)
 
     def loss_of(self, state: base.State) -> base.Loss:
@@ -168,7 +168,7 @@ class Segmentation:
     def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
         """What a panel shows beside prediction and truth, of training images."""
         outputs = self.look(self.eval_variables(state, self.config.eval.weights), batch["image"])
-        return self.terms.pictures(terms.View(outputs, batch, state.step))
+        return self.terms.pictures(terms.TermInput(outputs, batch, state.step))
 
 
 def _names(kinds: terms.Kinds) -> str:

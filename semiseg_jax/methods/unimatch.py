@@ -55,7 +55,7 @@ class UniMatch(Segmentation):
             perturb=(dense, views.seeds_of(unlabelled, 5)),
         )
         weak, perturbed = split_rows(outputs, rows)
-        total, metrics = self.terms(terms.View(weak, batch, step))
+        total, metrics = self.terms(terms.TermInput(weak, batch, step))
 
         logits_1, logits_2, logits_dropped = jnp.split(perturbed["logits"], 3)
         sure, pseudo = lax.stop_gradient(_pseudo_labels(weak["logits"][dense:]))

@@ -7,7 +7,7 @@ import pytest
 from method_steps import CLASSES, forward, make_batch, make_config, method_of
 
 from experiments.examples.boxinst import rgb_to_lab
-from semiseg_jax.methods.terms import View
+from semiseg_jax.methods.terms import TermInput
 
 METHOD = "experiments.examples.boxinst:BoxInst"
 
@@ -18,11 +18,11 @@ def config_with():
 
 def value_of(name, logits, batch, low_logits=None):
     """The value of one term of the loss, and its other metrics."""
-    term = method_of(config_with()).terms.terms[name]
+    term = method_of(config_with()).terms.active[name]
     outputs = {"logits": logits, "low_logits": logits if low_logits is None else low_logits}
 
     def value(logits, batch):
-        return term(View({**outputs, "logits": logits}, batch, jnp.int32(0)))
+        return term(TermInput({**outputs, "logits": logits}, batch, jnp.int32(0)))
 
     found = jax.vmap(value, axis_name="data")(logits[None], jax.tree.map(lambda x: x[None], batch))
     return jax.tree.map(lambda x: float(x[0]), found)

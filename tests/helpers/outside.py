@@ -26,8 +26,8 @@ class Entropy(Term):
 
     Options = EntropyOptions
 
-    def __call__(self, view):
-        entropy = -jnp.sum(view.probs * jax.nn.log_softmax(view.outputs["logits"]), axis=-1)
+    def __call__(self, seen):
+        entropy = -jnp.sum(seen.probs * jax.nn.log_softmax(seen.outputs["logits"]), axis=-1)
         return jnp.mean(entropy**self.options.power), {}
 
 

@@ -7,7 +7,7 @@ from method_steps import CLASSES, assert_close, forward, gradients, initial, mak
 from ml_collections import ConfigDict
 
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.methods.terms import View
+from semiseg_jax.methods.terms import TermInput
 
 SIDE = 32
 FIRST, SECOND = (slice(3, 17), slice(4, 20)), (slice(10, 28), slice(12, 29))  # the boxes of method_steps.make_batch
@@ -35,12 +35,12 @@ def logits_of(labels, strength=4.0):
 
 def targets(batch, labels, variance=1e3, step=1, **options):
     """What the term makes of a prediction of `labels` [H,W]."""
-    term = method_of(config_with(**options)).terms.terms["boxes"]
+    term = method_of(config_with(**options)).terms.active["boxes"]
     outputs = {
         "logits": jnp.asarray(logits_of(labels))[None],
         "variance": jnp.full((1, SIDE, SIDE), variance) if np.ndim(variance) == 0 else jnp.asarray(variance)[None],
     }
-    found = term.targets(View(outputs, batch, jnp.asarray(step))).__dict__
+    found = term.targets(TermInput(outputs, batch, jnp.asarray(step))).__dict__
     return {name: np.asarray(value[0]) for name, value in found.items()}
 
 

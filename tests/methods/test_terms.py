@@ -22,7 +22,7 @@ from method_steps import (
 from semiseg_jax.config import from_json, settings
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.methods import base
-from semiseg_jax.methods.terms import View
+from semiseg_jax.methods.terms import TermInput
 
 EXTRA = {  # what turns each term on, beside the cross-entropy
     "cross_entropy": {},
@@ -68,7 +68,7 @@ def _look(config_json):
     method = method_of(from_json(config_json))
 
     def run(outputs, batch, step):
-        return jax.value_and_grad(lambda outputs: method.terms(View(outputs, batch, step)), has_aux=True)(outputs)
+        return jax.value_and_grad(lambda outputs: method.terms(TermInput(outputs, batch, step)), has_aux=True)(outputs)
 
     return jax.jit(jax.vmap(run, in_axes=(0, 0, None), axis_name="data"))
 
@@ -224,10 +224,10 @@ def test_a_class_that_tags_rule_out_is_unlearned_however_sure_the_network_is():
     config = config_with(absent_tags=EXTRA["absent_tags"])
     batch = make_batch(("tags",))
 
-    term = method_of(config).terms.terms["absent_tags"]
+    term = method_of(config).terms.active["absent_tags"]
 
     def paid(logits):
-        return term(View({"logits": logits, "low_logits": logits}, batch, jnp.asarray(0)))[0]
+        return term(TermInput({"logits": logits, "low_logits": logits}, batch, jnp.asarray(0)))[0]
 
     run = jax.jit(jax.vmap(jax.value_and_grad(paid), axis_name="data"))
 
@@ -348,7 +348,7 @@ def test_wrong_names_of_kinds_and_missing_supervision_fail_naming_them():
 
 def test_boxes_alone_are_supervision():
     method = method_of(config_with_quota({"box": 2}, boxes=EXTRA["boxes"]))
-    assert Supervision.BOX in method.terms.learns_from
+    assert Supervision.BOX in method.terms.trains_on
     with pytest.raises(ValueError, match="learns from"):
         method_of(config_with_quota({"box": 2}))
 
@@ -357,7 +357,7 @@ def test_boxes_alone_are_supervision():
 def test_labels_that_a_program_made_are_supervision(weight):
     config = config_with_quota({"unlabeled": 2}, made_labels={"weight": weight})
     config.data.made_labels = "somewhere"
-    assert Supervision.UNLABELED in method_of(config).terms.learns_from
+    assert Supervision.UNLABELED in method_of(config).terms.trains_on
 
 
 def config_with_quota(quota, **terms):

@@ -6,7 +6,7 @@ from typing import Any
 
 from semiseg_jax import registry
 from semiseg_jax.methods.terms.absent_tags import AbsentTags
-from semiseg_jax.methods.terms.base import Kinds, Pictures, Sum, Term, TermOptions, View, Weighted, class_weights
+from semiseg_jax.methods.terms.base import Kinds, Pictures, Sum, Term, TermInput, TermOptions, Weighted, class_weights
 from semiseg_jax.methods.terms.boxes import BoxTerm
 from semiseg_jax.methods.terms.cross_entropy import CrossEntropy, MadeLabels
 from semiseg_jax.methods.terms.dice import Dice
@@ -17,7 +17,16 @@ from semiseg_jax.methods.terms.total_variation import TotalVariation
 from semiseg_jax.options import OptionError
 
 __all__ = [
-    "TERMS", "Kinds", "Pictures", "Sum", "Term", "TermOptions", "View", "Weighted", "class_weights", "known_terms"
+    "TERMS",
+    "Kinds",
+    "Pictures",
+    "Sum",
+    "Term",
+    "TermInput",
+    "TermOptions",
+    "Weighted",
+    "class_weights",
+    "known_terms"
 ]  # fmt: skip
 
 TERMS: Mapping[str, type[Term]] = {

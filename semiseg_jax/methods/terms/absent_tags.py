@@ -10,7 +10,7 @@ from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import Term, View
+from semiseg_jax.methods.terms.base import Term, TermInput
 from semiseg_jax.ops.reduce import masked_mean
 
 
@@ -20,10 +20,10 @@ class AbsentTags(Term):
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
         if config.data.assign:  # then an image shows the labels of its kind alone
-            self.reads = frozenset({Supervision.TAGS})
+            self.useful = frozenset({Supervision.TAGS})
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        where, logits = view.rows_of(self.kinds), view.outputs["logits"]
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        where, logits = seen.rows_of(self.kinds), seen.outputs["logits"]
         batch, classes = logits.shape[0], logits.shape[-1]
         # From the logits at the one pixel that counts: 1 - P is 0 in float32 where the network is very sure.
         ranked = jnp.where(where[..., None], jax.nn.log_softmax(logits), -jnp.inf).reshape(batch, -1, classes)
@@ -31,5 +31,5 @@ class AbsentTags(Term):
         there = jnp.take_along_axis(logits.reshape(batch, -1, classes), highest[..., None], axis=1)  # [B,K,K]
         others = jnp.where(jnp.eye(classes, dtype=bool), -jnp.inf, there)
         paid = jax.nn.logsumexp(there, axis=-1) - jax.nn.logsumexp(others, axis=-1)
-        absent = (view.batch["tags"] == 0) & jnp.any(where, axis=(1, 2))[:, None]
+        absent = (seen.batch["tags"] == 0) & jnp.any(where, axis=(1, 2))[:, None]
         return masked_mean(paid, absent, AXIS), {}

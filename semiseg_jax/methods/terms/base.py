@@ -43,7 +43,7 @@ class TermOptions(Weighted):
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class TermInput:
     """A batch, and what the network says of it."""
 
     outputs: Outputs
@@ -67,8 +67,8 @@ class Term(abc.ABC):
 
     name: ClassVar[str] = ""  # of a term from outside, in config.terms; "" = that of its class in lower case
     Options: ClassVar[type[Weighted]] = TermOptions  # fields of config.terms.NAME
-    reads: Kinds = ALL  # kinds of rows that the term has a use for
-    teaches = False  # whether it alone can train a network
+    useful: Kinds = ALL  # kinds of rows that the term has a use for
+    suffices = False  # whether it alone can train a network
     on_by_default = False  # then a batch that gives it nothing to do is no mistake
     needs_variance = False  # of the network
     needs_background = False  # whether it treats class 0 as background
@@ -85,20 +85,20 @@ class Term(abc.ABC):
         del others
 
     @property
-    def uses(self) -> Kinds:
+    def looks_at(self) -> Kinds:
         """What it reads of the rows that the config lets it see."""
-        return self.reads & (self.kinds or ALL)
+        return self.useful & (self.kinds or ALL)
 
     def weight(self, step: jax.Array) -> jax.Array:
         return scheduled(self.options.weight, self.options.start, self.options.ramp, step, self.steps)
 
     @abc.abstractmethod
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
         """-> (value, before its weight, and further metrics)"""
 
-    def pictures(self, view: View) -> Pictures:
+    def pictures(self, seen: TermInput) -> Pictures:
         """What a panel shows of the term."""
-        del view
+        del seen
         return {}
 
 
@@ -114,54 +114,54 @@ class Sum:
     """The terms that a config turns on, and their weighted sum."""
 
     def __init__(self, known: Mapping[str, type[Term]], config: Settings, num_classes: int):
-        self.terms: dict[str, Term] = {
+        self.active: dict[str, Term] = {
             name: known[name](options, config, num_classes)
             for name, options in config.terms.items()
             if options.weight > 0
         }
-        for term in self.terms.values():
-            term.join(self.terms)
+        for term in self.active.values():
+            term.join(self.active)
 
     @property
-    def learns_from(self) -> Kinds:
-        return frozenset[Supervision]().union(*(term.uses for term in self.terms.values() if term.teaches))
+    def trains_on(self) -> Kinds:
+        return frozenset[Supervision]().union(*(term.looks_at for term in self.active.values() if term.suffices))
 
     def idle(self, kinds: Collection[Supervision]) -> dict[str, Kinds]:
         """Terms that were asked for and that a batch of these kinds gives nothing to do, and what each looks at."""
         return {
-            name: term.uses
-            for name, term in self.terms.items()
-            if not term.on_by_default and not term.uses & frozenset(kinds)
+            name: term.looks_at
+            for name, term in self.active.items()
+            if not term.on_by_default and not term.looks_at & frozenset(kinds)
         }
 
     @property
-    def uses(self) -> Kinds:
-        return frozenset[Supervision]().union(*(term.uses for term in self.terms.values()))
+    def looks_at(self) -> Kinds:
+        return frozenset[Supervision]().union(*(term.looks_at for term in self.active.values()))
 
     @property
     def needs_variance(self) -> bool:
-        return any(term.needs_variance for term in self.terms.values())
+        return any(term.needs_variance for term in self.active.values())
 
     @property
     def needs_background(self) -> str:
         """The first term that treats class 0 as background, if there is one."""
-        return next((name for name, term in self.terms.items() if term.needs_background), "")
+        return next((name for name, term in self.active.items() if term.needs_background), "")
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
         total = jnp.zeros(())
         metrics: Metrics = {}
-        for name, term in self.terms.items():
-            value, details = term(view)
-            total += term.weight(view.step) * value
+        for name, term in self.active.items():
+            value, details = term(seen)
+            total += term.weight(seen.step) * value
             metrics |= {name: value, **details}
         return total, metrics
 
     def weights(self, step: jax.Array) -> Metrics:
         """What each term counts for in this step, under `weight_NAME`."""
-        return {f"weight_{name}": term.weight(step) for name, term in self.terms.items()}
+        return {f"weight_{name}": term.weight(step) for name, term in self.active.items()}
 
-    def pictures(self, view: View) -> Pictures:
+    def pictures(self, seen: TermInput) -> Pictures:
         found: Pictures = {}
-        for term in self.terms.values():
-            found |= term.pictures(view)
+        for term in self.active.values():
+            found |= term.pictures(seen)
         return found

@@ -24,7 +24,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import uncertainty_cross_entropy
 from semiseg_jax.methods.base import Metrics, scheduled
-from semiseg_jax.methods.terms.base import Pictures, Term, View, Weighted, class_weights
+from semiseg_jax.methods.terms.base import Pictures, Term, TermInput, Weighted, class_weights
 from semiseg_jax.ops.reduce import masked_mean
 from semiseg_jax.options import option
 
@@ -113,8 +113,8 @@ class BoxTerm(Term):
 
     Options = BoxOptions
     needs_background = True
-    reads = frozenset({Supervision.BOX})
-    teaches = True
+    useful = frozenset({Supervision.BOX})
+    suffices = True
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
@@ -122,11 +122,11 @@ class BoxTerm(Term):
         self.needs_variance = options.inside == "uncertainty"
         self.tempers_all = self.needs_variance and options.scope == "all"
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        options, mean = self.options, view.outputs["logits"]
-        targets = self.targets(view)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        options, mean = self.options, seen.outputs["logits"]
+        targets = self.targets(seen)
         exact = jnp.zeros(mean.shape[:3])
-        variance = view.outputs["variance"] if self.needs_variance else exact
+        variance = seen.outputs["variance"] if self.needs_variance else exact
         background = jnp.full(mean.shape[:3], BACKGROUND)
         nothing = jnp.full(mean.shape[:3], IGNORE)
         outside = uncertainty_cross_entropy(
@@ -138,7 +138,7 @@ class BoxTerm(Term):
         )
         heard = mean
         if self.needs_variance:
-            heard = jnp.where(view.step >= options.mean_start * self.steps, mean, lax.stop_gradient(mean))
+            heard = jnp.where(seen.step >= options.mean_start * self.steps, mean, lax.stop_gradient(mean))
         inside = uncertainty_cross_entropy(
             heard,
             variance,
@@ -149,7 +149,7 @@ class BoxTerm(Term):
             axis_name=AXIS,
         )
         spread = masked_mean(jnp.log1p(variance), targets.covered, AXIS)
-        weight = scheduled(options.inside_weight, options.inside_start, 0.0, view.step, self.steps)
+        weight = scheduled(options.inside_weight, options.inside_start, 0.0, seen.step, self.steps)
         value = outside + weight * inside + options.regularizer * spread
         metrics = {
             "boxes_outside": outside,
@@ -159,11 +159,11 @@ class BoxTerm(Term):
         }
         return value, metrics
 
-    def targets(self, view: View) -> Targets:
+    def targets(self, seen: TermInput) -> Targets:
         """Constants: no gradient flows through them."""
-        options, batch = self.options, view.batch
+        options, batch = self.options, seen.batch
         boxes = Boxes(batch, self.num_classes)
-        where = view.rows_of(frozenset({Supervision.BOX}))
+        where = seen.rows_of(frozenset({Supervision.BOX}))
         covered, left_out = boxes.paint(boxes.real), boxes.paint(boxes.ignored)
         candidates = boxes.paint(boxes.classes)
         inside, outside = where & covered & ~left_out, where & ~covered & ~left_out
@@ -173,26 +173,26 @@ class BoxTerm(Term):
         if options.inside == "foreground":
             return Targets(candidates, inside, outside, inside, nowhere, boxes.real)
 
-        mean, variance = lax.stop_gradient((view.outputs["logits"], view.outputs["variance"]))
+        mean, variance = lax.stop_gradient((seen.outputs["logits"], seen.outputs["variance"]))
         best = jnp.argmax(jnp.where(candidates, mean, -jnp.inf), axis=-1)
         things = inside & (jnp.max(jnp.where(candidates, mean, -jnp.inf), axis=-1) > mean[..., BACKGROUND])
         kept = jax.nn.one_hot(best, self.num_classes, dtype=bool) & things[..., None]
         enough = (boxes.filled(kept) >= options.min_share) | boxes.cut
         passes = boxes.real & enough & (boxes.crossed(kept) >= options.min_crossed)
-        started = view.step >= options.bootstrap_start * self.steps
+        started = seen.step >= options.bootstrap_start * self.steps
         corrected = inside & ~things & ~boxes.paint(boxes.real & ~passes) & started
         flipped = corrected & (variance > options.bootstrap_variance)
         background = jax.nn.one_hot(BACKGROUND, self.num_classes, dtype=bool)
         candidates = jnp.where(flipped[..., None], background, candidates)
         return Targets(candidates, inside & (flipped | ~corrected), outside, inside, flipped, passes)
 
-    def pictures(self, view: View) -> Pictures:
-        targets = self.targets(view)
-        allowed = jnp.where(targets.candidates, view.outputs["logits"], -jnp.inf)
+    def pictures(self, seen: TermInput) -> Pictures:
+        targets = self.targets(seen)
+        allowed = jnp.where(targets.candidates, seen.outputs["logits"], -jnp.inf)
         label = jnp.where(targets.inside, jnp.argmax(allowed, axis=-1), IGNORE)
         found: Pictures = {LABEL_MADE: jnp.where(targets.outside, BACKGROUND, label)}
         if self.needs_variance:
-            found["uncertainty"] = 1 - 1 / jnp.sqrt(1 + jnp.pi / 8 * view.outputs["variance"])
+            found["uncertainty"] = 1 - 1 / jnp.sqrt(1 + jnp.pi / 8 * seen.outputs["variance"])
         return found
 
 

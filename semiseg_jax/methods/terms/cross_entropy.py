@@ -13,7 +13,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import partial_cross_entropy, uncertainty_cross_entropy
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import ALL, LABELLED, MADE, Term, TermOptions, View, Weighted, class_weights
+from semiseg_jax.methods.terms.base import ALL, LABELLED, MADE, Term, TermInput, TermOptions, Weighted, class_weights
 from semiseg_jax.ops.reduce import masked_mean
 from semiseg_jax.options import option
 
@@ -38,8 +38,8 @@ class CrossEntropy(Term):
     """
 
     Options: ClassVar[type[Weighted]] = CrossEntropyOptions
-    reads = LABELLED
-    teaches = True
+    useful = LABELLED
+    suffices = True
     on_by_default = True
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
@@ -63,15 +63,15 @@ class CrossEntropy(Term):
                     f"terms.{', '.join(taking)} takes all rows of terms.cross_entropy.kinds={self.options.kinds}"
                 )
         elif self.labels_were_made:
-            self.reads = LABELLED | MADE
+            self.useful = LABELLED | MADE
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        logits, label, where = view.outputs["logits"], view.batch["label"], view.rows_of(self.kinds)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        logits, label, where = seen.outputs["logits"], seen.batch["label"], seen.rows_of(self.kinds)
         labelled = lax.pmean(jnp.mean(label != IGNORE), AXIS)
         if self.uncertain:
             value = uncertainty_cross_entropy(
                 logits,
-                view.outputs["variance"],
+                seen.outputs["variance"],
                 label,
                 class_weights=self.class_weights,
                 where=where,
@@ -92,7 +92,7 @@ class MadeLabels(CrossEntropy):
     """Cross-entropy over labels that a program made (`data.made_labels`), which it takes from the cross-entropy."""
 
     Options = MadeLabelsOptions
-    reads = MADE
+    useful = MADE
     takes = MADE
     on_by_default = False
 

@@ -9,7 +9,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import dice_loss
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermOptions, View
+from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermInput, TermOptions
 from semiseg_jax.options import option
 
 
@@ -24,19 +24,19 @@ class Dice(Term):
     """One minus the overlap of prediction and labels, averaged over the classes that the labels have."""
 
     Options = DiceOptions
-    reads = LABELLED
-    teaches = True
+    useful = LABELLED
+    suffices = True
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
         if config.data.made_labels:
-            self.reads = LABELLED | MADE
+            self.useful = LABELLED | MADE
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        where = view.rows_of(self.kinds)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        where = seen.rows_of(self.kinds)
         return dice_loss(
-            view.outputs["logits"],
-            view.batch["label"],
+            seen.outputs["logits"],
+            seen.batch["label"],
             alpha=self.options.false_positives,
             beta=self.options.false_negatives,
             per_image=self.options.per_image,

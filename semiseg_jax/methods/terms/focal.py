@@ -9,7 +9,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import focal_loss
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermOptions, View, class_weights
+from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermInput, TermOptions, class_weights
 from semiseg_jax.options import option
 
 
@@ -22,20 +22,20 @@ class Focal(Term):
     """Cross-entropy times (1 - probability of the label) ** gamma."""
 
     Options = FocalOptions
-    reads = LABELLED
-    teaches = True
+    useful = LABELLED
+    suffices = True
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
         self.class_weights = class_weights(config, num_classes)
         if config.data.made_labels:
-            self.reads = LABELLED | MADE
+            self.useful = LABELLED | MADE
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        where = view.rows_of(self.kinds)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        where = seen.rows_of(self.kinds)
         return focal_loss(
-            view.outputs["logits"],
-            view.batch["label"],
+            seen.outputs["logits"],
+            seen.batch["label"],
             gamma=self.options.gamma,
             class_weights=self.class_weights,
             where=where,

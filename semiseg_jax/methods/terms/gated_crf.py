@@ -10,7 +10,7 @@ from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import gated_crf
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import Pictures, Term, TermOptions, View
+from semiseg_jax.methods.terms.base import Pictures, Term, TermInput, TermOptions
 from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import area_average, standardize
 from semiseg_jax.ops.kernels import kernel_terms, prepare
@@ -47,16 +47,16 @@ class GatedCRF(Term):
 
     Options = GatedCRFOptions
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        probs, where = self._coarse(view), view.rows_of(self.kinds)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        probs, where = self._coarse(seen), seen.rows_of(self.kinds)
         sources = where
         if self.options.sources == "labelled":
-            labelled = where & (view.batch["label"] != IGNORE)
+            labelled = where & (seen.batch["label"] != IGNORE)
             grid = (probs.shape[1], probs.shape[2])
             sources = area_average(labelled[..., None].astype(jnp.float32), grid)[..., 0] > 0
         value = gated_crf(
             probs,
-            standardize(view.batch["image"]),
+            standardize(seen.batch["image"]),
             kernels=self.options.kernels,
             radius=self.options.radius,
             source_mask=sources,
@@ -68,9 +68,9 @@ class GatedCRF(Term):
         )
         return value, {}
 
-    def pictures(self, view: View) -> Pictures:
+    def pictures(self, seen: TermInput) -> Pictures:
         """The kernel around one pixel of each image: the chosen one, else the first with a label, else the middle."""
-        batch, probs = view.batch, self._coarse(view)
+        batch, probs = seen.batch, self._coarse(seen)
         height, width = batch["label"].shape[1:]
         rows, columns = probs.shape[1:3]
         labelled = (batch["label"] != IGNORE).reshape(len(probs), -1)
@@ -87,11 +87,11 @@ class GatedCRF(Term):
         near = jnp.maximum(kernel[..., 0], spot)
         return {"kernel": jnp.clip(jax.image.resize(near, (len(probs), height, width), "nearest"), 0, 1)}
 
-    def _coarse(self, view: View) -> jax.Array:
+    def _coarse(self, seen: TermInput) -> jax.Array:
         """Probabilities at the term's stride: from the network's own low resolution where that is fine enough."""
-        height, width = view.batch["label"].shape[1:]
+        height, width = seen.batch["label"].shape[1:]
         size = (-(-height // self.options.stride), -(-width // self.options.stride))
-        low = view.outputs["low_logits"]
+        low = seen.outputs["low_logits"]
         if low.shape[1] < size[0] or low.shape[2] < size[1]:
             return jax.nn.softmax(resize(low, size))
         return area_average(jax.nn.softmax(low), size)

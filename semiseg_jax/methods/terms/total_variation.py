@@ -7,7 +7,7 @@ import jax
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import curvilinear_total_variation, total_variation
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import Term, TermOptions, View
+from semiseg_jax.methods.terms.base import Term, TermInput, TermOptions
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.options import OptionError, option
 
@@ -33,9 +33,9 @@ class TotalVariation(Term):
 
     Options = TotalVariationOptions
 
-    def __call__(self, view: View) -> tuple[jax.Array, Metrics]:
-        options, probs, where = self.options, view.probs, view.rows_of(self.kinds)
+    def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
+        options, probs, where = self.options, seen.probs, seen.rows_of(self.kinds)
         if options.norm == "curvilinear":
             return curvilinear_total_variation(probs, where=where, sigma=options.sigma, axis_name=AXIS), {}
-        edges = {"image": standardize(view.batch["image"]), "contrast": options.contrast} if options.contrast else {}
+        edges = {"image": standardize(seen.batch["image"]), "contrast": options.contrast} if options.contrast else {}
         return total_variation(probs, norm=options.norm, where=where, axis_name=AXIS, **edges), {}
