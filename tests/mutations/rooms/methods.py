@@ -129,7 +129,7 @@ MUTATIONS = (
         "methods-tags-unknown",
         "unknown tags count as absent",
         "methods/terms/absent_tags.py",
-        (('absent = (view.batch["tags"] == 0)', 'absent = (view.batch["tags"] != 1)'),),
+        (('absent = (seen.batch["tags"] == 0)', 'absent = (seen.batch["tags"] != 1)'),),
         first=(
             "test_a_class_that_tags",
             "tags",
