@@ -30,6 +30,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
+from semiseg_jax.methods.label_graph import Graph
 from semiseg_jax.methods.made_labels import LABELS, Columns, Image, Made
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Classifier
@@ -59,10 +60,12 @@ class TransferOptions(Options):
     class_seed: float = option(0.4, "activation above which a pixel is of its class", low=0, high=1)
     object_seed: float = option(0.5, "and the object map must be above this", low=0, high=1)
     background_seed: float = option(0.2, "both below this: background", low=0, high=1)
-    color_sigma: float = option(0.3, "of the affinity between neighbours, in standardised colours", low=1e-6)
+    diffusion: str = option("grid", "labels spread over cells of 4 pixels, or superpixels", choices=("grid", "graph"))
+    graph: Graph = dataclasses.field(default_factory=Graph)
     object_sigma: float = option(0.2, "of the affinity between neighbours, in the object map", low=1e-6)
-    radius: int = option(5, "of the affinity, in cells of 4 pixels", low=1)
-    alpha: float = option(0.95, "how much a cell takes from its neighbours", low=0, high=0.999)
+    color_sigma: float = option(0.3, "of grid: of the affinity, in standardised colours", low=1e-6)
+    radius: int = option(5, "of grid: of the affinity, in cells", low=1)
+    alpha: float = option(0.95, "how much a cell or superpixel takes from its neighbours", low=0, high=0.999)
     margin: float = option(0.1, "two classes nearer than this share leave a pixel without label", low=0, high=1)
     sure: float = option(0.5, "probability from which the first P-Net labels a pixel for the second", low=0, high=1)
     pictures: int = option(24, "images of each stage whose maps are drawn", low=0)
