@@ -54,6 +54,7 @@ class TransferOptions(Options):
     classifier_crop: tuple[int, int] = option((224, 224), "what the classifier sees", low=32)
     classifier_scale: tuple[float, float] = option((0.6, 1.0), "as augment.scale, for the classifier", low=0)
     l_net_steps: int = option(0, "0 = as many as P-Net", low=0)
+    l_net_balance: bool = option(False, "L-Net draws its images as with data.balance_images")
     cam_scales: tuple[float, ...] = option(
         (0.75, 1.0, 1.25), "sizes of the image whose activation maps are averaged", low=0.1, high=10
     )
@@ -135,9 +136,10 @@ class Transfer(Adversarial):
 
     def _l_net_config(self, config: Settings) -> Settings:
         """Masks of strong classes and nothing else, in its own number of steps."""
+        balanced = self.transfer.l_net_balance or config.data.balance_images
         return config.replace(
             steps=self.transfer.l_net_steps or config.steps,
-            data={"quota": {"dense": self.rows}},
+            data={"quota": {"dense": self.rows}, "balance_images": balanced},
             class_weights=(),
             terms={
                 name: dataclasses.replace(options, weight=float(name == "cross_entropy"))

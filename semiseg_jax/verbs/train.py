@@ -250,7 +250,9 @@ class _Run:
         """Says what is going to happen, and writes the parameter overview."""
         if not parallel.is_main():
             return
-        pools = ", ".join(f"{len(pool)} {kind.name.lower()}" for kind, pool in self.inputs.loader.pools.items())
+        pools = ", ".join(
+            f"{len(np.unique(pool))} {kind.name.lower()}" for kind, pool in self.inputs.loader.pools.items()
+        )
         sizes = {
             name: sum(leaf.size for leaf in jax.tree.leaves(network.params))
             for name, network in self.state.networks.items()

@@ -99,6 +99,12 @@ def test_l_net_sees_objects_and_no_classes():
         assert_close(params[2], params[0], 1e-3, zero=True)
 
 
+def test_l_net_alone_draws_balanced_images():
+    config = transfer_config()
+    config.transfer.l_net_balance = True
+    assert [stage.config.data.balance_images for stage in method_of(config).stages()] == [False, True, False]
+
+
 @pytest.mark.parametrize("diffusion", ["grid", "graph"])
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_name_no_class_that_is_not_in_the_image(seed, diffusion):
