@@ -11,9 +11,9 @@ drawn), and those of the small-data setting, which `supervised` explains. Thin s
 --config.terms.total_variation.contrast=0.1.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
-(needs PyMaxflow); what a boundary costs there is --config.total_variation.cut.beta, to be chosen as that of
+(needs PyMaxflow); what a boundary costs there is --config.rounds.cut.beta, to be chosen as that of
 `evaluate --post=mrf` is. The term may then be off, `weight=0`. Where colours tell the classes apart within an image:
---config.total_variation.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
+--config.rounds.cut.color=3.0 (and, for post-processing, --config.eval.post.color=3.0).
 
 `setting=paper` is the protocol for Weizmann horses, Stanford background and SIFT Flow: from scratch, 20,000
 updates at batch 8 (800 epochs of the 200 horses), flips and scales from 0.5 to 2. The paper's networks, length of

@@ -87,14 +87,14 @@ def measure(claim: claims.Claim, flags: argparse.Namespace, how: str, percent: s
     ways = {"": None, **{f" + {kind}": field(kind, beta) for kind, beta in best.items()}}
     chosen = choose_weight(claim, make, {w: f"choose {name} {runs[w]}" for w in setting.weights})
     ours, more = f"{name} {runs[chosen]}", setting.rounds > 1
-    shared = ("total_variation", ours) if more else None
+    shared = {"total_variation": ours} if more else None
     for seed in flags.seeds:
         claim.run(f"{name} pCE", functools.partial(make, 0.0, "train"), seed, "test", evaluate=ways)
         claim.run(ours, functools.partial(make, chosen, "train"), seed, "test", evaluate=ways, shared=shared)
         for weight, kind in itertools.product((chosen, 0.0), ("MRF", "colour MRF")) if more else ():
             run = f"{name} {runs[weight]}, {setting.rounds} rounds{' of colours' if kind == 'colour MRF' else ''}"
             again = functools.partial(make, weight, "train", cut=(kind, best[kind]))
-            whom = ("total_variation", f"{name} {runs[weight]}")
+            whom = {"total_variation": f"{name} {runs[weight]}"}
             claim.run(run, again, seed, "test", evaluate=ways, shared=whom)
 
 
@@ -129,9 +129,9 @@ def config_of(
         config = total_variation(f"{arg},fraction={fraction},weight={weight}")
         config.terms.total_variation.contrast = setting.contrast
         if cut:
-            config.total_variation.rounds = setting.rounds
+            config.rounds.number = setting.rounds
             kind, beta = cut
-            config.total_variation.cut.update({"beta": beta, **FIELDS[kind]})
+            config.rounds.cut.update({"beta": beta, **FIELDS[kind]})
     else:
         config = supervised(f"{arg},labels={'dense' if fraction == 1 else 'partial'}")
         config.data.simulate = {"partial": {"fraction": fraction}} if fraction < 1 else {}
