@@ -63,6 +63,9 @@ def paper(given: ConfigDict) -> Fields:
         "batch_size": 16,
         "data.quota": {"dense": 1, "box": 1},
         "data.canvas": (512, 1024),
+        "terms.boxes.inside_weight": 1.0,
+        "terms.boxes.mean_start": 0.0,
+        "terms.boxes.bootstrap_variance": 7.64,  # 3 * 8 / pi
         "log.hidden_masks": 32,
         "eval.every": 4000,
     }

@@ -30,8 +30,17 @@ from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulat
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(arg, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, thin=False, rounds=1)
-    setting = {"small": small, "paper": paper}[given.setting]
+    given = parse(
+        arg,
+        from_scratch=True,
+        setting=("small", "paper"),
+        labels="partial",
+        fraction=0.01,
+        weight=0.3,
+        thin=False,
+        rounds=1,
+    )
+    setting = {"small": small_data, "paper": paper}[given.setting]
     return changed(
         default_config("total_variation"),
         data(given),
@@ -39,7 +48,6 @@ def get_config(arg: str = "") -> ConfigDict:
         thin_structures() if given.thin else {},
         setting(given),
         {
-            "data.quota": shared_by(given.labels, given.batch),
             "terms.total_variation.weight": given.weight,
             "rounds.number": given.rounds,
         },
@@ -66,12 +74,18 @@ def thin_structures() -> Fields:
     }
 
 
+def small_data(given: ConfigDict) -> Fields:
+    return {**small(given), "data.quota": shared_by(given.labels, given.batch)}
+
+
 def paper(given: ConfigDict) -> Fields:
     if given.weights:
         raise ValueError("setting=paper trains from scratch; leave weights out")
     return {
         "model": {"name": "unet", "widths": (32, 64, 128, 256), "norm": "batch"},
         "steps": 20_000,
+        "batch_size": 8,
+        "data.quota": shared_by(given.labels, 1 + given.labels.count("+")),
         "augment.crop": (256, 256),
         "augment.scale": (0.5, 2.0),
         "augment.jitter": 0.0,

@@ -48,6 +48,7 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
     "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
 
   semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
+  semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
 
 Without any file, the evaluation split of the training data is predicted.""",
     "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
@@ -67,8 +68,8 @@ defaults and meanings, and methods, terms, models and datasets, those of install
   semiseg list configs
   semiseg list fields
   semiseg list methods""",
-    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at hand, and
-the fields that differ from the defaults. --all prints every field as JSON.
+    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at
+hand, and the fields that differ from the defaults. --all prints every field as JSON.
 
   semiseg config --config=adversarial:path=DIR,labelled=50
   semiseg config --config=quickstart --config.method=supervised --all""",
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"semiseg: unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
         return 2
     _set_up_logging()
+    _see_current_folder()
     try:
         return _COMMANDS[command](command, rest)
     except KeyboardInterrupt:
@@ -113,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)
         return 1
+
+
+def _see_current_folder() -> None:
+    """Modules in the current folder can be named in a config; they come last, so that they hide no package."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _set_up_logging() -> None:
@@ -166,6 +174,7 @@ def _predict(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
+    parsed.string("write", "index,color,overlay", "what to write of each image; also probabilities, as float16 .npy")
     positional = _with_workdir(parsed, args)
     if positional is None:
         return 0
@@ -179,6 +188,7 @@ def _predict(command: str, args: list[str]) -> int:
         checkpoint=values.checkpoint,
         config=_with_post(values),
         limit=values.limit,
+        write=values.write,
     )
     return 0 if summary["images"] or not summary["failed"] else 1
 
@@ -225,6 +235,7 @@ def _inspect(command: str, args: list[str]) -> int:
 def _summary(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset")
+    parsed.boolean("features", False, "list the features that a method can ask for, by name")
     positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
@@ -232,7 +243,7 @@ def _summary(command: str, args: list[str]) -> int:
     config = parsed.config()
     from semiseg_jax.verbs.summary import summary
 
-    summary(config, classes=parsed.values.classes)
+    summary(config, classes=parsed.values.classes, features=parsed.values.features)
     return 0
 
 

@@ -45,8 +45,10 @@ def default_config(method: str = "supervised", *, extra_terms: Sequence[str] = (
     """
     fields = _plain_dict(Settings(method=method, extra_terms=tuple(extra_terms)))
     del fields["own"]
-    fields["terms"] = {name: _plain_dict(term.Options()) for name, term in known_terms(extra_terms).items()}
-    for section, options in find_method(method).sections.items():
+    chosen = find_method(method)
+    known = known_terms(extra_terms, chosen.own_terms)
+    fields["terms"] = {name: _plain_dict(term.Options()) for name, term in known.items()}
+    for section, options in chosen.sections.items():
         if section in fields:
             raise ValueError(f"method {method!r} calls its section {section!r}, which is a field of every config")
         fields[section] = _plain_dict(options())
@@ -72,7 +74,7 @@ def settings(config: ConfigDict | Settings) -> Settings:
         return config
     values = config.to_dict()
     method = find_method(str(values.get("method", "supervised")))
-    known = known_terms(values.get("extra_terms", ()))
+    known = known_terms(values.get("extra_terms", ()), method.own_terms)
     common = [field.name for field in dataclasses.fields(Settings) if field.name not in ("own", "terms")]
     terms = values.pop("terms", {})
     if not isinstance(terms, Mapping):
@@ -96,7 +98,8 @@ def settings(config: ConfigDict | Settings) -> Settings:
 def fields(method: str | None = None) -> Iterator[tuple[str, Any, str]]:
     """(path, default, meaning) of every field: of all our methods, or of one."""
     yield from described(Settings)
-    for name, term in known_terms().items():
+    own = {} if method is None else find_method(method).own_terms
+    for name, term in known_terms((), own).items():
         yield from described(term.Options, f"terms.{name}.")
     seen = set()
     for each in METHODS.values() if method is None else [find_method(method)]:
@@ -125,7 +128,7 @@ def from_json(text: str) -> ConfigDict:
             continue
         if at in now:
             _set(config, at, value)
-        elif at not in of_any_method:
+        elif at not in of_any_method and not _off(stored, at):
             raise ValueError(
                 f"the stored config has a field {path!r} that this version does not know; use the version that made "
                 "the workdir (versions.json), or train again"
@@ -134,6 +137,12 @@ def from_json(text: str) -> ConfigDict:
         with contextlib.suppress(KeyError):
             _set(config, field, ConfigDict(_get(stored, field)))
     return config
+
+
+def _off(stored: Mapping[str, Any], path: str) -> bool:
+    """Whether a field belongs to a term of weight 0, such as one of a package that is no longer installed."""
+    room, name, *_ = *path.split("."), ""
+    return room == "terms" and stored["terms"][name].get("weight") == 0
 
 
 def _renamed(path: str) -> str:

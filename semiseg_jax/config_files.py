@@ -52,18 +52,25 @@ def load_config(spec: str) -> ConfigDict:
 def explain_config(spec: str) -> str:
     """The text at the top of a config's file, and the arguments that it takes with their defaults."""
     path, _ = _find(spec)
-    module, probe = _load(path), ArgumentProbe()
-    with contextlib.suppress(Exception):  # it may refuse to be without an argument; what it asked for is known by then
-        module.get_config(probe)
-    lines = [(module.__doc__ or f"{path} has no text at its top.").strip(), ""]
-    if not probe.defaults:
+    defaults = arguments_of(spec)
+    lines = [(_load(path).__doc__ or f"{path} has no text at its top.").strip(), ""]
+    if not defaults:
         return "\n".join([*lines, "It takes no arguments."])
     lines.append("Arguments, after a colon and joined by commas, with their defaults:")
-    for name, default in probe.defaults.items():
+    for name, default in defaults.items():
         first, *others = default if isinstance(default, tuple) else (default,)
         value = str(first).lower() if isinstance(first, bool) else str(first)
         lines.append(f"  {name}={value}" + (f"   or {', '.join(others)}" if others else ""))
     return "\n".join(lines)
+
+
+def arguments_of(spec: str) -> dict[str, str | int | float | bool | tuple[str, ...]]:
+    """The arguments that a config takes, with their defaults; a tuple lists the words that are possible."""
+    path, _ = _find(spec)
+    module, probe = _load(path), ArgumentProbe()
+    with contextlib.suppress(Exception):  # it may refuse to be without an argument; what it asked for is known by then
+        module.get_config(probe)
+    return probe.defaults
 
 
 def first_line(path: Path) -> str:

@@ -43,7 +43,7 @@ class Flags:
 
         method, _ = take(args, "config.method")
         extra, _ = take(args, "config.extra_terms")
-        extra_terms = tuple(ast.literal_eval(extra)) if extra else config.extra_terms
+        extra_terms = _names(extra) if extra else config.extra_terms
         if (method and method != config.method) or extra_terms != tuple(config.extra_terms):
             config = with_method(config, method or config.method, extra_terms)
         try:
@@ -118,6 +118,17 @@ class Flags:
 
     def missing(self, name: str) -> str:
         return f"--{name} is missing:\n\n{self.text}"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The value of --config.extra_terms."""
+    try:
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        names = text
+    if not isinstance(names, tuple | list):
+        raise UsageError(f"--config.extra_terms is {text} but must be a tuple, such as '(\"package.module:Class\",)'")
+    return tuple(names)
 
 
 def wants_help(args: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config_arguments import parse_arg
+from semiseg_jax.config_arguments import ArgumentProbe, parse_arg
 
 Fields = dict[str, Any]
 
@@ -20,14 +20,17 @@ SMALL: dict[str, str | int | float | bool] = {
     "crop": 160,
     "batch": 8,
     "steps": 2000,
-    "weights": "",  # a MobileNetV2 trained on ImageNet, from which a light DeepLab starts; "" = a U-Net from scratch
+    "weights": "",  # a MobileNetV2 trained on ImageNet, from which a light DeepLab starts; none = a U-Net from scratch
     "layout": "tensorflow",  # of these weights, or torchvision
 }
 FIXED = ("crop", "batch", "steps", "layout")  # by any other setting
 
 
-def parse(arg: str, **more: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
-    """The arguments of a config: `more`, and those of the small-data setting."""
+def parse(arg: str, *, from_scratch: bool = False, **more: str | int | float | bool | tuple[str, ...]) -> ConfigDict:
+    """The arguments of a config: `more`, and those of the small-data setting.
+
+    Other settings start from pretrained weights, which have to be named, unless they are trained `from_scratch`.
+    """
     given = parse_arg(arg, **more, **SMALL)
     asked = [name for name in FIXED if name in (item.partition("=")[0] for item in arg.split(","))]
     setting = given.get("setting", "small")
@@ -36,6 +39,13 @@ def parse(arg: str, **more: str | int | float | bool | tuple[str, ...]) -> Confi
             f"config argument {asked[0]!r} is fixed by setting={setting}; leave it out, or change the field after it "
             "(such as --config.steps=1000)"
         )
+    if setting != "small" and not given.weights and not from_scratch and not isinstance(arg, ArgumentProbe):
+        raise ValueError(
+            f"setting={setting} starts from pretrained weights: give weights=FILE, or weights=none for a network that "
+            "trains from scratch"
+        )
+    if given.weights == "none":
+        given.weights = ""
     return given
 
 

@@ -1,9 +1,9 @@
 """Finds methods, terms, networks and datasets by name: our own, those of installed packages, and any class."""
 
 import difflib
-import importlib
 import importlib.metadata
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -19,9 +19,9 @@ def find(name: str, known: Mapping[str, Any], group: str) -> Any:
         return known[name]
     outside = from_packages(group)
     if name in outside:
-        return outside[name].load()
+        return _loaded(f"{group[:-1]} {name!r}", outside[name].load)
     if ":" in name:
-        return _imported(name, group)
+        return _loaded(f"{group[:-1]} {name!r}", lambda: pkgutil.resolve_name(name))
     names = sorted({*known, *outside})
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -36,16 +36,13 @@ def from_packages(group: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"semiseg_jax.{group}")}
 
 
-def _imported(name: str, group: str) -> Any:
-    path, _, attribute = name.partition(":")
+def _loaded(what: str, load: Callable[[], Any]) -> Any:
+    """What is loaded, or an error in words, also where the module itself fails."""
     try:
-        found: Any = importlib.import_module(path)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and path.startswith(error.name or "?")
-        where = "; install its package, or start from the folder that holds it" if missing else ""
-        raise ValueError(f"{group[:-1]} {name!r} cannot be imported: {error}{where}") from error
-    except AttributeError:
-        raise ValueError(f"{group[:-1]} {name!r}: module {path} has no {attribute!r}") from None
-    return found
+        return load()
+    except ModuleNotFoundError as error:
+        advice = f"there is no module {error.name}; install its package, or start from the folder that holds it"
+        raise ValueError(f"{what} cannot be imported: {advice}") from error
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}; SEMISEG_TRACEBACK=1 shows where"
+        raise ValueError(f"{what} cannot be imported: {problem}") from error

@@ -12,7 +12,7 @@ from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
 from semiseg_jax.config_files import shipped_configs
 
-COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "list", "convert-weights"]
+COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "config", "list", "convert-weights"]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_configs_are_listed_a_line_each(capsys):
 @pytest.mark.parametrize("args", [[], ["nets"], ["configs", "models"]])
 def test_list_of_anything_else_fails_saying_what_can_be_listed(args, capsys):
     assert cli.main(["list", *args]) == 1
-    assert "`semiseg list configs`" in capsys.readouterr().err
+    assert "knows: configs, methods, terms" in capsys.readouterr().err
 
 
 def test_a_shipped_config_is_trained_by_its_name_with_arguments_and_overrides(tmp_path, monkeypatch, trained):
@@ -289,10 +289,12 @@ def test_evaluate_passes_flags_and_overrides_of_the_stored_config(workdir, verb)
 def test_predict_passes_positional_inputs_in_order(workdir, verb):
     calls = verb("predict", {"images": [{}], "failed": []})
     args = ["predict", "photos/", f"--workdir={workdir}", "more/*.jpg", "one.png", "--output=there", "--limit=3"]
+    args += ["--write=index,probabilities"]
     assert cli.main(args) == 0
     (given, inputs), options = calls[0]
     assert (str(given), list(inputs)) == (workdir, ["photos/", "more/*.jpg", "one.png"])
     assert (options["output"], options["limit"], options["checkpoint"]) == ("there", 3, "best")
+    assert options["write"] == "index,probabilities"
 
 
 @pytest.mark.parametrize(("images", "failed", "code"), [(2, 0, 0), (1, 1, 0), (0, 2, 1), (0, 0, 0)])

@@ -6,16 +6,21 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
+from semiseg_jax import cli
 from semiseg_jax.config import (
     FREE_FIELDS,
     OPEN_FIELDS,
     default_config,
     differences,
+    fields,
     from_json,
     parse_arg,
     settings,
     to_json,
+    with_method,
 )
+from semiseg_jax.config_files import load_config
+from semiseg_jax.methods import METHODS
 
 
 def parent_and_leaf(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
@@ -60,6 +65,15 @@ def test_unknown_field_fails_naming_it_and_the_known_ones(path, said):
         settings(config)
     for part in said:
         assert part in str(error.value)
+
+
+def test_a_checkpoint_is_not_chosen_by_boundaries_that_are_never_measured():
+    config = default_config()
+    config.checkpoint.metric = "boundary_f"
+    assert settings(config)
+    config.eval.boundary = "never"
+    with pytest.raises(ValueError, match=r"checkpoint.metric is boundary_f, which eval.boundary='never' turns off"):
+        settings(config)
 
 
 @pytest.mark.parametrize("path", ["steps", "data.quota", "optimizer.momentum", "eval", "terms.boxes", "terms"])
@@ -311,3 +325,66 @@ def test_parse_arg_wrong_type_fails_naming_the_argument():
         parse_arg("crop=big", crop=1)
     with pytest.raises(ValueError, match="simulated='flase' must be of type bool"):
         parse_arg("simulated=flase", simulated=True)
+
+
+# Numbers that may be negative.
+ANY_NUMBER = {"seed", "data.seed"}
+# Texts that no list of choices limits; what they name is looked for when it is used.
+FREE_TEXT = {
+    "data.name", "data.path", "data.data_dir", "data.train_split", "data.eval_split", "data.made_labels",
+    "pretrained.path", "distributed.coordinator", "transfer.classifier_backbone", "transfer.classifier_weights",
+}  # fmt: skip
+
+
+def scalars():
+    for path, default, _ in fields():
+        if isinstance(default, int | float | str) and not isinstance(default, bool) and path != "method":
+            yield path, "zzz" if isinstance(default, str) else -7
+
+
+@pytest.mark.parametrize(("path", "value"), scalars())
+def test_an_impossible_value_of_any_field_is_refused_by_its_name(path, value):
+    section = path.partition(".")[0]
+    owners = [name for name, method in METHODS.items() if section in method.sections]
+    config = default_config(owners[-1] if owners else "supervised")
+    assign(config, path, value)
+    if path in ANY_NUMBER | FREE_TEXT:
+        assert settings(config)
+    else:
+        with pytest.raises(ValueError, match=rf"config\.{path} is {value!r}"):
+            settings(config)
+
+
+def test_another_method_brings_its_own_fields_and_keeps_all_others():
+    config = load_config("quickstart")
+    changed = with_method(config, "unimatch")
+    assert changed.consistency.threshold == 0.95
+    assert differences(config, changed)[-1] == "method: gated_crf -> unimatch"
+    back = with_method(changed, "gated_crf")
+    assert back.to_dict() == config.to_dict()
+
+
+def test_a_config_that_is_not_of_this_method_is_told_by_the_command_line(capsys):
+    assert cli.main(["config", "--config=supervised", "--config.adversarial.features=8"]) == 1
+    assert "belongs to adversarial and transfer, but the method here is 'supervised'" in capsys.readouterr().err
+    assert cli.main(["config", "--config=total_variation", "--config.total_variation.rounds=2"]) == 1
+    assert "config.total_variation.rounds is now called config.rounds.number" in capsys.readouterr().err
+    assert (
+        cli.main(["config", "--config=supervised", "--config.method=adversarial", "--config.adversarial.features=8"])
+        == 0
+    )
+    assert "adversarial.features = 8  (64)" in capsys.readouterr().out
+
+
+def test_a_workdir_from_before_the_methods_had_their_own_sections_is_still_read():
+    stored = json.loads(to_json(load_config("total_variation:rounds=2,weight=0.5")))
+    rounds = stored.pop("rounds")
+    stored["total_variation"] = {"rounds": 2, "round_steps": rounds["steps"], "cut": rounds["cut"]}
+    stored |= {"adversarial": {"features": 64}, "transfer": {"rounds": 1}, "consistency": {"threshold": 0.95}}
+    stored["terms"]["total_variation"]["start"] = 500  # steps, of 2,000
+    for name in ("dice", "lovasz", "focal"):
+        del stored["terms"][name]
+    config = from_json(json.dumps(stored))
+    expected = load_config("total_variation:rounds=2,weight=0.5")
+    expected.terms.total_variation.start = 0.25
+    assert config.to_dict() == expected.to_dict()

@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from semiseg_jax.config import differences, from_json, settings, to_json
+from semiseg_jax.config import default_config, differences, from_json, settings, to_json
 from semiseg_jax.config_files import explain_config, first_line, load_config, shipped_configs
 from semiseg_jax.methods import make_method
+from semiseg_jax.presets import changed
 from semiseg_jax.verbs.workdir import dummy_batch
 
 CONFIGS = shipped_configs()
@@ -55,7 +56,7 @@ def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
 
 def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
     get = getter("label_uncertainty")
-    for arg, simulated in (("", {}), (",masks=5", {"box": {}}), (",setting=paper", {"box": {}})):
+    for arg, simulated in (("", {}), (",masks=5", {"box": {}}), (",setting=paper,weights=none", {"box": {}})):
         config = get(f"path=DIR{arg}")
         assert config.data.simulate.to_dict() == simulated
         assert bool(config.data.assign) == bool(simulated)
@@ -106,11 +107,11 @@ def test_the_explanation_of_a_config_lists_words_to_choose_from():
     [
         ("total_variation", "setting=paper"),
         ("total_variation", "rounds=3"),
-        ("gated_crf", "setting=paper"),
-        ("label_uncertainty", "setting=paper"),
-        ("adversarial", "setting=paper"),
-        ("adversarial", "setting=released"),
-        ("transfer", "setting=paper,strong=dog"),
+        ("gated_crf", "setting=paper,weights=none"),
+        ("label_uncertainty", "setting=paper,weights=none"),
+        ("adversarial", "setting=paper,weights=none"),
+        ("adversarial", "setting=released,weights=none"),
+        ("transfer", "setting=paper,weights=none,strong=dog"),
         ("unimatch", "labelled=50"),
     ],
 )
@@ -139,14 +140,14 @@ ADVERSARIAL = {
 @pytest.mark.parametrize(
     ("name", "arg", "documented"),
     [
-        ("adversarial", "setting=paper", ADVERSARIAL | {
+        ("adversarial", "setting=paper,weights=none", ADVERSARIAL | {
             "optimizer.nesterov": True, "optimizer.weight_decay": 1e-4, "adversarial.optimizer.betas": (0.9, 0.999),
         }),
-        ("adversarial", "setting=released", ADVERSARIAL | {
+        ("adversarial", "setting=released,weights=none", ADVERSARIAL | {
             "optimizer.nesterov": False, "optimizer.weight_decay": 5e-4, "adversarial.optimizer.betas": (0.9, 0.99),
             "model.aspp_branches": 2, "augment.flip": 0.0, "augment.scale": (1.0, 1.0),
         }),
-        ("gated_crf", "setting=paper,labels=points", {
+        ("gated_crf", "setting=paper,weights=none,labels=points", {
             "model.backbone": "resnet34", "augment.crop": (256, 256), "augment.scale": (0.5, 2.0),
             "augment.scale_draw": "window", "batch_size": 48,
             "steps": 90_000, "optimizer.name": "sgd", "optimizer.learning_rate": 0.007, "optimizer.momentum": 0.9,
@@ -282,3 +283,17 @@ def test_a_file_explains_itself_whether_it_takes_arguments_or_insists_on_one(bod
 
 def test_the_odd_row_of_a_batch_is_not_a_mask():
     assert load_config("mean_teacher:batch=5").data.quota.to_dict() == {"dense": 2, "unlabeled": 3}
+
+
+def test_settings_that_disagree_are_refused_and_their_order_is_no_matter():
+    one, other = {"steps": 5, "augment.crop": (64, 64)}, {"ema": 0.5, "steps": 5}
+    assert changed(default_config(), one, other).to_dict() == changed(default_config(), other, one).to_dict()
+    with pytest.raises(ValueError, match="two settings disagree on steps: 5 and 6"):
+        changed(default_config(), one, {"steps": 6})
+
+
+@pytest.mark.parametrize("name", ["adversarial", "gated_crf", "label_uncertainty", "transfer"])
+def test_settings_of_papers_ask_for_weights(name):
+    with pytest.raises(ValueError, match=r"give weights=FILE, or weights=none"):
+        getter(name)("setting=paper")
+    assert getter(name)("setting=paper,weights=none").pretrained.path == ""

@@ -101,6 +101,7 @@ class Joined(Sequence[Record]):
 
 
 def _shapes(data: Data) -> RecordBuilder:
+    """Procedural scenes of simple shapes with every kind of label; nothing to download."""
     if data.path or data.simulate:
         raise ValueError(
             "data.path and data.simulate belong to dataset 'folder'; 'shapes' has every kind of label already"
@@ -109,6 +110,7 @@ def _shapes(data: Data) -> RecordBuilder:
 
 
 def _folder(data: Data) -> RecordBuilder:
+    """A folder of images with whichever labels exist, at `data.path`."""
     if not data.path:
         raise ValueError("dataset 'folder' needs the folder's path: --config.data.path=DIR")
     return Folder(
@@ -139,7 +141,9 @@ def make_builder(data: Data) -> RecordBuilder:
         )
     elif data.options:
         raise ValueError(f"config.data.options is {dict(data.options)} but dataset {data.name!r} has no options")
-    builder: RecordBuilder = make(data)
+    builder = make(data)
+    if not isinstance(builder, RecordBuilder):
+        raise ValueError(f"dataset {data.name!r} must make a semiseg_jax.data.records.RecordBuilder")
     return builder
 
 

@@ -124,6 +124,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     VERSION = tfds.core.Version("1.1.0")
     meta: Mapping[str, Any]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keeps builders out of the list of tfds, where two of one name are an error."""
+        super().__init_subclass__(skip_registration=True, **options)
+
     def __init__(self, *, data_dir: str | None, config_name: str):
         config = tfds.core.BuilderConfig(name=config_name, version=self.VERSION)
         with _quiet_tfds():

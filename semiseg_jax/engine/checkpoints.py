@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from semiseg_jax.data.records import quiet_libraries
+from semiseg_jax.engine.files import write_whole
 from semiseg_jax.engine.parallel import is_main
 from semiseg_jax.options import Options, option
 
@@ -168,11 +169,8 @@ class Checkpoints:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes through a temporary file, so that a kill never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False))
-    temporary.replace(path)
+    """Writes what is no text yet as JSON, through a temporary file."""
+    write_whole(path, content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False))
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

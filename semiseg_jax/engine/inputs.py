@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Input:
     threads: int
     rows: int  # images an update over all processes
     mixture: dict[str, Any]  # what the order of images depends on
+    ids: Mapping[str, list[str]]  # of the images of each kind
     offset: int = 0  # of the seed: the step at which the order last started afresh
+    waited: float = 0.0  # seconds, for all batches so far
 
     def __post_init__(self) -> None:
         self._restart(self.offset)
@@ -46,9 +49,23 @@ class Input:
 
     def next(self, devices: Devices) -> tuple[Any, dict[str, Any]]:
         """The next batch on the devices, and the state that makes the iterator go on after it."""
+        start = time.perf_counter()
         examples = next(self.batches)
+        self.waited += time.perf_counter() - start
         position = {"position": self.batches.get_state(), "offset": self.offset, "mixture": self.mixture}
         return devices.split(examples), position
+
+    def check_made_labels(self) -> None:
+        """Raises if an image lacks the label map that its rows are to learn from."""
+        folder = self.loader.made_labels
+        for kind in self.loader.made_for if folder else ():
+            ids = self.ids.get(kind.name, [])
+            missing = [id for id in ids if not Path(folder, f"{id}.png").is_file()]
+            if missing:
+                raise ValueError(
+                    f"data.made_labels: {folder} lacks {len(missing)} of the {len(ids)} images of kind "
+                    f"{kind.name.lower()}, the first is {missing[0]}.png"
+                )
 
     def resume(self, saved: Mapping[str, Any], step: int) -> None:
         """Goes on exactly where the checkpoint stands; on other devices, with a fresh order of the same images."""
@@ -80,7 +97,7 @@ def balanced_weights(data: Data, dataset: Dataset, power: float) -> tuple[float,
 
 
 def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: int) -> Input:
-    """Pools, layout and iterator of a stage for this process."""
+    """Pools, layout and iterator of a stage for this process. `check_made_labels` looks for its label maps."""
     data = config.data
     quota = parse_quota(data.quota)
     made_for = [Supervision.parse(kind) for kind in data.made_for]
@@ -95,8 +112,6 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
     shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())
     index = dataset.info.splits[data.train_split]
     ids = {kind.name: [index[i]["id"] for i in pool] for kind, pool in pools.items()}
-    if data.made_labels:
-        _check_made_labels(data.made_labels, made_for, ids)
     mixture = {
         "images": hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()[:16],
         "rows": shard.rows,
@@ -104,7 +119,7 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
         "processes": shard.processes,
     }
     total = rows * devices * config.accumulate
-    return Input(loader, quota, shard, config.seed, data.threads, total, mixture)
+    return Input(loader, quota, shard, config.seed, data.threads, total, mixture, ids)
 
 
 def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:
@@ -112,13 +127,3 @@ def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.n
     if data.balance_images and Supervision.DENSE in pools:
         pools[Supervision.DENSE] = evenly_shown(dataset.info, data.train_split, pools[Supervision.DENSE])
     return pools
-
-
-def _check_made_labels(folder: str, made_for: Sequence[Supervision], ids: Mapping[str, list[str]]) -> None:
-    for kind in made_for:
-        missing = [id for id in ids.get(kind.name, []) if not Path(folder, f"{id}.png").is_file()]
-        if missing:
-            raise ValueError(
-                f"data.made_labels: {folder} lacks {len(missing)} of the {len(ids[kind.name])} images of kind "
-                f"{kind.name.lower()}, the first is {missing[0]}.png"
-            )

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import flax
 import numpy as np
 from clu import metrics as clu_metrics
 
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine.parallel import sum_over_processes
+
+BINS = 15  # of the calibration error
 
 
 @flax.struct.dataclass
@@ -37,120 +38,93 @@ class ConfusionMatrix(clu_metrics.Metric):
         return type(self)(sum_over_processes(self.counts))
 
     def compute(self) -> dict[str, Any]:
-        """A class that is neither in the truth nor predicted has no IoU (NaN) and does not enter the mean."""
+        """A class that is neither in the truth nor predicted has no IoU (NaN) and does not enter the mean.
+
+        Recall is the share of a class's pixels that are found, precision that of its predicted pixels that are right.
+        """
         counts = self.counts.astype(np.float64)
         hits, truth, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
         union = truth + predicted - hits
         with np.errstate(invalid="ignore", divide="ignore"):
             iou = hits / union
-            accuracy = hits / truth
+            recall = hits / truth
+            precision = hits / predicted
         total = max(counts.sum(), 1.0)
         return {
-            "miou": _nanmean(iou),
+            "miou": nanmean(iou),
             "pixel_accuracy": float(hits.sum() / total),
-            "mean_accuracy": _nanmean(accuracy),
+            "mean_accuracy": nanmean(recall),
             "fw_iou": float(np.nansum(iou * truth) / total),
             "iou": iou,
-            "class_accuracy": accuracy,
+            "class_recall": recall,
+            "class_precision": precision,
             "confusion": self.counts,
         }
 
 
 @flax.struct.dataclass
-class BoundaryF(clu_metrics.Metric):
-    """F-score of class boundaries within a tolerance of 0.75 % of the image diagonal (Csurka et al. 2013).
+class Calibration(clu_metrics.Metric):
+    """Whether probabilities mean what they say: pixels by the largest probability, in even bins."""
 
-    One score an image and class that has a boundary in truth or prediction; mean over images, then over classes.
-    """
-
-    scores: np.ndarray  # [K] sum over images
-    images: np.ndarray  # [K]
+    bins: np.ndarray  # [3,BINS] number of pixels, sum of their largest probability, number of hits
 
     @classmethod
-    def empty(cls, num_classes: int = 0) -> "BoundaryF":
-        return cls(np.zeros(num_classes), np.zeros(num_classes, np.int64))
+    def empty(cls) -> "Calibration":
+        return cls(np.zeros((3, BINS)))
 
     @classmethod
-    def from_model_output(cls, truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> "BoundaryF":
-        """truth, prediction: one image [H,W]. Pixels with 255 in the truth belong to no class.
-
-        Masks such as Pascal VOC's draw boundaries as lines of void; the boundary is then the middle of the line.
-        """
-        out = cls.empty(num_classes)
-        reach = max(1, round(0.0075 * float(np.hypot(*truth.shape))))
-        truth = _close_lines(truth, reach)
+    def from_model_output(cls, truth: np.ndarray, prediction: np.ndarray, top: np.ndarray) -> "Calibration":
+        """truth, prediction: integer arrays; top: the largest probability. 255 in the truth does not count."""
         counts = truth != IGNORE
-        for klass in np.union1d(np.unique(truth[counts]), np.unique(prediction[counts])).astype(int):
-            regions = np.stack([(labels == klass) & counts for labels in (truth, prediction)])
-            window = _bounding_box(np.logical_or(*regions), margin=reach + 1)
-            edges = [_boundary(region[window], counts[window]) for region in regions]
-            sums = [int(edge.sum()) for edge in edges]
-            if not sum(sums):
-                continue
-            near = [cv2.distanceTransform(1 - edge, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= reach for edge in edges]
-            recall = (edges[0] & near[1]).sum() / max(sums[0], 1) if sums[1] else 0.0
-            precision = (edges[1] & near[0]).sum() / max(sums[1], 1) if sums[0] else 0.0
-            out.scores[klass] += 2 * precision * recall / max(precision + recall, 1e-9)
-            out.images[klass] += 1
-        return out
+        top, hits = top[counts], truth[counts] == prediction[counts]
+        at = np.clip((top * BINS).astype(int), 0, BINS - 1)
+        return cls(np.stack([np.bincount(at, weights, minlength=BINS) for weights in (None, top, hits)]))
 
-    def merge(self, other: "BoundaryF") -> "BoundaryF":
-        return type(self)(self.scores + other.scores, self.images + other.images)
+    def merge(self, other: "Calibration") -> "Calibration":
+        return type(self)(self.bins + other.bins)
 
-    def over_processes(self) -> "BoundaryF":
-        return type(self)(sum_over_processes(self.scores), sum_over_processes(self.images))
+    def over_processes(self) -> "Calibration":
+        """The sum over processes."""
+        return type(self)(sum_over_processes(self.bins))
 
     def compute(self) -> dict[str, Any]:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scores = self.scores / self.images
-        return {"boundary_f": _nanmean(scores), "class_boundary_f": scores}
+        """The expected calibration error: the mean over pixels of |share of hits - mean probability| of their bin."""
+        pixels, probability, hits = self.bins
+        total = pixels.sum()
+        return {"ece": float(np.abs(hits - probability).sum() / total) if total else float("nan")}
 
 
-def _close_lines(truth: np.ndarray, reach: int) -> np.ndarray:
-    """Gives void pixels between two classes, within `reach` of the nearer and twice that of both, to the nearer."""
-    void = truth == IGNORE
-    if not void.any() or void.all():
-        return truth
-    classes = np.unique(truth[~void])
-    away = np.stack([cv2.distanceTransform((truth != c).astype(np.uint8), cv2.DIST_L2, 5) for c in classes])
-    between = void & (away.min(axis=0) <= reach) & ((away <= 2 * reach).sum(axis=0) > 1)
-    return np.where(between, classes[away.argmin(axis=0)], truth)
-
-
-def _bounding_box(region: np.ndarray, margin: int) -> tuple[slice, slice]:
-    ys, xs = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
-    return slice(max(0, ys[0] - margin), ys[-1] + margin + 1), slice(max(0, xs[0] - margin), xs[-1] + margin + 1)
-
-
-def _boundary(region: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Pixels of the region that touch a counted pixel outside it, as uint8."""
-    outside = (~region & counts).astype(np.uint8)
-    return (region & (cv2.dilate(outside, np.ones((3, 3), np.uint8)) > 0)).astype(np.uint8)
-
-
-def _nanmean(values: np.ndarray) -> float:
+def nanmean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
+_COLUMNS = (  # title, vector, mean
+    ("IoU", "iou", "miou"),
+    ("recall", "class_recall", "mean_accuracy"),
+    ("precision", "class_precision", ""),
+    ("boundary", "class_boundary_f", "boundary_f"),
+)
+
+
 def format_table(results: dict[str, Any], classes: Sequence[str]) -> str:
-    """Per-class rows and the means, as text."""
-
-    def cell(value: float) -> str:
-        return f"{value:8.4f}" if np.isfinite(value) else "       -"
-
+    """Per-class rows and the means, as text, of what was measured."""
+    columns = [column for column in _COLUMNS if column[1] in results]
     width = max(12, *(len(name) for name in classes))
-    lines = [f"{'class':<{width}}      IoU accuracy boundary"]
-    for number, name in enumerate(classes):
-        values = (
-            results["iou"][number],
-            results["class_accuracy"][number],
-            results["class_boundary_f"][number],
-        )
-        lines.append(f"{name:<{width}} " + " ".join(cell(value) for value in values))
-    lines.append("-" * len(lines[0]))
-    lines.append(f"{'mean':<{width}} " + " ".join(cell(results[k]) for k in ("miou", "mean_accuracy", "boundary_f")))
-    lines.append(
-        f"mIoU {results['miou']:.4f}   pixel accuracy {results['pixel_accuracy']:.4f}   "
-        f"frequency-weighted IoU {results['fw_iou']:.4f}   boundary F {results['boundary_f']:.4f}"
-    )
-    return "\n".join(lines)
+
+    def row(name: str, values: Sequence[float]) -> str:
+        cells = (f"{value:9.4f}" if np.isfinite(value) else f"{'-':>9}" for value in values)
+        return f"{name:<{width}} " + " ".join(cells)
+
+    lines = [f"{'class':<{width}} " + " ".join(f"{title:>9}" for title, _, _ in columns)]
+    lines += [row(name, [results[vector][k] for _, vector, _ in columns]) for k, name in enumerate(classes)]
+    means = [results[mean] if mean else nanmean(results[vector]) for _, vector, mean in columns]
+    lines += ["-" * len(lines[0]), row("mean", means)]
+    numbers = {
+        "mIoU": "miou",
+        "pixel accuracy": "pixel_accuracy",
+        "frequency-weighted IoU": "fw_iou",
+        "boundary F": "boundary_f",
+        "calibration error": "ece",
+    }
+    measured = {title: results[name] for title, name in numbers.items() if name in results}
+    return "\n".join([*lines, "   ".join(f"{title} {value:.4f}" for title, value in measured.items())])

@@ -71,8 +71,8 @@ def draw(
     made = [_method_columns(row, state, maps, info.colors) for row in rows]
     titles = list(dict.fromkeys(title for columns in made for title in columns))
     cells = []
-    for row, columns, probs in zip(rows, made, predictor(row.image for row in rows), strict=True):
-        prediction = pictures.colorize(probs.argmax(-1), info.colors)
+    for row, columns, labels in zip(rows, made, predictor.labels(row.image for row in rows), strict=True):
+        prediction = pictures.colorize(labels, info.colors)
         truth = None if row.truth is None else pictures.colorize(row.truth, info.colors)
         cells.append([row.image, row.given, *map(columns.get, titles), prediction, truth])
     return pictures.grid(

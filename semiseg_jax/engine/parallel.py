@@ -7,10 +7,10 @@ global arrays; `pmap` on host-local ones, which `to_global` makes global before 
 import contextlib
 import ctypes
 import dataclasses
-import itertools
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from semiseg_jax.options import Options, option
 AXIS = "data"
 # Options of glibc's mallopt: one heap, which also serves large requests, and is never trimmed.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_TICK = 0.5  # seconds of host work that count as one call
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -112,10 +113,13 @@ class Devices:
     def like(self, tree: Any) -> Any:
         """Shapes, dtypes and devices of the state, for reading a checkpoint that other devices may have written."""
         sharding = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     def map(self, step: Step) -> Step:
-        """`step(state, batch) -> (state, metrics)`, compiled over all devices; the old state is given up."""
+        """`step(state, batch) -> (state, metrics)`, compiled over all devices.
+
+        Under shard_map the old state is given up. Under pmap it stays until nothing refers to it: two states need room.
+        """
         if self.mapper == "pmap":
             devices = None if jax.process_count() > 1 else list(self.mesh.devices.flat)
             return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
@@ -157,31 +161,88 @@ def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: 
     return rows
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], int]]:
-    """Gives a function to call after each step, which tells the signal that asks to save and stop, or 0.
+class StopSignal:
+    """Tells the signal that asks to save and stop, or 0. This one hears of none."""
 
-    SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes, which call it equally often, agree on
-    the call through JAX, which watches for SIGTERM itself, and for no Ctrl-C.
+    def __call__(self) -> int:
+        """To be called after each step: several processes call it equally often."""
+        return 0
+
+    def in_host_work(self) -> int:
+        """The same for work between steps, of which processes do different amounts. `agree` comes after it."""
+        return self()
+
+    def agree(self) -> int:
+        """Waits for all processes, which did host work -> the signal that all of them know of."""
+        return self()
+
+
+class _Received(StopSignal):
+    """What the handlers of one process heard."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self) -> int:
+        return self.numbers[0] if self.numbers else 0
+
+    def hear(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT and self.numbers:
+            raise KeyboardInterrupt
+        self.numbers.append(number)
+
+
+class _Agreed(StopSignal):
+    """JAX watches for SIGTERM. Processes stop at the same call: one above the highest that any had made by then.
+
+    JAX counts on a number that grows at each call; steps start again with each stage.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.found = 0, 0
+        self.started: float | None = None  # when the host work began, and the calls made for it
+        self.ticks = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        if multihost_utils.reached_preemption_sync_point(self.calls):
+            self.found = signal.SIGTERM
+        return self.found
+
+    def in_host_work(self) -> int:
+        """Counts by the clock, so that the counts of the processes stay close."""
+        now = time.monotonic()
+        if self.started is None:
+            self.started, self.ticks = now, 0
+        while self.ticks < (now - self.started) / _TICK and not self.found:
+            self.ticks += 1
+            self()
+        return self.found
+
+    def agree(self) -> int:
+        most = int(np.max(multihost_utils.process_allgather(np.int32(self.calls))))
+        while self.calls < most:
+            self()
+        self.started = None
+        return self.found
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopSignal]:
+    """Gives what tells the signal that asks to save and stop.
+
+    SIGTERM and the first Ctrl-C ask; the second Ctrl-C raises. Several processes hear of SIGTERM, and of no Ctrl-C.
     """
     if jax.process_count() > 1:
-        # JAX counts on a number that grows at each call; steps start again with each stage.
-        calls = itertools.count(1)
-        yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else 0
+        yield _Agreed()
         return
     if threading.current_thread() is not threading.main_thread():  # signals only reach the main thread
-        yield lambda: 0
+        yield StopSignal()
         return
-    received: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    received = _Received()
+    before = {number: signal.signal(number, received.hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: received[0] if received else 0
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

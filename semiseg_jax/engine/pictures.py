@@ -25,11 +25,15 @@ def colorize(labels: np.ndarray, colors: Colors) -> np.ndarray:
 
 def overlay(image: np.ndarray, labels: np.ndarray, colors: Colors, *, background: int | None = None) -> np.ndarray:
     """The prediction over the image, with class borders drawn; background stays clear."""
-    mixed = 0.45 * image + 0.55 * colorize(labels, colors)
     edges = cv2.morphologyEx(labels.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    mixed = np.where(edges[..., None], 255, mixed)
     clear = (labels == IGNORE) | (labels == (-1 if background is None else background))
-    return np.where((clear & ~edges)[..., None], image, mixed).astype(np.uint8)
+    out = image.copy()
+    for top in range(0, len(image), 256):  # the floats of a large picture would take many times its memory
+        rows = slice(top, top + 256)
+        mixed = (0.45 * image[rows] + 0.55 * colorize(labels[rows], colors)).astype(np.uint8)
+        np.copyto(out[rows], mixed, where=~clear[rows, :, None])
+    out[edges] = 255
+    return out
 
 
 def heat(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from semiseg_jax.data.letterbox import round_up
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.ops import mean_field, potts_mrf
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.ops.mrf import check_package
 from semiseg_jax.options import Options, option
 
 PostProcess = Callable[[np.ndarray, np.ndarray], np.ndarray]  # image [H,W,3] uint8, probabilities [H,W,K] -> [H,W,K]
@@ -48,6 +49,7 @@ FIXED = 1e9  # cost of any other label where one is given: more than all boundar
 def make_post(options: Post) -> PostProcess | None:
     """`options` is `config.eval.post`."""
     if options.name == "mrf":
+        check_package("eval.post.name='mrf'")
         return functools.partial(_mrf, options)
     if options.name == "mean_field":
         return functools.partial(_mean_field, options)

@@ -58,6 +58,8 @@ class Settings(Options):
         super().__post_init__()
         if self.balance_classes and self.class_weights:
             raise OptionError("balance_classes", "and class_weights exclude each other")
+        if self.checkpoint.metric == "boundary_f" and self.eval.boundary == "never":
+            raise OptionError("checkpoint.metric", "is boundary_f, which eval.boundary='never' turns off")
         if "name" not in self.model:
             raise OptionError("model", f"is {dict(self.model)!r} but must hold the network's name")
 

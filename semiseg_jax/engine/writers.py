@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from semiseg_jax.engine.files import write_whole
 from semiseg_jax.engine.parallel import is_main
 from semiseg_jax.options import Options, option
 
@@ -40,7 +41,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if not self._is_later(line, start)]
-            path.write_text("".join(line + "\n" for line in kept))
+            write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -81,14 +82,14 @@ class MetricWriter:
 class Progress:
     """One line with ETA, images/s and losses; on a terminal it is redrawn, in a log each report is a line."""
 
-    def __init__(self, total: int, start: int, images_per_step: int, name: str):
+    def __init__(self, total: int, start: int, images_per_step: int, name: str, unit: str = "step"):
         self.images_per_step = images_per_step
-        self.total, self.name = total, name
+        self.total, self.name, self.unit = total, name, unit
         self._last_step, self._last_time = start, time.perf_counter()
         self._rate: float = 0.0
         self._bar = None
         if is_main() and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=start, desc=name, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=start, desc=name, unit=unit, dynamic_ncols=True)
 
     def report(self, step: int, values: Mapping[str, float]) -> float:
         """Shows the values -> images a second since the last report."""
@@ -97,14 +98,22 @@ class Progress:
         self._last_step, self._last_time = step, now
         self._rate = speed if not self._rate else 0.7 * self._rate + 0.3 * speed
         rate = speed * self.images_per_step
+        speed_shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate:.0f} img/s  {shown}", refresh=False)
+            self._bar.set_postfix_str(f"{speed_shown} img/s  {shown}", refresh=False)
             self._bar.update(step - self._bar.n)
         elif is_main():
             eta = _clock((self.total - step) / max(self._rate, 1e-9))
-            print(f"[{self.name}] step {step}/{self.total}  ETA {eta}  {rate:.0f} img/s  {shown}", flush=True)
+            line = f"[{self.name}] {self.unit} {step}/{self.total}  ETA {eta}  {speed_shown} img/s  {shown}"
+            print(line.rstrip(), flush=True)
         return rate
+
+    def pulse(self, step: int) -> None:
+        """Reports without values, in a log at most every ten seconds."""
+        quiet = self._bar is None and time.perf_counter() - self._last_time < 10
+        if step == self.total or not quiet:
+            self.report(step, {})
 
     def skip(self) -> None:
         """Restarts the clock after work that is not training."""

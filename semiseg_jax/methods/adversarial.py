@@ -23,7 +23,7 @@ from jax import lax
 
 from semiseg_jax.data.types import IGNORE, Batch, Supervision, split_rows
 from semiseg_jax.engine.made_scores import LABEL_MADE
-from semiseg_jax.engine.optimizers import Optimizer, make_optimizer
+from semiseg_jax.engine.optimizers import Optimizer, make_optimizer, make_schedule
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import adversarial_loss, confident_self_training, discriminator_loss
@@ -102,6 +102,7 @@ class Adversarial(Segmentation):
             dtype=DTYPES[config.dtype],
         )
         self.optimizers["discriminator"] = make_optimizer(self.options.optimizer, config.steps)
+        self.schedules["discriminator"] = make_schedule(self.options.optimizer, config.steps)
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         state = super().init(rng, batch)
@@ -178,6 +179,12 @@ class Adversarial(Segmentation):
     def _judge(self, params: Any, maps: jax.Array, batch: Batch) -> jax.Array:
         judged: Any = self.discriminator.apply({"params": params}, maps, standardize(batch["image"]))
         return judged
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        names = ("adversarial_labelled", "adversarial_unlabelled", "semi")
+        active = [name for name in names if getattr(self.options, f"{name}_weight")]
+        own = {f"weight_{name}": self._weight(name, jnp.asarray(steps)) for name in active}
+        return {**super().rates(steps), **own}
 
     def _weight(self, name: str, step: jax.Array) -> jax.Array:
         options = self.options

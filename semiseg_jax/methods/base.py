@@ -1,7 +1,7 @@
 """What a method is: networks with their optimisers (`State`), and stages that train them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -10,12 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Batch
 from semiseg_jax.engine.inference import Inference
-from semiseg_jax.engine.parallel import AXIS
+from semiseg_jax.engine.parallel import AXIS, StopSignal
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.models import pretrained
 from semiseg_jax.models.pretrained import Pretrained
@@ -62,21 +61,34 @@ class State:
         return State(self.step + 1, self.rng, {**self.networks, **networks})
 
 
+class Stopped(Exception):
+    """A signal asked to stop before the host work of a stage was done; the same command goes on with it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FinishContext:
-    """What `finish` may use."""
+    """What `finish` may use. It runs in all processes, which share the workdir and the work.
+
+    Work that takes long calls `check_stop` all along, and finds at a second start what it had done.
+    """
 
     workdir: Path
     dataset: Dataset
     inference: Inference
+    stop: StopSignal = StopSignal()  # noqa: RUF009 - it has no state
+    process: int = 0
+    processes: int = 1
 
-    def progress(self, rows: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-        return tqdm(rows, desc=what, total=total, leave=False, disable=None)
+    def check_stop(self) -> None:
+        if self.stop.in_host_work():
+            raise Stopped
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One training run of a method. Most methods have one stage; `finish` is host work between two of them.
+
+    `check` is called for all stages before the first one trains, `rates` at each report.
 
     Its `config` is whole: everything that the stage does follows from it. A relative path in `config.data.made_labels`
     is below the workdir, where an earlier stage has written label maps.
@@ -88,6 +100,9 @@ class Stage:
     train_step: Callable[[State, Batch], tuple[State, Metrics]]  # per device, inside the mapped axis "data"
     start: Callable[[State], State] = lambda state: state  # on the host, before the first step: pretrained weights
     finish: Callable[[State, FinishContext], None] | None = None  # on the host, after the last step
+    makes: str = ""  # folder below the workdir, whose files are all made by `finish`
+    check: Callable[[], None] = lambda: None  # raises for what would stop it: weights that do not fit, no package
+    rates: Callable[[int], Mapping[str, Any]] = lambda steps: {}  # learning rates and weights after so many steps
     warm_start: bool = False  # from the weights, averaged where they are, of the stage before
     scored: bool = True  # the prediction of this stage is the method's: compare it with masks
     pictures: Callable[[State, Batch], Mapping[str, jax.Array]] | None = None  # further columns of the panel
@@ -99,6 +114,8 @@ class Method(Protocol):
 
     # Sections of the config that are the method's own, and what each may hold; `config.own[SECTION]` has the values.
     sections: ClassVar[Mapping[str, type[Options]]] = {}
+    # Terms that the method brings, by name: classes of terms.Term, whose options are then fields of `config.terms`.
+    own_terms: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Settings, num_classes: int): ...
 
@@ -160,44 +177,40 @@ def gradients(
 ) -> tuple[Trees, Trees, Metrics]:
     """Gradients of all `networks` over all devices, averaged over micro-batches -> (gradients, batch_stats, metrics).
 
-    The differentiated function returns the mean over the axis and the gradients are averaged again: right under every
-    mapper, whether or not it has summed them already.
+    A device differentiates the sum of all devices' losses by its own copy of the parameters. The mean of these
+    gradients is the gradient of the mean loss, under every mapper. It is the one time that gradients are sent.
     """
     params = {name: network.params for name, network in networks.items()}
+    # Said to differ between devices: else shard_map sums the gradients itself, and the mean below sends them again.
+    params, nothing = jax.lax.pcast((params, jnp.zeros(())), AXIS, to="varying")
     batch_stats = {name: network.batch_stats for name, network in networks.items()}
 
-    def global_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    def own_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         value, (updated, metrics) = loss(params, batch_stats, rows, key)
-        return jax.lax.pmean(value, AXIS), ({**batch_stats, **updated}, {**metrics, "loss": value})
+        return value + nothing, ({**batch_stats, **updated}, {**metrics, "loss": value})
 
-    def one(batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[Trees, Trees, Metrics]:
-        grads, (batch_stats, metrics) = jax.grad(global_loss, has_aux=True)(params, batch_stats, rows, key)
-        grads, metrics, batch_stats = jax.lax.pmean((grads, metrics, batch_stats), AXIS)
-        return grads, batch_stats, metrics
+    def one(batch_stats: Trees, row: tuple[Batch, jax.Array]) -> tuple[Trees, tuple[Trees, Metrics]]:
+        grads, (batch_stats, metrics) = jax.grad(own_loss, has_aux=True)(params, batch_stats, *row)
+        return jax.lax.pmean(batch_stats, AXIS), (grads, jax.lax.pmean(metrics, AXIS))
 
     if micro_batches == 1:
-        return one(batch_stats, batch, rng)
-
-    def body(batch_stats: Trees, row: Any) -> tuple[Trees, Any]:
-        rows, key = row
-        grads, batch_stats, metrics = one(batch_stats, rows, key)
-        return batch_stats, (grads, metrics)
+        batch_stats, (grads, metrics) = one(batch_stats, (batch, rng))
+        return jax.lax.pmean(grads, AXIS), batch_stats, metrics
 
     rows = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
     keys = jax.random.split(rng, micro_batches)
     # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
     first = jax.tree.map(lambda x: x[0], (rows, keys))
     others = jax.tree.map(lambda x: x[1:], (rows, keys))
-    batch_stats, total = body(batch_stats, first)
 
     def add(carry: Any, row: Any) -> tuple[Any, None]:
         stats, so_far = carry
-        stats, more = body(stats, row)
+        stats, more = one(stats, row)
         return (stats, jax.tree.map(jnp.add, so_far, more)), None
 
-    (batch_stats, total), _ = jax.lax.scan(add, (batch_stats, total), others)
+    (batch_stats, total), _ = jax.lax.scan(add, one(batch_stats, first), others)
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
-    return grads, batch_stats, metrics
+    return jax.lax.pmean(grads, AXIS), batch_stats, metrics
 
 
 def step(
@@ -233,6 +246,14 @@ def update(
         networks[name] = Network(params, batch_stats[name], opt_state, ema)
         norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = optax.tree.norm(grads[name])
     return state.advance(**networks), norms
+
+
+def learning_rates(schedules: Mapping[str, optax.Schedule], steps: int) -> dict[str, Any]:
+    """Of the update after `steps` others, by network where there are several."""
+    return {
+        "learning_rate" if len(schedules) == 1 else f"learning_rate_{name}": schedule(steps)
+        for name, schedule in schedules.items()
+    }
 
 
 def scheduled(weight: float, start: float, ramp: float, step: jax.Array, steps: int) -> jax.Array:

@@ -4,6 +4,7 @@ Maps are arrays [H,W,...] at the size of their image; files are read and written
 """
 
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,14 @@ def restricted_labels(probs: np.ndarray, tags: np.ndarray, *, sure: float) -> np
     return np.where(probs.max(axis=-1) >= sure, probs.argmax(axis=-1), IGNORE).astype(np.uint8)
 
 
-def write_map(folder: Path, name: str, maps: np.ndarray) -> None:
-    """[H,W,K] in [0,1], kept at a quarter of the resolution."""
-    folder.mkdir(parents=True, exist_ok=True)
+def encode_map(maps: np.ndarray) -> bytes:
+    """[H,W,K] in [0,1] as the content of a .npz file, at a quarter of the resolution."""
     size = (max(1, maps.shape[0] // STRIDE), max(1, maps.shape[1] // STRIDE))
-    np.savez_compressed(folder / f"{name}.npz", maps=np.rint(255 * resize(maps, size)).astype(np.uint8))
+    file = io.BytesIO()
+    np.savez_compressed(file, maps=np.rint(255 * resize(maps, size)).astype(np.uint8))
+    return file.getvalue()
 
 
-def read_map(folder: Path, name: str, size: Sequence[int]) -> np.ndarray:
-    with np.load(folder / f"{name}.npz") as file:
+def read_map(path: Path, size: Sequence[int]) -> np.ndarray:
+    with np.load(path) as file:
         return resize(file["maps"].astype(np.float32) / 255, (size[0], size[1]))

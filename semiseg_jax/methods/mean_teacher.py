@@ -10,7 +10,7 @@ linearly (`consistency.ramp`). The teacher is what evaluation and prediction run
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -64,5 +64,9 @@ class MeanTeacher(Segmentation):
         distance = jnp.sum(jnp.square(jax.nn.softmax(perturbed["logits"]) - taught), axis=-1)
         valid = views.cutmix(unlabelled["valid"], boxes)
         consistency = masked_mean(distance, valid, AXIS)
-        weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
+        weight = options.weight_at(step, self.config.steps)
         return total + weight * consistency, ({"segmenter": updated}, metrics | {"consistency": consistency})
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        weight = self.options.weight_at(jnp.asarray(steps), self.config.steps)
+        return {**super().rates(steps), "weight_consistency": weight}

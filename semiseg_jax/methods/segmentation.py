@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import Batch, Supervision, split_rows
-from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.optimizers import make_optimizer, make_schedule
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, terms
-from semiseg_jax.models import make_model
+from semiseg_jax.models import make_model, pretrained
+from semiseg_jax.models.features import outputs_of
 from semiseg_jax.models.segmenter import Outputs, Perturb
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.options import Options
@@ -25,14 +26,17 @@ logger = logging.getLogger("semiseg_jax")
 class Segmentation:
     """Base of the methods. `needs` lists the terms that a method requires; override `loss` for what no sum can say."""
 
+    name = ""  # of its stage, and so of its checkpoints; "" = as the config calls it, without the module
     sections: ClassVar[Mapping[str, type[Options]]] = {}
+    own_terms: ClassVar[Mapping[str, type[terms.Term]]] = {}
     needs: tuple[str, ...] = ("cross_entropy",)
+    features: tuple[str, ...] = ()  # of the network, which `outputs` and `look` then give too: see models/features.py
     uses_all_rows = False  # whether it has a use for rows that no term looks at
 
     def __init__(self, config: Settings, num_classes: int):
         self.config, self.num_classes = config, num_classes
         self.quota = parse_quota(config.data.quota)
-        self.terms = terms.Sum(terms.known_terms(config.extra_terms), config, num_classes)
+        self.terms = terms.Sum(terms.known_terms(config.extra_terms, self.own_terms), config, num_classes)
         self._check(config)
         options = dict(config.model)
         if self.terms.needs_variance:
@@ -42,6 +46,7 @@ class Segmentation:
         if config.optimizer.decay_vectors and frozen:
             raise ValueError(f"config.optimizer.decay_vectors would shrink the scales of model.norm={frozen.pop()!r}")
         self.optimizers = {"segmenter": make_optimizer(config.optimizer, config.steps)}
+        self.schedules = {"segmenter": make_schedule(config.optimizer, config.steps)}
 
     def _check(self, config: Settings) -> None:
         off = [name for name in self.needs if name not in self.terms.terms]
@@ -62,15 +67,25 @@ class Segmentation:
 
     def stages(self) -> Sequence[base.Stage]:
         stage = base.Stage(
-            name=self.config.method.rpartition(":")[2],
+            name=self.name or self.config.method.rpartition(":")[2],
             config=self.config,
             init=self.init,
             train_step=self.train_step,
             start=self.start,
+            check=self.check,
+            rates=self.rates,
             pictures=self.pictures,
             watch=self.watch,
         )
         return [stage]
+
+    def check(self) -> None:
+        """Raises for what would stop the start of a stage."""
+        pretrained.check(self.model, self.config.pretrained)
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        """Learning rates, and the weight of each term, in the update after `steps` others."""
+        return {**base.learning_rates(self.schedules, steps), **self.terms.weights(jnp.asarray(steps))}
 
     def watch(self, step: int, means: Mapping[str, float]) -> str:
         """A warning that the mean metrics of a report give reason to."""
@@ -79,7 +94,10 @@ class Segmentation:
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         optimizer, ema = self.optimizers["segmenter"], self.config.ema > 0
-        return base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
+        state = base.init_state("segmenter", self.model, rng, batch["image"], optimizer, ema=ema)
+        if self.features:  # names that the network does not have fail here, before anything is written
+            jax.eval_shape(self.look, state.networks["segmenter"].variables, batch["image"])
+        return state
 
     def start(self, state: base.State) -> base.State:
         spare = frozenset(self.quota) - self.terms.uses
@@ -116,11 +134,10 @@ class Segmentation:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), masked, others), batch_stats
 
     def _outputs(self, params: Any, batch_stats: Any, image: jax.Array, perturb: Perturb | None) -> tuple[Outputs, Any]:
-        outputs, updated = self.model.apply(
-            {"params": params, "batch_stats": batch_stats}, standardize(image), train=True, perturb=perturb,
-            mutable=["batch_stats"], method="outputs",
-        )  # fmt: skip
-        return outputs, updated.get("batch_stats", {})
+        variables = {"params": params, "batch_stats": batch_stats}
+        return outputs_of(
+            self.model, variables, standardize(image), train=True, features=self.features, perturb=perturb
+        )
 
     def loss(self, params: base.Trees, batch_stats: base.Trees, batch: Batch, rng: jax.Array, *, step: jax.Array):
         """The sum of the terms -> (loss, (batch_stats, metrics))"""
@@ -146,8 +163,7 @@ class Segmentation:
 
     def look(self, variables: base.Variables, images: jax.Array) -> Outputs:
         """What the network says outside of training."""
-        outputs: Any = self.model.apply(variables, standardize(images), train=False, method="outputs")
-        return outputs
+        return outputs_of(self.model, variables, standardize(images), train=False, features=self.features)[0]
 
     def pictures(self, state: base.State, batch: Batch) -> terms.Pictures:
         """What a panel shows beside prediction and truth, of training images."""

@@ -19,7 +19,7 @@ adds what a pixel's colour costs among the colours of each class in the first (L
 """
 
 import dataclasses
-import importlib.util
+import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -33,7 +33,10 @@ from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, made_labels
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.methods.terms import Pictures
+from semiseg_jax.ops.mrf import check_package
 from semiseg_jax.options import Options, option
+
+CUT_SECONDS = 2e-6  # a pixel and class: what a cut takes of a core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class TotalVariation(Segmentation):
         stages = list(super().stages())
         for number in range(2, self.rounds.number + 1):
             labels, before = f"{made_labels.LABELS}_{number}", stages[-1]
-            stages[-1] = dataclasses.replace(before, finish=Cut(self, before.name, labels))
+            stages[-1] = dataclasses.replace(before, finish=Cut(self, before.name, labels), makes=labels)
             (later,) = FromCuts(self._later_config(labels), self.num_classes).stages()
             stages.append(dataclasses.replace(later, name=f"{later.name}_{number}", warm_start=True))
         return stages
@@ -85,10 +88,10 @@ class TotalVariation(Segmentation):
             data={"made_labels": labels, "made_for": kinds},
         )
 
-    def start(self, state: base.State) -> base.State:
-        if self.rounds.number > 1 and importlib.util.find_spec("maxflow") is None:
-            raise ModuleNotFoundError("rounds.number above 1 needs PyMaxflow: pip install PyMaxflow")
-        return super().start(state)
+    def check(self) -> None:
+        if self.rounds.number > 1:
+            check_package("rounds.number above 1")
+        super().check()
 
 
 class FromCuts(Segmentation):
@@ -107,13 +110,21 @@ class Cut:
     labels: str
 
     def __call__(self, state: base.State, context: base.FinishContext) -> None:
-        method, folder = self.method, context.workdir / self.labels
-
-        def made(image: made_labels.Image, probs: np.ndarray) -> made_labels.Columns:
-            labels = postprocess.mrf_labels(method.rounds.cut, image.pixels, probs, image.given).astype(np.uint8)
-            made_labels.write_labels(folder, image.name, labels)
-            return {"prediction": probs.argmax(axis=-1), LABEL_MADE: labels}
-
+        method = self.method
         options = dataclasses.replace(context.inference, post=None)
-        predictor = Predictor(method.predict, method.eval_variables(state), options, method.num_classes)
-        made_labels.make(context, method.config.data, method.cut_kinds, predictor, made, stage=self.stage)
+        made_labels.make(
+            context,
+            method.config.data,
+            method.cut_kinds,
+            Predictor(method.predict, method.eval_variables(state), options, method.num_classes),
+            functools.partial(cut, method.rounds.cut),
+            context.workdir / self.labels,
+            stage=self.stage,
+            seconds=CUT_SECONDS * method.num_classes,
+        )
+
+
+def cut(options: postprocess.Cut, image: made_labels.Image, probs: np.ndarray) -> made_labels.Made:
+    labels = postprocess.mrf_labels(options, image.pixels, probs, image.given).astype(np.uint8)
+    columns = {"image": image.pixels, "prediction": probs.argmax(axis=-1), LABEL_MADE: labels}
+    return made_labels.Made.of_labels(labels, columns)

@@ -25,21 +25,21 @@ from semiseg_jax.data.pools import parse_quota
 from semiseg_jax.data.types import IGNORE, Batch, Supervision
 from semiseg_jax.engine.inference import Inference, Predictor
 from semiseg_jax.engine.made_scores import LABEL_MADE
-from semiseg_jax.engine.optimizers import make_optimizer
+from semiseg_jax.engine.optimizers import make_optimizer, make_schedule
 from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
 from semiseg_jax.methods.label_graph import Graph
-from semiseg_jax.methods.made_labels import LABELS, Columns, Image, Made
+from semiseg_jax.methods.made_labels import LABELS, Image, Made, Make
 from semiseg_jax.methods.segmentation import Segmentation
-from semiseg_jax.models import DTYPES, Classifier
+from semiseg_jax.models import DTYPES, Classifier, pretrained
 from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.reduce import masked_mean
 from semiseg_jax.options import OptionError, Options, option
 
-CAMS = "cams"
+CAMS, SECOND_LABELS = "cams", f"{LABELS}_2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,19 +111,23 @@ class Transfer(Adversarial):
             init=self.classifier.init,
             train_step=self.classifier.train_step,
             start=self.classifier.start,
+            check=self.classifier.check,
+            rates=self.classifier.rates,
             finish=self._finish_classifier,
+            makes=LABELS if self.transfer.labels_from == "cam" else CAMS,
             scored=False,
         )
         (l_net,) = self.l_net.stages()
-        l_net = dataclasses.replace(l_net, name="l_net", finish=self._finish_l_net, scored=False)
+        l_net = dataclasses.replace(l_net, name="l_net", finish=self._finish_l_net, makes=LABELS, scored=False)
         first = dataclasses.replace(p_net, name="p_net")
         if self.transfer.labels_from == "cam":
             return [classifier, first]
         if self.transfer.rounds == 1:
             return [classifier, l_net, first]
-        config = self.config.replace(data={"made_labels": f"{LABELS}_2"})
+        config = self.config.replace(data={"made_labels": SECOND_LABELS})
         second = dataclasses.replace(p_net, name="p_net_2", config=config)
-        return [classifier, l_net, dataclasses.replace(first, finish=self._finish_p_net), second]
+        first = dataclasses.replace(first, finish=self._finish_p_net, makes=SECOND_LABELS)
+        return [classifier, l_net, first, second]
 
     def _classifier_config(self, config: Settings) -> Settings:
         """Tags of all images of weak classes, at its own crop and in its own number of steps."""
@@ -151,51 +155,57 @@ class Transfer(Adversarial):
         """Activation maps of every image of weak classes; labels of the baseline, which has no L-Net."""
         options = self.transfer
 
-        def made(image: Image, cam: np.ndarray) -> Columns:
+        def labelled(image: Image, cam: np.ndarray) -> Made:
             maps = label_transfer.activations(cam, image.tags)
-            if options.labels_from != "cam":
-                label_transfer.write_map(context.workdir / CAMS, image.name, maps)
-                return {"activation": maps.max(axis=-1)}
             labels = label_transfer.labels_from_activations(
                 maps, seed=options.class_seed, background=options.background_seed
             )
-            made_labels.write_labels(context.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), LABEL_MADE: labels}
+            return Made.of_labels(labels, {"image": image.pixels, "activation": maps.max(axis=-1), LABEL_MADE: labels})
+
+        def mapped(image: Image, cam: np.ndarray) -> Made:
+            maps = label_transfer.activations(cam, image.tags)
+            return Made(label_transfer.encode_map(maps), {"image": image.pixels, "activation": maps.max(axis=-1)})
 
         looks = _looks(context, *options.cam_scales)
         predictor = Predictor(self.classifier.cam, state.networks["classifier"].averaged, looks, self.num_classes)
-        self._over_weak_images(context, "classifier", "activation maps", predictor, made)
+        if options.labels_from == "cam":
+            self._over_weak_images(context, "classifier", predictor, labelled, LABELS)
+        else:
+            self._over_weak_images(context, "classifier", predictor, mapped, CAMS, suffix=".npz")
 
     def _finish_l_net(self, state: base.State, context: base.FinishContext) -> None:
         """Object maps of every image of weak classes, and L_w."""
 
-        def made(image: Image, probs: np.ndarray) -> Columns:
-            maps, objects = (
-                label_transfer.read_map(context.workdir / CAMS, image.name, image.pixels.shape),
-                probs[..., 1],
-            )
+        def made(image: Image, probs: np.ndarray) -> Made:
+            maps = label_transfer.read_map(context.workdir / CAMS / f"{image.name}.npz", image.pixels.shape)
+            objects = probs[..., 1]
             labels = label_transfer.diffused_labels(image.pixels, maps, objects, self.transfer)
-            made_labels.write_labels(context.workdir / LABELS, image.name, labels)
-            return {"activation": maps.max(axis=-1), "object": objects, LABEL_MADE: labels}
+            columns = {"image": image.pixels, "activation": maps.max(axis=-1), "object": objects, LABEL_MADE: labels}
+            return Made.of_labels(labels, columns)
 
         predictor = Predictor(self.l_net.predict, self.l_net.eval_variables(state), _looks(context, 1.0), 2)
-        self._over_weak_images(context, "l_net", "labels", predictor, made)
+        self._over_weak_images(context, "l_net", predictor, made, LABELS)
 
     def _finish_p_net(self, state: base.State, context: base.FinishContext) -> None:
-        def made(image: Image, probs: np.ndarray) -> Columns:
+        def made(image: Image, probs: np.ndarray) -> Made:
             labels = label_transfer.restricted_labels(probs, image.tags, sure=self.transfer.sure)
-            made_labels.write_labels(context.workdir / f"{LABELS}_2", image.name, labels)
-            return {LABEL_MADE: labels}
+            return Made.of_labels(labels, {"image": image.pixels, LABEL_MADE: labels})
 
         predictor = Predictor(self.predict, self.eval_variables(state), _looks(context, 1.0), self.num_classes)
-        self._over_weak_images(context, "p_net", "labels", predictor, made)
+        self._over_weak_images(context, "p_net", predictor, made, SECOND_LABELS)
 
     def _over_weak_images(
-        self, context: base.FinishContext, stage: str, what: str, predictor: Predictor, made: Made
+        self,
+        context: base.FinishContext,
+        stage: str,
+        predictor: Predictor,
+        make_one: Make,
+        folder: str,
+        suffix: str = ".png",
     ) -> None:
         made_labels.make(
-            context, self.config.data, [Supervision.TAGS], predictor, made,
-            stage=stage, what=what, drawn=self.transfer.pictures,
+            context, self.config.data, [Supervision.TAGS], predictor, make_one, context.workdir / folder,
+            stage=stage, suffix=suffix, drawn=self.transfer.pictures,
         )  # fmt: skip
 
 
@@ -223,10 +233,17 @@ class TagClassifier:
             **options,
         )
         self.optimizers = {"classifier": make_optimizer(config.optimizer, config.steps)}
+        self.schedules = {"classifier": make_schedule(config.optimizer, config.steps)}
 
     def init(self, rng: jax.Array, batch: Batch) -> base.State:
         optimizer, ema = self.optimizers["classifier"], self.config.ema > 0
         return base.init_state("classifier", self.model, rng, batch["image"], optimizer, ema=ema)
+
+    def check(self) -> None:
+        pretrained.check(self.model, self.config.pretrained)
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        return base.learning_rates(self.schedules, steps)
 
     def start(self, state: base.State) -> base.State:
         return base.with_pretrained(state, "classifier", self.model, self.config.pretrained)

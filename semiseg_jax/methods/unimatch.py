@@ -9,7 +9,7 @@ half of the channels between encoder and decoder. Each CE is a mean over all val
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,15 @@ class UniMatch(Segmentation):
             "consistency_2": self._kept(logits_2, views.cutmix(pseudo, boxes[1]), views.cutmix(valid, boxes[1])),
             "consistency_features": self._kept(logits_dropped, pseudo, valid),
         }
-        weight = base.scheduled(options.weight, options.start, options.ramp, step, self.config.steps)
+        weight = options.weight_at(step, self.config.steps)
         first, second, features = parts.values()
         total += weight * (0.25 * first + 0.25 * second + 0.5 * features)
         accepted = masked_mean(pseudo != IGNORE, valid, AXIS)
         return total, ({"segmenter": updated}, metrics | parts | {"accepted": accepted})
+
+    def rates(self, steps: int) -> Mapping[str, Any]:
+        weight = self.options.weight_at(jnp.asarray(steps), self.config.steps)
+        return {**super().rates(steps), "weight_consistency": weight}
 
     def _kept(self, logits: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
         """Cross-entropy of labelled pixels times their share of the valid ones."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.types import Batch
+from semiseg_jax.methods.base import scheduled
 from semiseg_jax.ops.images import fill_padding
 from semiseg_jax.options import Options, option
 
@@ -33,6 +34,9 @@ class Consistency(Options):
     cutmix: float = option(
         0.5, "probability of CutMix, between neighbours: it takes two such rows a device", low=0, high=1
     )
+
+    def weight_at(self, step: jax.Array, steps: int) -> jax.Array:
+        return scheduled(self.weight, self.start, self.ramp, step, steps)
 
 
 def seeds_of(batch: Batch, salt: int) -> jax.Array:

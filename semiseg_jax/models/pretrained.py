@@ -81,6 +81,31 @@ def load(
     weights = read(path)
     init = functools.partial(model.init, jax.random.key(seed), jnp.zeros((1, 64, 64, 3), jnp.float32))
     own = _flat(jax.eval_shape(init) if variables is None else variables)
+    used, fresh, left_out = _fitted(model, weights, own, new_classifier)
+    logger.info(
+        "loaded %s numbers in %d tensors from %s (%s, sha256 %s)",
+        f"{sum(x.size for x in used.values()):,}", len(used), weights.source, weights.dialect, checksum(used)[:16],
+    )  # fmt: skip
+    if fresh:
+        logger.info("initialised anew: %s", _listed(_modules(fresh)))
+        own = _flat(jax.jit(init)()) if variables is None else own
+    if left_out:
+        logger.info("left out of the file: %s", _listed(_modules(left_out)))
+    filled = {name: jnp.asarray(used[name], value.dtype) if name in used else value for name, value in own.items()}
+    return flax.traverse_util.unflatten_dict(filled, sep="/")
+
+
+def check(model: nn.Module, config: Pretrained) -> None:
+    """Raises what `load` would, if `config` names a file that it could not load into `model`."""
+    if config.path:
+        own = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32))
+        _fitted(model, read(config.path), _flat(own), config.new_classifier)
+
+
+def _fitted(
+    model: nn.Module, weights: Weights, own: Mapping[str, Any], new_classifier: bool
+) -> tuple[Tensors, set[str], set[str]]:
+    """-> (tensors for the network, what stays as it is in the network, what is left out of the file)."""
     _check_layout(model, weights)
     tensors = _match_norms(model, weights, own)
     fits = {name for name in tensors.keys() & own.keys() if tensors[name].shape == own[name].shape}
@@ -94,18 +119,7 @@ def load(
     _check_fit(weights, tensors, own, missing - fresh, unused - left_out, new_classifier)
     if not fits:
         raise WeightsError(f"{weights.source}: no tensor fits the network")
-    used = {name: tensors[name] for name in fits}
-    logger.info(
-        "loaded %s numbers in %d tensors from %s (%s, sha256 %s)",
-        f"{sum(x.size for x in used.values()):,}", len(used), weights.source, weights.dialect, checksum(used)[:16],
-    )  # fmt: skip
-    if fresh:
-        logger.info("initialised anew: %s", _listed(_modules(fresh)))
-        own = _flat(jax.jit(init)()) if variables is None else own
-    if left_out:
-        logger.info("left out of the file: %s", _listed(_modules(left_out)))
-    filled = {name: jnp.asarray(used[name], value.dtype) if name in fits else value for name, value in own.items()}
-    return flax.traverse_util.unflatten_dict(filled, sep="/")
+    return {name: tensors[name] for name in fits}, fresh, left_out
 
 
 def read(path: str | Path) -> Weights:

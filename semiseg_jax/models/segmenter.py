@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from semiseg_jax.models.layers import Conv, resize
 
-Outputs = dict[str, jax.Array]
+Outputs = dict[str, Any]  # arrays, and under `features` arrays by name
 Perturb = tuple[int, jax.Array]  # the first of the rows to perturb, and a seed for each of them
 # Keeps the label-uncertainty loss finite, which divides by functions of the variance.
 MAX_VARIANCE, MIN_VARIANCE = 1e4, 1e-6

@@ -99,40 +99,7 @@ def filter_gpu(
     # One row a term, flat over the window.
     table = exponents.reshape(len(window.spans), side * side)
 
-    def kernel(*refs: Any) -> None:
-        p_ref, guide_ref, table_ref, out_ref = refs if has_guides else (refs[0], None, *refs[1:])
-        image = pl.program_id(0)
-        y0, x0 = pl.program_id(1) * tile_h, pl.program_id(2) * tile_w
-
-        def guide(plane: int, dy: Any, dx: Any) -> jax.Array:
-            return guide_ref[plane, image, pl.ds(y0 + dy, tile_h), pl.ds(x0 + dx, tile_w)]
-
-        centres = [guide(plane, radius, radius) for plane in range(guides.shape[0])]
-
-        def add(offset: Any, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            dy, dx = lax.div(offset, side), lax.rem(offset, side)
-            weight = jnp.zeros(TILE, p.dtype)
-            for term, (start, stop) in enumerate(window.spans):
-                exponent = jnp.full(TILE, table_ref[term, offset])
-                for plane in range(start, stop):
-                    exponent -= jnp.square(guide(plane, dy, dx) - centres[plane])
-                weight += jnp.exp(exponent)
-            if gates is not None:
-                source, target = planes.shape[0], planes.shape[0] + 1
-                weight *= 0.5 * (centres[target] * guide(source, dy, dx) + centres[source] * guide(target, dy, dx))
-            start, sums = 0, []
-            for chunk, total in zip(chunks, totals, strict=True):
-                there = p_ref[image, pl.ds(y0 + dy, tile_h), pl.ds(x0 + dx, tile_w), pl.ds(start, chunk)]
-                sums.append(total + weight[..., None] * there)
-                start += chunk
-            return tuple(sums)
-
-        totals = lax.fori_loop(0, side * side, add, tuple(jnp.zeros((*TILE, chunk), p.dtype) for chunk in chunks))
-        start = 0
-        for chunk, total in zip(chunks, totals, strict=True):
-            out_ref[image, pl.ds(y0, tile_h), pl.ds(x0, tile_w), pl.ds(start, chunk)] = total
-            start += chunk
-
+    kernel = _make_kernel(window, chunks, planes.shape[0], guides.shape[0], p.dtype)
     # `eval_shape` rather than a shape alone: under `shard_map` it also says over which devices the result varies.
     result = jax.eval_shape(lambda x: x[:, :tall, :wide], padded)
     operands = (padded, guides, table) if has_guides else (padded, table)
@@ -145,6 +112,47 @@ def filter_gpu(
         name="local_filter",
     )(*operands)
     return summed[:, :height, :width, :channels]
+
+
+def _make_kernel(window: Window, chunks: Sequence[int], planes: int, guides: int, dtype: Any) -> Callable[..., None]:
+    """The program of one tile. The guides are the planes of the features, and the two gates where there are any."""
+    radius, side, (tile_h, tile_w) = window.radius, 2 * window.radius + 1, TILE
+
+    def kernel(*refs: Any) -> None:
+        p_ref, guide_ref, table_ref, out_ref = refs if guides else (refs[0], None, *refs[1:])
+        image = pl.program_id(0)
+        y0, x0 = pl.program_id(1) * tile_h, pl.program_id(2) * tile_w
+
+        def guide(plane: int, dy: Any, dx: Any) -> jax.Array:
+            return guide_ref[plane, image, pl.ds(y0 + dy, tile_h), pl.ds(x0 + dx, tile_w)]
+
+        centres = [guide(plane, radius, radius) for plane in range(guides)]
+
+        def add(offset: Any, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            dy, dx = lax.div(offset, side), lax.rem(offset, side)
+            weight = jnp.zeros(TILE, dtype)
+            for term, (start, stop) in enumerate(window.spans):
+                exponent = jnp.full(TILE, table_ref[term, offset])
+                for plane in range(start, stop):
+                    exponent -= jnp.square(guide(plane, dy, dx) - centres[plane])
+                weight += jnp.exp(exponent)
+            if guides > planes:
+                source, target = planes, planes + 1
+                weight *= 0.5 * (centres[target] * guide(source, dy, dx) + centres[source] * guide(target, dy, dx))
+            start, sums = 0, []
+            for chunk, total in zip(chunks, totals, strict=True):
+                there = p_ref[image, pl.ds(y0 + dy, tile_h), pl.ds(x0 + dx, tile_w), pl.ds(start, chunk)]
+                sums.append(total + weight[..., None] * there)
+                start += chunk
+            return tuple(sums)
+
+        totals = lax.fori_loop(0, side * side, add, tuple(jnp.zeros((*TILE, chunk), dtype) for chunk in chunks))
+        start = 0
+        for chunk, total in zip(chunks, totals, strict=True):
+            out_ref[image, pl.ds(y0, tile_h), pl.ds(x0, tile_w), pl.ds(start, chunk)] = total
+            start += chunk
+
+    return kernel
 
 
 def _compiler_params(window: Window) -> Any:

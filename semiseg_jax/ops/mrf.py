@@ -3,6 +3,7 @@
 Needs a package of its own: `pip install PyMaxflow`.
 """
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,12 @@ def potts_mrf(
     return labels
 
 
+def check_package(user: str) -> None:
+    """Raises if the package that cuts graphs is missing; `user` is what needs it, in words."""
+    if importlib.util.find_spec("maxflow") is None:
+        raise ModuleNotFoundError(f"{user} needs PyMaxflow: pip install PyMaxflow")
+
+
 def _edges(
     size: tuple[int, ...], beta: float, connectivity: int, image: np.ndarray | None, contrast: float | None
 ) -> list[Edges]:
@@ -108,10 +115,9 @@ def _energy(labels: np.ndarray, unary: np.ndarray, edges: list[Edges]) -> float:
 
 def _expand(labels: np.ndarray, alpha: int, unary: np.ndarray, edges: list[Edges]) -> np.ndarray:
     """The best labelling in which any pixels may change to `alpha`: one cut, in which the sink's side changes."""
-    try:
-        import maxflow
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("potts_mrf needs PyMaxflow: pip install PyMaxflow") from error
+    check_package("potts_mrf")
+    import maxflow
+
     graph = maxflow.GraphFloat()
     nodes = graph.add_grid_nodes(labels.shape)
     keep = np.take_along_axis(unary, labels[..., None], axis=-1)[..., 0]

@@ -1,7 +1,8 @@
 """`semiseg evaluate`: metrics of a trained model at the original resolution of every image."""
 
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from tqdm.auto import tqdm
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
-from semiseg_jax.engine.inference import Predictor
-from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
-from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.engine.inference import Predictor, Scored
+from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
+from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.engine.settings import Settings
+from semiseg_jax.engine.threads import in_order
 from semiseg_jax.verbs import workdir as workdirs
+
+logger = logging.getLogger("semiseg_jax")
 
 
 def evaluate(
@@ -37,8 +42,9 @@ def evaluate(
       split: the split to evaluate; by default val, validation or test, whichever exists first.
       config: the run's own config by default; pass an altered copy to evaluate on other data or in another mode.
       output: where the JSON goes; by default `evaluation_SPLIT.json` in the workdir, with what differs from the run's
-        own config in the name.
+        own config in the name. If the workdir cannot be written to, that is warned of.
     """
+    keep_memory()
     workdir = Path(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     dataset = open_dataset(model.config.data)
@@ -50,29 +56,44 @@ def evaluate(
             f"{dataset.info.name} has no split val, validation or test with masks to compare with; name one of its own "
             f"with --split: {', '.join(dataset.info.splits)}"
         )
-    results = evaluate_split(model.predictor(), dataset, split)
+    boundary = model.config.eval.boundary != "never"
+    results = evaluate_split(model.predictor(), dataset, split, boundary=boundary)
     if is_main():
-        how = model.config.eval
-        scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
-        ways = filter(None, [how.mode, "flip" if how.flip else "", scales, how.post.name])
-        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
-        print(f"inference: {', '.join(ways)}")
-        print(format_table(results, dataset.info.classes), flush=True)
-        about = {
-            "dataset": dataset.info.name,
-            "path": model.config.data.path,
-            "split": split,
-            "checkpoint": model.step,
-            "eval": dataclasses.asdict(model.config.eval),
-        }
         path = (
             Path(output)
             if output
             else workdir / _file_name(split, model.config, settings(workdirs.read_config(workdir)))
         )
-        write_json(path, about | workdirs.as_json(results, dataset.info.classes))
-        print(f"written to {path}")
+        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
+        try:
+            _report(results, model, split, path)
+        except OSError as error:
+            if output:
+                raise
+            logger.warning("%s cannot be written (%s); --output=FILE.json puts it elsewhere", path, error)
     return results
+
+
+def _report(results: dict[str, Any], model: workdirs.Trained, split: str, path: Path) -> None:
+    """Prints the table, then writes the JSON."""
+    how, info = model.config.eval, model.info
+    scales = f"scales {how.scales}" if tuple(how.scales) != (1.0,) else ""
+    ways = filter(None, [how.mode, "flip" if how.flip else "", scales, how.post.name])
+    print(f"inference: {', '.join(ways)}")
+    print(format_table(results, info.classes), flush=True)
+    content = {
+        "dataset": info.name,
+        "path": model.config.data.path,
+        "split": split,
+        "checkpoint": model.step,
+        "eval": dataclasses.asdict(how),
+        **workdirs.as_json(results, info.classes),
+    }
+    if note := boundary_note(results):
+        print(note, flush=True)
+        content["boundary_f_note"] = note
+    write_json(path, content)
+    print(f"written to {path}")
 
 
 def _file_name(split: str, config: Settings, own: Settings) -> str:
@@ -90,25 +111,43 @@ def _file_name(split: str, config: Settings, own: Settings) -> str:
     return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json"
 
 
-def evaluate_split(predictor: Predictor, dataset: Dataset, split: str, limit: int = 0) -> dict[str, Any]:
-    """Metrics over the images of a split that have a mask, shared out over processes."""
-    indices = dataset.masked_indices(split)[: limit or None]
+def evaluate_split(
+    predictor: Predictor, dataset: Dataset, split: str, limit: int = 0, *, boundary: bool = True
+) -> dict[str, Any]:
+    """Metrics over the images of a split that have a mask, shared out over processes.
+
+    Args:
+      predictor: of the model.
+      dataset: with the split.
+      split: its name.
+      limit: at most this many images, evenly over the split; 0 = all.
+      boundary: whether boundary F is measured, for which the host needs longer than for the rest.
+    """
+    indices = evenly(dataset.masked_indices(split), limit)
     records, classes = dataset.records(split), dataset.info.num_classes
     mine = indices[jax.process_index() :: jax.process_count()]
-    truths: list[np.ndarray] = []
 
-    def stream() -> Iterator[np.ndarray]:
-        for index in mine:
-            record = records[index]
-            image = decode_image(record["image"])
-            truths.append(decode_mask(record["mask"], (image.shape[0], image.shape[1])))
-            yield image
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        record = records[index]
+        image = decode_image(record["image"])
+        return image, decode_mask(record["mask"], (image.shape[0], image.shape[1]))
 
-    confusion, boundary = ConfusionMatrix.empty(classes), BoundaryF.empty(classes)
-    progress = tqdm(predictor(stream()), total=len(mine), desc=f"evaluating {split}", leave=False, disable=None)
-    for probs in progress:
-        truth, prediction = truths.pop(0), probs.argmax(-1)
-        confusion = confusion.merge(ConfusionMatrix.from_model_output(truth, prediction, classes))
-        boundary = boundary.merge(BoundaryF.from_model_output(truth, prediction, classes))
-    results = confusion.over_processes().compute() | boundary.over_processes().compute()
+    def with_boundary(found: Scored) -> tuple[Scored, BoundaryF]:
+        return found, BoundaryF.from_model_output(found.truth, found.labels, classes)
+
+    confusion, calibration, edges = ConfusionMatrix.empty(classes), Calibration.empty(), BoundaryF.empty(classes)
+    scored = predictor.score(in_order(read, mine))
+    pairs = in_order(with_boundary, scored) if boundary else ((found, edges) for found in scored)
+    for found, more in tqdm(pairs, total=len(mine), desc=f"evaluating {split}", leave=False, disable=None):
+        confusion, calibration = confusion.merge(found.confusion), calibration.merge(found.calibration)
+        edges = edges.merge(more) if boundary else edges
+    results = confusion.over_processes().compute() | calibration.over_processes().compute()
+    if boundary:
+        results |= edges.over_processes().compute()
     return results | {"images": len(indices)}
+
+
+def evenly(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the items, spread evenly over them; 0 = all."""
+    count = min(limit, len(items)) if limit else len(items)
+    return [items[i * len(items) // count] for i in range(count)]

@@ -4,16 +4,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from semiseg_jax import registry
-from semiseg_jax.config_files import first_line, shipped_configs
+from semiseg_jax.config_files import arguments_of, first_line, load_config, shipped_configs
 
 
 def list_names(kind: str) -> None:
     """Prints the names of a kind of things, such as "configs" or "terms", each with a line about it."""
-    if kind == "fields":
-        print(field_table())
+    if kind in TABLES:
+        print(TABLES[kind]())
         return
     if kind not in KINDS:
-        raise ValueError(f"what is {kind!r}? Known: `semiseg list {'`, `semiseg list '.join([*KINDS, 'fields'])}`")
+        raise ValueError(f"what is {kind!r}? `semiseg list` knows: {', '.join([*KINDS, *TABLES])}")
     rows = list(KINDS[kind]())
     width = max((len(name) for name, _ in rows), default=0)
     for name, about in rows:
@@ -28,6 +28,34 @@ def field_table() -> str:
     for path, default, meaning in fields():
         shown = f'"{default}"' if isinstance(default, str) else str(default)
         lines.append(f"| `{path}` | `{shown}` | {meaning.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def setting_table() -> str:
+    """Every shipped config in each of its settings, as a table in Markdown."""
+    from semiseg_jax.config import settings
+
+    lines = [
+        "| config | network | crop | images per update | updates | optimiser | terms beside the cross-entropy |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in shipped_configs():
+        choices = arguments_of(name).get("setting", ("",))
+        for setting in choices if isinstance(choices, tuple) else ("",):
+            run = settings(load_config(f"{name}:setting={setting},path=DIR,weights=none" if setting else name))
+            unit = sum(run.data.quota.values())
+            images = str(run.batch_size) if run.batch_size else f"{unit * run.accumulate} on each device"
+            terms = [f"{term} {options.weight:g}" for term, options in run.terms.items() if options.weight]
+            cells = [
+                f"`{name}`" + (f", {setting}" if setting else ""),
+                " on ".join([run.model["name"], *([run.model["backbone"]] if "backbone" in run.model else [])]),
+                "x".join(map(str, run.augment.crop)),
+                images,
+                f"{run.steps:,}",
+                f"{run.optimizer.name} {run.optimizer.learning_rate:g} {run.optimizer.schedule}",
+                ", ".join(terms[1:]) or "none",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -69,6 +97,7 @@ def _about(known: Mapping[str, object], group: str, *, of_module: bool = False) 
         yield name, entry.value
 
 
+TABLES: Mapping[str, Callable[[], str]] = {"fields": field_table, "settings": setting_table}
 KINDS: Mapping[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "configs": _configs,
     "methods": _methods,

@@ -1,9 +1,11 @@
 """`semiseg predict`: label maps, colour pictures and overlays for files, folders and globs."""
 
+import functools
 import glob
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,19 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import open_dataset
-from semiseg_jax.data.records import IMAGE_SUFFIXES, decode_image
+from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.checkpoints import write_json
+from semiseg_jax.engine.inference import Prediction
+from semiseg_jax.engine.parallel import keep_memory
+from semiseg_jax.engine.threads import THREADS, in_order
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
+
+DRAWN = ("index", "color", "overlay")
+KINDS = (*DRAWN, "probabilities")
+Read = Callable[[], np.ndarray]
 
 
 def predict(
@@ -28,8 +37,9 @@ def predict(
     checkpoint: str = "best",
     config: ConfigDict | None = None,
     limit: int = 0,
+    write: str | Sequence[str] = DRAWN,
 ) -> dict[str, Any]:
-    """Writes NAME_index.png, NAME_color.png and NAME_overlay.png for every image -> what `predictions.json` holds.
+    """Writes files NAME_KIND for every image, and `predictions.json` -> what that holds.
 
     Args:
       workdir: of `semiseg_jax.train`.
@@ -38,41 +48,41 @@ def predict(
       checkpoint: "best", "last" or a step.
       config: the run's own config by default; an altered copy changes the inference mode.
       limit: at most this many images; 0 = all.
+      write: what to write of each image, or names joined by commas: "index" (class indices, PNG), "color" and "overlay"
+        (PNG), "probabilities" (NumPy .npy, [H,W,K] float16).
 
     A file that cannot be read is listed under "failed" and the others go on.
     """
-    workdir = Path(workdir)
+    keep_memory()
+    workdir, kinds = Path(workdir), _kinds(write)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
-    sources: list[tuple[str, Any]]
-    if inputs:
-        sources = [(str(path), path) for path in find_images(inputs)]
-    else:
-        dataset = open_dataset(model.config.data)
-        split = dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
-        records = dataset.records(split)
-        sources = [(row["id"], (records, i)) for i, row in enumerate(dataset.info.splits[split])]
-    sources = sources[: limit or None]
+    sources = _sources(model, inputs)[: limit or None]
+    names = _unique_names([name for name, _ in sources])
+    _warn_of_others(output, set(names))
     failed: list[dict[str, str]] = []
-    read: list[tuple[str, np.ndarray]] = []
+    read: deque[tuple[str, Read]] = deque()
 
     def stream() -> Iterator[np.ndarray]:
         for name, source in sources:
             try:
-                data = source.read_bytes() if isinstance(source, Path) else source[0][source[1]]["image"]
-                image = decode_image(data)
+                image = source()
             except (OSError, ValueError) as error:
                 failed.append({"file": name, "error": str(error)})
                 continue
-            read.append((name, image))
+            read.append((name, source))
             yield image
 
-    names = _unique_names([name for name, _ in sources])
-    _warn_of_others(output, set(names))
-    done = []
-    for probs in tqdm(model.predictor()(stream()), total=len(sources), desc="predicting", disable=None):
-        name, image = read.pop(0)
-        done.append(_write(output, names[name], name, image, probs, model))
+    def draw(found: tuple[str, Read, Prediction]) -> dict[str, Any]:
+        name, source, prediction = found
+        written = _write(output, names[name], kinds, source, prediction, model.info)
+        return {"file": name, **written, **_describe(prediction, model.info)}
+
+    everything = "probabilities" in kinds
+    predictions = model.predictor().predictions(stream(), probabilities=everything)
+    found = ((*read.popleft(), prediction) for prediction in predictions)
+    rows = in_order(draw, found, ahead=1 if everything else THREADS)
+    done = list(tqdm(rows, total=len(sources), desc="predicting", disable=None))
     summary = {
         "checkpoint": model.step,
         "classes": list(model.info.classes),
@@ -88,6 +98,33 @@ def predict(
         flush=True,
     )
     return summary
+
+
+def _kinds(write: str | Sequence[str]) -> list[str]:
+    kinds = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise ValueError(f"write={','.join(kinds)!r} must name some of {', '.join(KINDS)}")
+    return list(dict.fromkeys(kinds))
+
+
+def _sources(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path]) -> list[tuple[str, Read]]:
+    """Names, and what reads the image of each: it is read again to be drawn over, and not kept until then."""
+    if inputs:
+        return [(str(path), functools.partial(_read_file, path)) for path in find_images(inputs)]
+    dataset = open_dataset(model.config.data)
+    split = dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
+    records = dataset.records(split)
+    rows = enumerate(dataset.info.splits[split])
+    return [(row["id"], functools.partial(_read_record, records, number)) for number, row in rows]
+
+
+def _read_file(path: Path) -> np.ndarray:
+    return decode_image(path.read_bytes())
+
+
+def _read_record(records: Sequence[Record], number: int) -> np.ndarray:
+    return decode_image(records[number]["image"])
 
 
 def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -125,23 +162,34 @@ def _warn_of_others(output: Path, names: Collection[str]) -> None:
         )
 
 
-def _write(output: Path, stem: str, name: str, image: np.ndarray, probs: np.ndarray, model: Any) -> dict[str, Any]:
-    labels = probs.argmax(-1).astype(np.uint8)
-    info = model.info
-    drawn = {
-        "index": labels,
-        "color": pictures.colorize(labels, info.colors),
-        "overlay": pictures.overlay(image, labels, info.colors, background=info.background),
-    }
-    for kind, picture in drawn.items():
-        pictures.save(output / f"{stem}_{kind}.png", picture)
+def _write(
+    output: Path, stem: str, kinds: Sequence[str], source: Read, prediction: Prediction, info: DatasetInfo
+) -> dict[str, str]:
+    """-> the name of each file."""
+    labels, written = prediction.labels, {}
+    for kind in kinds:
+        written[kind] = f"{stem}_{kind}.{'npy' if kind == 'probabilities' else 'png'}"
+        path = output / written[kind]
+        if kind == "index":
+            pictures.save(path, labels)
+        elif kind == "color":
+            pictures.save(path, pictures.colorize(labels, info.colors))
+        elif kind == "overlay":
+            pictures.save(path, pictures.overlay(source(), labels, info.colors, background=info.background))
+        else:
+            assert prediction.probs is not None
+            output.mkdir(parents=True, exist_ok=True)
+            np.save(path, prediction.probs.astype(np.float16))
+    return written
+
+
+def _describe(prediction: Prediction, info: DatasetInfo) -> dict[str, Any]:
+    labels = prediction.labels
     shares = np.bincount(labels.ravel(), minlength=info.num_classes) / labels.size
     return {
-        "file": name,
-        **{kind: f"{stem}_{kind}.png" for kind in drawn},
         "size": list(labels.shape),
         "share": {info.classes[k]: round(float(shares[k]), 5) for k in np.flatnonzero(shares)},
-        "mean_confidence": round(float(probs.max(-1).mean()), 5),
+        "mean_confidence": round(prediction.confidence, 5),
     }
 
 

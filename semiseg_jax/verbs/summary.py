@@ -10,7 +10,7 @@ from semiseg_jax.engine.parallel import rows_per_device
 from semiseg_jax.engine.settings import Settings
 
 
-def summary(config: ConfigDict | Settings, *, classes: int = 0) -> models.Summary:
+def summary(config: ConfigDict | Settings, *, classes: int = 0, features: bool = False) -> models.Summary:
     """Prints parameters, multiply-adds and memory of the config's segmentation network at its crop and batch.
 
     That network alone: a discriminator, or views of the images beside them, come on top.
@@ -18,6 +18,7 @@ def summary(config: ConfigDict | Settings, *, classes: int = 0) -> models.Summar
     Args:
       config: from `semiseg_jax.load_config(NAME)` or `semiseg_jax.default_config()`.
       classes: how many; 0 = those of the dataset, which is built if need be.
+      features: list all features that a method can ask for, with their shapes.
     """
     config = settings(config)
     classes = classes or open_dataset(config.data).info.num_classes
@@ -33,4 +34,8 @@ def summary(config: ConfigDict | Settings, *, classes: int = 0) -> models.Summar
         f"a step of this network alone, {rows} images of {config.augment.crop[0]}x{config.augment.crop[1]} on each of "
         f"{devices} device(s), takes about {needed / 2**30:.2f} GiB on each device"
     )
+    if features:
+        print("features by name, of one image:")
+        for name, shape in models.feature_shapes(model, (1, *config.augment.crop, 3)).items():
+            print(f"  {name:<40}{'x'.join(map(str, shape)):>20}")
     return found

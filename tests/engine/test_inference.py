@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from semiseg_jax.data.letterbox import Letterbox, resize
 from semiseg_jax.engine.inference import Inference, Predictor
+from semiseg_jax.engine.landing import landing
+from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix
 
 CANVAS, WINDOW = (64, 96), (32, 48)
 SIZES = [(64, 96), (20, 30), (33, 47), (1, 1), (64, 5), (31, 96)]
@@ -162,3 +165,130 @@ def test_batches_are_spread_over_as_many_devices_as_divide_them(batch_size, devi
     assert spread._split.mesh.size == devices
     for image, probs in zip(images, spread(images), strict=True):
         np.testing.assert_allclose(probs, expected(image), atol=1e-6)
+
+
+def by_share(classes: int):
+    """A network whose probabilities are fixed mixtures of the colour: smooth, and cheap for many classes."""
+    table = np.random.default_rng(0).dirichlet(np.full(classes, 0.3), size=4).astype(np.float32)
+
+    def predict(variables, images):
+        rest = 3 - images.sum(-1, keepdims=True)
+        return jnp.concatenate([images, rest], -1) @ table / 3
+
+    return predict
+
+
+def reference(predict, image: np.ndarray, canvas: tuple[int, int], scales=(1.0,)) -> np.ndarray:
+    """Probabilities of an image as one tile a scale, brought back by OpenCV, 100 classes at a time."""
+    total = 0
+    for scale in scales:
+        base = Letterbox.fit(image.shape[:2], canvas).placed
+        placed = tuple(max(1, round(side * scale)) for side in base)
+        probs = np.asarray(predict({}, jnp.asarray(resize(image, placed))[None].astype(jnp.float32) / 255))[0]
+        parts = [resize(probs[..., k : k + 100], image.shape[:2]) for k in range(0, probs.shape[-1], 100)]
+        total = total + np.concatenate(parts, -1)
+    return total / len(scales)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (2.0,), (0.5, 1.0, 1.75)])
+def test_maps_come_back_as_opencv_resizes_them(scales):
+    predict, sizes = by_share(5), [(64, 96), (200, 150), (90, 333), (20, 30), (7, 5), (301, 64)]
+    images = [smooth(size, seed) for seed, size in enumerate(sizes)]
+    options = Inference(CANVAS, WINDOW, batch_size=2, scales=scales)
+    found = Predictor(predict, {}, options, 5).predictions(images, probabilities=True)
+    for image, prediction in zip(images, found, strict=True):
+        probs = reference(predict, image, CANVAS, scales)
+        np.testing.assert_allclose(prediction.probs, probs, atol=2e-5)
+        top = np.sort(probs, -1)
+        clear = top[..., -1] - top[..., -2] > 1e-4
+        np.testing.assert_array_equal(prediction.labels[clear], probs.argmax(-1)[clear])
+        assert prediction.labels.dtype == np.uint8
+        assert prediction.confidence == pytest.approx(top[..., -1].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("classes", [150, 254])
+def test_any_number_of_classes_comes_back_at_another_size(classes, mode):
+    image = smooth((100, 70))
+    options = Inference((32, 32), (32, 32), mode=mode, batch_size=4, scales=(0.75,))
+    (probs,) = Predictor(by_share(classes), {}, options, classes)([image])
+    (labels,) = Predictor(by_share(classes), {}, options, classes).labels([image])
+    assert probs.shape == (100, 70, classes)
+    np.testing.assert_array_equal(labels, probs.argmax(-1))
+    expected = by_share(classes)({}, jnp.asarray(image[None]).astype(jnp.float32) / 255)[0]
+    np.testing.assert_allclose(probs, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("post", [None, lambda image, probs: probs])
+def test_counts_are_those_of_the_labels_and_probabilities(mode, post):
+    rng = np.random.default_rng(0)
+    images = [noise(size, seed) for seed, size in enumerate([(64, 96), (40, 30), (65, 100), (64, 96), (33, 64)])]
+    truths = [rng.choice([0, 1, 2, 255], image.shape[:2]).astype(np.uint8) for image in images]
+    options = {"mode": mode, "post": post}
+    probs = list(predictor(**options)(images))
+    scored = list(predictor(**options).score(zip(images, truths, strict=True)))
+    assert len(scored) == len(images)
+    for one, maps, truth in zip(scored, probs, truths, strict=True):
+        labels, top = maps.argmax(-1), maps.max(-1)
+        np.testing.assert_array_equal(one.labels, labels)
+        np.testing.assert_array_equal(one.truth, truth)
+        assert one.confidence == pytest.approx(top.mean(), abs=1e-5)
+        counts = ConfusionMatrix.from_model_output(truth, labels, 3).counts
+        assert one.confusion.counts.dtype == np.int64
+        np.testing.assert_array_equal(one.confusion.counts, counts)
+        bins = Calibration.from_model_output(truth, labels, top).bins
+        np.testing.assert_allclose(one.calibration.bins, bins, rtol=1e-5, atol=1e-3)
+
+
+def test_a_truth_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"the truth is \[20, 31\] but its image \[20, 30\]"):
+        list(predictor().score([(noise((20, 30)), np.zeros((20, 31), np.uint8))]))
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_a_rare_shape_holds_at_most_two_batches(mode):
+    taken = handed = most = 0
+    images = [noise((10, 90)), *[noise((60, 40), seed) for seed in range(24)]]
+
+    def stream():
+        nonlocal taken, most
+        for image in images:
+            taken += 1
+            most = max(most, taken - handed)
+            yield image
+
+    for image, probs in zip(images, predictor(mode=mode, window=(64, 64), batch_size=4)(stream()), strict=True):
+        handed += 1
+        np.testing.assert_allclose(probs, expected(image), atol=1e-5)
+    assert most <= 2 * 4
+
+
+def test_programs_are_compiled_for_canvases_and_not_for_sizes():
+    traced = []
+
+    def watch(variables, images):
+        traced.append(images.shape)
+        return images
+
+    before = landing.cache_info().misses
+    sizes = [(61 + i % 4, 90 + i % 7) for i in range(12)]
+    list(predictor(watch, batch_size=4).labels([noise(size, seed) for seed, size in enumerate(sizes)]))
+    assert traced == [(4, 64, 96, 3)]
+    assert landing.cache_info().misses - before <= 1
+
+
+def test_overlapping_windows_of_one_image_fill_whole_batches():
+    seen = []
+
+    def watch(variables, images):
+        seen.append(len(images))
+        return images
+
+    list(predictor(watch, mode="slide", window=(32, 32), batch_size=8, overlap=0.5)([noise((64, 64))] * 2))
+    assert sorted(seen) == [2, 8]  # 18 windows
+
+
+def test_probabilities_may_be_written_to():
+    for probs in predictor()([noise((64, 96)), noise((20, 30))]):
+        probs += 1

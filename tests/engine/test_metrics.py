@@ -1,4 +1,4 @@
-"""Metrics against naive counting, and boundaries whose score is known."""
+"""Metrics against naive counting."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from semiseg_jax.engine.metrics import BoundaryF, ConfusionMatrix, format_table
+from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
 
 VOID = 255
 
@@ -18,19 +18,21 @@ def confusion(truth, prediction, classes: int) -> ConfusionMatrix:
 def naive(truth, prediction, classes: int) -> dict:
     """The definitions, class by class, with sets of pixels."""
     counted = truth != VOID
-    iou, accuracy, weights = [], [], []
+    iou, accuracy, precision, weights = [], [], [], []
     for klass in range(classes):
         true = (truth == klass) & counted
         said = (prediction == klass) & counted
         either = (true | said).sum()
         iou.append((true & said).sum() / either if either else np.nan)
         accuracy.append((true & said).sum() / true.sum() if true.sum() else np.nan)
+        precision.append((true & said).sum() / said.sum() if said.sum() else np.nan)
         weights.append(true.sum())
     total = counted.sum()
     seen = [value for value in iou if not np.isnan(value)]
     return {
         "iou": iou,
-        "class_accuracy": accuracy,
+        "class_recall": accuracy,
+        "class_precision": precision,
         "miou": np.mean(seen) if seen else np.nan,
         "mean_accuracy": np.mean([v for v in accuracy if not np.isnan(v)]) if total else np.nan,
         "pixel_accuracy": ((truth == prediction) & counted).sum() / total if total else 0.0,
@@ -83,14 +85,14 @@ def test_counts_stay_exact_beyond_the_integers_of_float32():
 def test_class_that_is_absent_everywhere_is_nan_and_not_in_the_mean():
     results = confusion([[0, 0, 1, 1]], [[0, 0, 1, 0]], 3).compute()
     assert np.isnan(results["iou"][2])
-    assert np.isnan(results["class_accuracy"][2])
+    assert np.isnan(results["class_recall"][2])
     assert results["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 def test_class_that_is_only_predicted_counts_as_zero():
     results = confusion([[0, 0]], [[0, 2]], 3).compute()
     assert results["iou"][2] == 0
-    assert np.isnan(results["class_accuracy"][2])
+    assert np.isnan(results["class_recall"][2])
 
 
 @pytest.mark.parametrize("prediction", [0, 1])
@@ -106,85 +108,49 @@ def test_nothing_to_count_gives_nan_and_no_warning(recwarn):
     assert not recwarn.list
 
 
-def half_plane(column: int, size=(100, 100)) -> np.ndarray:
-    """Class 1 from `column` on. The diagonal of 100x100 gives a tolerance of one pixel, of 400x400 of four."""
-    labels = np.zeros(size, np.uint8)
-    labels[:, column:] = 1
-    return labels
-
-
-def boundary(truth, prediction, classes=2) -> dict:
-    return BoundaryF.from_model_output(truth, prediction, classes).compute()
-
-
-def test_perfect_boundary_scores_one():
-    results = boundary(half_plane(50), half_plane(50))
-    assert results["boundary_f"] == pytest.approx(1)
-    np.testing.assert_allclose(results["class_boundary_f"], 1)
-
-
-@pytest.mark.parametrize(
-    ("size", "shift", "score"),
-    [((100, 100), 1, 1), ((100, 100), 2, 0), ((400, 400), 4, 1), ((400, 400), 5, 0), ((300, 500), 4, 1)],
-)
-def test_boundary_counts_within_the_tolerance_and_not_beyond(size, shift, score):
-    assert boundary(half_plane(50, size), half_plane(50 + shift, size))["boundary_f"] == pytest.approx(score)
-
-
-def test_half_of_a_boundary_has_precision_one_and_recall_a_half():
-    truth, prediction = half_plane(50), half_plane(50)
-    prediction[50:] = 0
-    prediction[50:, 50:] = VOID - 1  # a third class takes the lower half of class 1
-    labels = np.where(prediction == VOID - 1, 2, prediction).astype(np.uint8)
-    score = BoundaryF.from_model_output(truth, labels, 3).compute()["class_boundary_f"]
-    # Class 0 keeps its whole boundary; class 1 keeps half and gains the border with class 2.
-    assert score[0] == pytest.approx(1)
-    assert 0 < score[1] < 1
-    assert score[2] == 0
-
-
-def test_images_without_any_boundary_have_no_score():
-    flat = np.zeros((20, 20), np.uint8)
-    results = boundary(flat, flat)
-    assert np.isnan(results["boundary_f"])
-    assert np.isnan(boundary(np.full((20, 20), VOID, np.uint8), flat)["boundary_f"])
-
-
-def test_boundary_that_only_one_side_has_scores_zero():
-    flat = np.zeros((100, 100), np.uint8)
-    assert boundary(half_plane(50), flat)["boundary_f"] == 0
-    assert boundary(flat, half_plane(50))["boundary_f"] == 0
-
-
-def test_void_region_makes_no_boundary():
-    truth, prediction = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
-    truth[10:20, 10:20] = VOID
-    prediction[10:20, 10:20] = 1
-    assert np.isnan(boundary(truth, prediction)["boundary_f"])
-
-
-def test_boundary_drawn_as_a_line_of_void_is_in_its_middle():
-    truth = half_plane(50, size=(400, 400))
-    truth[:, 48:52] = VOID
-    for column, score in ((50, 1), (54, 1), (60, 0)):
-        assert boundary(truth, half_plane(column, size=(400, 400)))["boundary_f"] == pytest.approx(score)
-
-
-def test_boundary_scores_are_means_over_images_then_classes():
-    good = BoundaryF.from_model_output(half_plane(50), half_plane(50), 3)
-    bad = BoundaryF.from_model_output(half_plane(50), half_plane(70), 3)
-    results = BoundaryF.empty(3).merge(good).merge(bad).over_processes().compute()
-    np.testing.assert_allclose(results["class_boundary_f"], [0.5, 0.5, np.nan])
-    assert results["boundary_f"] == pytest.approx(0.5)
-
-
 def test_table_shows_every_class_and_a_dash_for_what_does_not_exist():
-    truth, prediction = half_plane(50), half_plane(50)
-    results = confusion(truth, prediction, 3).compute() | boundary(truth, prediction, 3)
+    truth = np.array([[0, 0, 1, 1]])
+    results = confusion(truth, truth, 3).compute()
+    results |= {"boundary_f": 0.5, "class_boundary_f": np.array([0.25, 0.75, np.nan]), "ece": 0.125}
     lines = format_table(results, ["sky", "a very long class name", "absent"]).splitlines()
-    assert lines[1].split() == ["sky", "1.0000", "1.0000", "1.0000"]
+    assert lines[0].split() == ["class", "IoU", "recall", "precision", "boundary"]
+    assert lines[1].split() == ["sky", "1.0000", "1.0000", "1.0000", "0.2500"]
     assert lines[2].startswith("a very long class name ")
-    assert lines[3].split() == ["absent", "-", "-", "-"]
-    assert lines[5].split() == ["mean", "1.0000", "1.0000", "1.0000"]
+    assert lines[3].split() == ["absent", "-", "-", "-", "-"]
+    assert lines[5].split() == ["mean", "1.0000", "1.0000", "1.0000", "0.5000"]
     assert "mIoU 1.0000" in lines[6]
+    assert "boundary F 0.5000" in lines[6]
+    assert "calibration error 0.1250" in lines[6]
     assert len({len(line) for line in lines[:6]}) == 1
+
+
+def test_table_leaves_out_what_was_not_measured():
+    table = format_table(confusion([[0, 1]], [[0, 1]], 2).compute(), ["sky", "sea"])
+    assert "boundary" not in table
+    assert "calibration" not in table
+
+
+def calibration(truth, prediction, top) -> Calibration:
+    return Calibration.from_model_output(
+        np.asarray(truth, np.uint8), np.asarray(prediction), np.asarray(top, np.float32)
+    )
+
+
+def test_calibration_error_is_zero_where_probabilities_are_shares_of_hits():
+    hits = np.arange(100) < 90
+    assert calibration(~hits, np.zeros(100, int), np.full(100, 0.9)).compute()["ece"] == pytest.approx(0, abs=1e-6)
+
+
+def test_calibration_error_is_the_gap_in_each_bin_weighted_by_its_pixels():
+    # Three pixels of four at 0.95 are right, none of two at 0.5; one at 1.0 is right.
+    counts = calibration([0, 0, 0, 1, 1, 1, 0], np.zeros(7, int), [0.95] * 4 + [0.5] * 2 + [1.0])
+    # 0.95 and 1.0 share the last of 15 bins.
+    expected = (abs(4 - (4 * 0.95 + 1.0)) + abs(0 - 2 * 0.5)) / 7
+    assert counts.compute()["ece"] == pytest.approx(expected, abs=1e-6)
+    merged = Calibration.empty().merge(counts).merge(counts).over_processes()
+    assert merged.compute()["ece"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_does_not_count_void():
+    assert calibration([VOID, 0], [0, 0], [0.1, 1.0]).compute()["ece"] == 0
+    assert np.isnan(calibration([VOID], [0], [0.1]).compute()["ece"])

@@ -110,6 +110,26 @@ def test_nothing_is_initialised_unless_asked_for():
     assert not jax.distributed.is_initialized()
 
 
+def test_processes_that_do_host_work_count_by_the_clock_and_then_make_up_for_what_others_counted(monkeypatch):
+    seen, now = [], [100.0]
+
+    def reached(call):
+        seen.append(call)
+        return call == 7
+
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", reached)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", lambda calls: np.array([calls, 8]))
+    with parallel.stop_signals() as stop:
+        assert (stop(), stop.in_host_work(), seen) == (0, 0, [1])
+        now[0] += 2.0
+        assert (stop.in_host_work(), seen) == (0, [1, 2, 3, 4, 5])
+        assert (stop.in_host_work(), len(seen)) == (0, 5)
+        assert (stop.agree(), seen) == (parallel.signal.SIGTERM, [1, 2, 3, 4, 5, 6, 7, 8])
+        assert stop.in_host_work() == parallel.signal.SIGTERM
+
+
 def test_several_processes_count_on_over_the_stages_of_a_run(monkeypatch):
     """JAX stops a run at the highest number seen so far and one more: each stage starts its steps at 0 again."""
     seen = []

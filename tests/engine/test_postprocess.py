@@ -1,5 +1,7 @@
 """Post-processing of predictions: what it does to one image, and that inference applies it last."""
 
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,6 +29,12 @@ def noisy(size=(30, 41)):
 
 def test_without_a_name_there_is_none():
     assert make_post(options("")) is None
+
+
+def test_cuts_without_their_package_are_refused_before_anything_is_cut(monkeypatch):
+    monkeypatch.setitem(sys.modules, "maxflow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"eval\.post\.name='mrf' needs PyMaxflow: pip install PyMaxflow"):
+        make_post(options("mrf"))
 
 
 @pytest.mark.parametrize("name", ["mrf", "mean_field"])

@@ -57,6 +57,22 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_removed(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
+def test_a_kill_while_the_history_is_rewritten_leaves_it_as_it_was(tmp_path, monkeypatch):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step in (1, 2, 3):
+        writer.scalars(step, {"loss": 1.0}, "train")
+    writer.close()
+
+    def killed(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            MetricWriter(tmp_path, start=1, tensorboard=False)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("tensorboard", [True, False])
 def test_tensorboard_file_appears_when_asked_for(tmp_path, tensorboard):
     writer = MetricWriter(tmp_path, "one", tensorboard=tensorboard)
@@ -130,3 +146,15 @@ def test_time_that_is_skipped_does_not_slow_the_rate(clock):
     progress.skip()
     clock.now += 1
     assert progress.report(10, {}) == pytest.approx(10)
+
+
+def test_a_pulse_shows_progress_in_a_log_every_ten_seconds_and_at_the_end(clock, capsys):
+    progress = Progress(total=100, start=0, images_per_step=1, name="labels", unit="image")
+    for image in (1, 2, 3):
+        clock.now += 4
+        progress.pulse(image)
+    progress.pulse(100)
+    assert capsys.readouterr().out.splitlines() == [
+        "[labels] image 3/100  ETA 6:28  0.25 img/s",
+        "[labels] image 100/100  ETA 0:00  97000000000 img/s",
+    ]

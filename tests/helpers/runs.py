@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.engine.checkpoints import Checkpoints
 
+CLOCKED = ("images_per_second", "data_seconds")
+
 
 def saved_arrays(workdir: Path, step: int, stage: str = "supervised") -> dict[str, np.ndarray]:
     """Every array of a checkpoint (parameters, optimiser state, average, step, rng) by its path."""
@@ -22,7 +24,7 @@ def logged(workdir: Path, kind: str, stage: str = "") -> dict[int, dict]:
     """The rows of metrics.jsonl by step (of a stage), without what depends on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {
-        row["step"]: {k: v for k, v in row.items() if k != "images_per_second"}
+        row["step"]: {k: v for k, v in row.items() if k not in CLOCKED}
         for row in rows
         if row["kind"] == kind and stage in ("", row["stage"])
     }

@@ -1,8 +1,10 @@
 """Evaluation and prediction of a trained model, through the functions that notebooks call."""
 
 import dataclasses
+import errno
 import json
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import ConfusionMatrix
+from semiseg_jax.verbs.evaluate import evenly
 from semiseg_jax.verbs.workdir import read_config
 
 
@@ -55,7 +58,53 @@ def test_evaluation_prints_a_table_and_writes_json(workdir, tmp_path, capsys):
     assert written["images"] == 2
     assert set(written["iou"]) == {"background", "square", "other"}
     assert written["iou"]["other"] is None
+    for name in ("class_recall", "class_precision"):
+        assert written[name]["square"] == pytest.approx(results[name][1])
+    assert 0 < written["ece"] < 1
+    assert 0 < written["boundary_f"] <= 1
+    assert "boundary_f_note" not in written
+    printed = capsys.readouterr().out
+    assert f"mIoU {results['miou']:.4f}" in printed
+    assert f"calibration error {results['ece']:.4f}" in printed
+
+
+def test_a_workdir_that_cannot_be_written_to_is_evaluated_all_the_same(workdir, monkeypatch, capsys, caplog):
+    def refuse(path, content):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("semiseg_jax.verbs.evaluate.write_json", refuse)
+    results = semiseg_jax.evaluate(workdir)
     assert f"mIoU {results['miou']:.4f}" in capsys.readouterr().out
+    assert "evaluation_val.json cannot be written" in caplog.text
+    with pytest.raises(OSError, match="Read-only"):
+        semiseg_jax.evaluate(workdir, output=workdir / "asked_for.json")
+
+
+def test_boundaries_are_left_out_on_request(workdir, tmp_path):
+    results = semiseg_jax.evaluate(workdir, config=altered(workdir, boundary="never"), output=tmp_path / "out.json")
+    assert "boundary_f" not in results
+    assert "boundary_f" not in json.loads((tmp_path / "out.json").read_text())
+
+
+def test_borders_that_are_void_are_said_to_hide_the_boundaries(workdir, source, tmp_path, capsys):
+    void = FolderMaker(tmp_path / "void")()
+    for path in (void / "masks").iterdir():
+        mask = np.asarray(Image.open(path))
+        inner, outer = (morph(mask, np.ones((9, 9), np.uint8)) for morph in (cv2.erode, cv2.dilate))
+        Image.fromarray(np.where(inner == outer, mask, 255).astype(np.uint8)).save(path)
+    config = read_config(workdir)
+    config.data.path = str(void)
+    semiseg_jax.evaluate(workdir, config=config, output=tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["boundary_f"] is None
+    assert written["boundary_f_note"] in capsys.readouterr().out
+    assert "cannot be measured" in written["boundary_f_note"]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, range(10)), (3, [0, 3, 6]), (5, [0, 2, 4, 6, 8]), (99, range(10))])
+def test_a_limited_evaluation_takes_images_from_all_over_the_split(limit, expected):
+    assert evenly(range(10), limit) == list(expected)
+    assert evenly([], limit) == []
 
 
 @pytest.mark.parametrize(
@@ -102,6 +151,28 @@ def test_prediction_takes_files_folders_and_globs_and_writes_pictures(workdir, s
         assert sum(row["share"].values()) == pytest.approx(1, abs=1e-4)
         assert 1 / 3 <= row["mean_confidence"] <= 1
     assert json.loads((tmp_path / "predictions.json").read_text())["classes"] == ["background", "square", "other"]
+
+
+def test_prediction_writes_what_is_asked_for(workdir, source, tmp_path):
+    images = [source / "images" / f"im{i}.png" for i in (4, 5)]
+    summary = semiseg_jax.predict(workdir, images, output=tmp_path, write="probabilities,index")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "im4_index.png", "im4_probabilities.npy", "im5_index.png", "im5_probabilities.npy", "predictions.json",
+    ]  # fmt: skip
+    for row in summary["images"]:
+        assert "color" not in row
+        probs = np.load(tmp_path / row["probabilities"])
+        assert (probs.dtype, probs.shape) == (np.float16, (40, 48, 3))
+        np.testing.assert_allclose(probs.sum(-1, dtype=np.float32), 1, atol=2e-3)
+        index = np.asarray(Image.open(tmp_path / row["index"]))
+        assert np.mean(probs.argmax(-1) == index) > 0.99
+        assert probs.max(-1).mean(dtype=np.float64) == pytest.approx(row["mean_confidence"], abs=1e-3)
+
+
+@pytest.mark.parametrize("write", ["", "index,colour", ()])
+def test_prediction_says_what_can_be_written(workdir, write):
+    with pytest.raises(ValueError, match="must name some of index, color, overlay, probabilities"):
+        semiseg_jax.predict(workdir, write=write)
 
 
 def test_prediction_keeps_the_size_of_images_larger_and_smaller_than_those_of_training(workdir, tmp_path):

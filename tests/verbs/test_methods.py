@@ -81,7 +81,10 @@ def test_two_networks_resume_exactly_and_a_game_that_is_over_is_said_once_in_pla
     tiny_config.log.panel_rows = 2
     train(tiny_config, tmp_path / "straight")
     assert capsys.readouterr().out.count("the discriminator accepts hardly a pixel at threshold 1.0") == 1
-    assert len(logged(tmp_path / "straight", "train")[6]["confidence_histogram"]) == 10
+    last = logged(tmp_path / "straight", "train")[6]
+    assert len(last["confidence_histogram"]) == 10
+    assert last["weight_semi"] == pytest.approx(0.1)
+    assert 0 < last["learning_rate_discriminator"] < last["learning_rate_segmenter"]
     assert (tmp_path / "straight" / "panels" / "adversarial_000006.png").stat().st_size
     assert train(tiny_config, tmp_path / "resumed", on_step=stop_at(3)).preempted
     train(tiny_config, tmp_path / "resumed")
@@ -193,9 +196,9 @@ def test_rounds_refuse_what_they_have_no_use_for(tiny_config, tmp_path, quota, m
 def test_rounds_without_their_package_are_refused_before_anything_trains(tiny_config, tmp_path, monkeypatch):
     tiny_config = configure_rounds(tiny_config)
     monkeypatch.setitem(sys.modules, "maxflow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install PyMaxflow"):
+    with pytest.raises(ModuleNotFoundError, match=r"rounds\.number above 1 needs PyMaxflow: pip install PyMaxflow"):
         train(tiny_config, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def configure_transfer(config: ConfigDict) -> ConfigDict:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import shutil
 import signal
@@ -25,6 +26,7 @@ from semiseg_jax.data.records import decode_mask
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inputs import balanced_weights, make_input
+from semiseg_jax.engine.optimizers import make_schedule
 from semiseg_jax.methods.supervised import Supervised
 from semiseg_jax.verbs import train as train_verb
 from semiseg_jax.verbs import workdir as workdirs
@@ -122,8 +124,9 @@ def test_a_second_run_in_the_same_workdir_is_refused(straight):
         pass
 
 
-def test_a_finished_run_trains_no_further_and_reports_its_metrics(straight, tmp_path):
+def test_a_finished_run_trains_and_evaluates_no_further_and_reports_its_metrics(straight, tmp_path, monkeypatch):
     config, steps = straight.copy(tmp_path / "run"), []
+    monkeypatch.setattr("semiseg_jax.verbs.scoring.evaluate_split", None)
     again = train(config, tmp_path / "run", on_step=steps.append)
     assert steps == []
     assert again.step == 6
@@ -137,9 +140,32 @@ def test_the_workdir_holds_what_a_reader_needs(straight):
     assert sorted(p.name for p in (workdir / "panels").iterdir()) == ["supervised_000003.png", "supervised_000006.png"]
     assert list((workdir / "tensorboard").iterdir())
     assert differences(from_json((workdir / "config.json").read_text()), straight.config) == []
-    assert {"miou", "pixel_accuracy", "fw_iou", "boundary_f"} <= logged(workdir, "eval")[6].keys()
+    assert {"miou", "pixel_accuracy", "fw_iou", "ece", "class_precision"} <= logged(workdir, "eval")[6].keys()
+    assert "boundary_f" not in logged(workdir, "eval")[6]  # which takes longer than all others together
     assert "cross_entropy" in logged(workdir, "train")[6]
     assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", straight.said)
+
+
+@pytest.mark.parametrize("field", ["checkpoint.metric=boundary_f", "eval.boundary=always"])
+def test_boundaries_are_measured_in_training_where_that_is_asked_for(tiny_config, tmp_path, field):
+    path, value = field.split("=")
+    section, name = path.split(".")
+    tiny_config[section][name] = value
+    result = train(tiny_config, tmp_path)
+    assert 0 <= result.metrics["boundary_f"] <= 1
+    assert "boundary_f" in logged(tmp_path, "eval")[6]
+
+
+def test_training_logs_what_is_scheduled_and_how_long_it_waits_for_data(straight):
+    rows = [json.loads(line) for line in (straight.workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = {row["step"]: row for row in rows if row["kind"] == "train"}
+    schedule = make_schedule(settings(straight.config).optimizer, 6)
+    for step, row in rows.items():
+        assert row["learning_rate"] == pytest.approx(float(schedule(step - 1)))
+        assert row["weight_cross_entropy"] == 1.0
+        assert row["data_seconds"] >= 0
+        assert row["images_per_second"] > 0
+    assert "learning_rate" not in straight.said
 
 
 def test_best_and_last_checkpoints_are_kept(straight):
@@ -207,7 +233,7 @@ def test_an_evaluation_that_is_killed_loses_no_training(straight, tmp_path, monk
         return evaluate_split(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("semiseg_jax.verbs.train.evaluate_split", killed)
+        patch.setattr("semiseg_jax.verbs.scoring.evaluate_split", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path, on_step=steps.append)
     assert steps[-1] == killed_at

@@ -46,6 +46,7 @@ def edit(path: str, value):
         (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
         (edit("model.name", "vgg"), "unknown model 'vgg'; known models: .*unet"),
         (edit("data.quota", {"dense": "2"}), "config.data.quota.dense is '2' but must be a whole number"),
+        (edit("eval.boundary", "maybe"), "config.eval.boundary is 'maybe'; known: auto, always, never"),
         (edit("checkpoint.metric", "mIoU"), "config.checkpoint.metric is 'mIoU'; known: miou"),
         (edit("eval.scales", ()), "config.eval.scales is"),
         (

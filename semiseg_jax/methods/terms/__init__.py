@@ -1,6 +1,8 @@
 """The terms that a loss is the sum of: any method can have any of them. A term is one file, and a line here."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from semiseg_jax import registry
 from semiseg_jax.methods.terms.absent_tags import AbsentTags
@@ -12,6 +14,7 @@ from semiseg_jax.methods.terms.focal import Focal
 from semiseg_jax.methods.terms.gated_crf import GatedCRF
 from semiseg_jax.methods.terms.lovasz import Lovasz
 from semiseg_jax.methods.terms.total_variation import TotalVariation
+from semiseg_jax.options import OptionError
 
 __all__ = [
     "TERMS", "Kinds", "Pictures", "Sum", "Term", "TermOptions", "View", "Weighted", "class_weights", "known_terms"
@@ -30,12 +33,25 @@ TERMS: Mapping[str, type[Term]] = {
 }
 
 
-def known_terms(extra: Sequence[str] = ()) -> dict[str, type[Term]]:
-    """Our own terms, those of installed packages, and `extra` ones, "package.module:Class", whose `name` is theirs."""
+def known_terms(
+    extra: Sequence[str] = (), own: Mapping[str, type[Term]] = MappingProxyType({})
+) -> dict[str, type[Term]]:
+    """Our terms, those of installed packages, `own` ones of a method, and `extra` ones: each "package.module:Class"."""
+    if isinstance(extra, str):
+        raise OptionError("config.extra_terms", f"is {extra!r} but must be a tuple, such as ({extra!r},)")
     found = dict(TERMS)
     for name in registry.from_packages("terms"):
-        found[name] = registry.find(name, {}, "terms")
+        _add(found, name, registry.find(name, {}, "terms"), name)
+    for name, term in own.items():
+        _add(found, name, term, name)
     for path in extra:
         term = registry.find(path, {}, "terms")
-        found[getattr(term, "name", term.__name__.lower())] = term
+        _add(found, getattr(term, "name", "") or path.rpartition(":")[2].lower(), term, path)
     return found
+
+
+def _add(found: dict[str, type[Term]], name: str, term: Any, path: str) -> None:
+    if not (isinstance(term, type) and issubclass(term, Term)):
+        raise ValueError(f"term {path!r} must be a class that derives from semiseg_jax.methods.terms.Term")
+    if found.setdefault(name, term) is not term:
+        raise ValueError(f"term {path!r} is called {name!r}, as another term is; give its class another `name`")

@@ -65,6 +65,7 @@ class View:
 class Term(abc.ABC):
     """Base of the terms. A term is made of its options, the settings of the stage and the number of classes."""
 
+    name: ClassVar[str] = ""  # of a term from outside, in config.terms; "" = that of its class in lower case
     Options: ClassVar[type[Weighted]] = TermOptions  # fields of config.terms.NAME
     reads: Kinds = ALL  # kinds of rows that the term has a use for
     teaches = False  # whether it alone can train a network

@@ -109,7 +109,7 @@ class BoxOptions(Weighted):
 
 
 class BoxTerm(Term):
-    """The loss above, of rows whose kind is box. Class 0 is background."""
+    """Background outside of boxes, and inside a class that may be wrong; class 0 is background."""
 
     Options = BoxOptions
     needs_background = True

@@ -89,7 +89,7 @@ class CrossEntropy(Term):
 
 
 class MadeLabels(CrossEntropy):
-    """The same, from rows whose labels a program made (`data.made_labels`), which it takes from the cross-entropy."""
+    """Cross-entropy over labels that a program made (`data.made_labels`), which it takes from the cross-entropy."""
 
     Options = MadeLabelsOptions
     reads = MADE

@@ -26,7 +26,7 @@ MUTATIONS = (
         "config-json-quota",
         "a stored quota is added to the default one",
         "config.py",
-        (("node[leaf] = ConfigDict(value)", "node[leaf].update(value)"),),
+        (("_set(config, field, ConfigDict(_get(stored, field)))", "_get(config, field).update(_get(stored, field))"),),
         first=("json",),
     ),
     Mutation(
@@ -35,8 +35,8 @@ MUTATIONS = (
         "config.py",
         (
             (
-                "{before.get(path, 'absent')} -> {after.get(path, 'absent')}",
-                "{after.get(path, 'absent')} -> {before.get(path, 'absent')}",
+                'path: (before.get(path, "absent"), after.get(path, "absent"))',
+                'path: (after.get(path, "absent"), before.get(path, "absent"))',
             ),
         ),
         first=("differences",),
@@ -44,16 +44,42 @@ MUTATIONS = (
     Mutation(
         "config-range",
         "ema may be 1",
-        "config_checks.py",
-        (("if not 0 <= field_of(config, name) < 1:", "if not 0 <= field_of(config, name) <= 1:"),),
+        "options.py",
+        ((" or number == below:", ":"),),
         first=("out_of_range",),
     ),
     Mutation(
         "config-bool",
         "True passes as a number",
-        "config_checks.py",
-        (("if isinstance(example, bool) or isinstance(value, bool):", "if isinstance(example, bool):"),),
+        "options.py",
+        (
+            (
+                "elif isinstance(value, bool) is not (kind is bool):",
+                "elif kind is bool and not isinstance(value, bool):",
+            ),
+        ),
         first=("wrong_type",),
+    ),
+    Mutation(
+        "config-method-fields",
+        "another method forgets the fields that all methods share",
+        "config.py",
+        (("if path in now and path not in (", "if path not in ("), ("_set(changed, path, value)", "pass")),
+        first=("another_method",),
+    ),
+    Mutation(
+        "config-old-starts",
+        "a start that was a number of steps becomes the whole run",
+        "config.py",
+        (("value = min(value / steps, 1.0)", "value = 1.0"),),
+        first=("from_before",),
+    ),
+    Mutation(
+        "config-settings-disagree",
+        "of two settings that disagree, the first wins silently",
+        "presets.py",
+        (("if values.setdefault(path, value) != value:", "if values.setdefault(path, value) is None:"),),
+        first=("disagree",),
     ),
     Mutation(
         "config-shared-rows",
@@ -77,7 +103,7 @@ MUTATIONS = (
         "config-crf-start",
         "Gated CRF of the paper starts at update 5",
         "configs/gated_crf.py",
-        (("config.terms.gated_crf.start = 0.005", "config.terms.gated_crf.start = 5.0"),),
+        (('"terms.gated_crf.start": 0.005', '"terms.gated_crf.start": 0.5'),),
         first=(
             "test_config_files.py::test_settings_of_papers",
             "test_config_files",

@@ -23,18 +23,18 @@ MUTATIONS = (
     Mutation(
         "engine-boundary-images",
         "boundary scores are divided by all images, not by those that have the class",
-        "engine/metrics.py",
+        "engine/boundary.py",
         (("scores = self.scores / self.images", "scores = self.scores / self.images.max(initial=0)"),),
         first=(
-            "test_metrics.py::test_boundary_scores",
-            "test_metrics",
+            "test_boundary.py::test_boundary_scores",
+            "test_boundary",
         ),
     ),
     Mutation(
         "engine-window-mean",
         "overlapping windows are not divided by how many overlap",
-        "engine/inference.py",
-        (("resize(total / count, job.size)", "resize(total / count.max(), job.size)"),),
+        "engine/views.py",
+        (("np.stack([1 / count[", "np.stack([1 / np.full_like(count, count.max())["),),
         first=(
             "test_inference.py::test_sliding",
             "test_inference",
@@ -43,8 +43,8 @@ MUTATIONS = (
     Mutation(
         "engine-window-gaps",
         "one window too few, so that strips stay empty",
-        "engine/inference.py",
-        (("max(1, window * (1 - overlap)))) + 1", "max(1, window * (1 - overlap)))) + (overlap > 0)"),),
+        "engine/views.py",
+        (("max(1, window * (1 - overlap))) + 1", "max(1, window * (1 - overlap))) + (overlap > 0)"),),
         first=(
             "test_inference.py::test_sliding",
             "test_inference",
@@ -63,10 +63,40 @@ MUTATIONS = (
     Mutation(
         "engine-scales-mean",
         "several scales are added and not averaged",
-        "engine/inference.py",
-        (("self.sum if self.parts == 1 else self.sum / self.parts", "self.sum"),),
+        "engine/landing.py",
+        (("sum(parts[1:], parts[0]) / len(parts)", "sum(parts[1:], parts[0])"),),
         first=(
             "test_inference.py::test_several_scales",
+            "test_inference",
+        ),
+    ),
+    Mutation(
+        "engine-confusion-swapped",
+        "truth and prediction are exchanged in the counts of the device",
+        "engine/landing.py",
+        (('_count(out["confusion"], known, labels)', '_count(out["confusion"], labels, known)'),),
+        first=(
+            "test_inference.py::test_counts",
+            "test_inference",
+        ),
+    ),
+    Mutation(
+        "engine-resize-centres",
+        "maps are resized with corners instead of centres of pixels in the same place",
+        "engine/landing.py",
+        (("(2 * at + 1) * placed - size", "2 * at * placed"),),
+        first=(
+            "test_inference.py::test_maps",
+            "test_inference",
+        ),
+    ),
+    Mutation(
+        "engine-rare-shapes",
+        "an image of a rare shape holds all that come after it",
+        "engine/inference.py",
+        (("held = self._fill(jobs, batches=2)", "held = False"),),
+        first=(
+            "test_inference.py::test_a_rare_shape",
             "test_inference",
         ),
     ),
@@ -184,6 +214,7 @@ MUTATIONS = (
             (
                 (
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                 ),
@@ -191,6 +222,7 @@ MUTATIONS = (
                     '        position = {"position": self.batches.get_state(), "offset": self.offset, '
                     '"mixture": self.mixture}\n'
                     "        examples = next(self.batches)\n"
+                    "        self.waited += time.perf_counter() - start\n"
                 ),
             ),
         ),

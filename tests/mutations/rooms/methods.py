@@ -17,9 +17,14 @@ MUTATIONS = (
     ),
     Mutation(
         "methods-loss-psum",
-        "a psum for a pmean of the loss",
+        "a psum for a pmean of the gradients",
         "methods/base.py",
-        (("return jax.lax.pmean(value, AXIS), (", "return jax.lax.psum(value, AXIS), ("),),
+        (
+            (
+                "return jax.lax.pmean(grads, AXIS), batch_stats, metrics\n\n    rows",
+                "return jax.lax.psum(grads, AXIS), batch_stats, metrics\n\n    rows",
+            ),
+        ),
         first=(
             "test_two_devices_with_unequal_masks",
             "test_gradients_equal_those",
@@ -40,7 +45,7 @@ MUTATIONS = (
         "methods-schedule-step",
         "a term starts one step late",
         "methods/base.py",
-        (("into = step + 1 - reached(start, steps)", "into = step - reached(start, steps)"),),
+        (("into = step + 1 - start * steps", "into = step - start * steps"),),
         first=(
             "test_weight_is_zero_before",
             "test_without_start",
@@ -75,7 +80,7 @@ MUTATIONS = (
     Mutation(
         "methods-padding-counts",
         "padding counts in every term",
-        "methods/terms.py",
+        "methods/terms/base.py",
         (
             (
                 'return self.batch["valid"] & chosen[:, None, None]',
@@ -91,7 +96,7 @@ MUTATIONS = (
     Mutation(
         "methods-images-mean",
         "images without a label dilute the mean over images",
-        "methods/terms.py",
+        "methods/terms/cross_entropy.py",
         (("jnp.any((label != IGNORE) & where, axis=(1, 2)), AXIS)", "jnp.ones(len(label), bool), AXIS)"),),
         first=(
             "test_averaging_over_images",
@@ -101,8 +106,8 @@ MUTATIONS = (
     Mutation(
         "methods-made-twice",
         "made labels count in their own term and in cross-entropy",
-        "methods/terms.py",
-        (("self.kinds = (self.kinds or ALL) - MADE", "self.kinds = self.kinds or ALL"),),
+        "methods/terms/cross_entropy.py",
+        (("(self.kinds or ALL).difference(*taking.values())", "self.kinds or ALL"),),
         first=(
             "test_made_labels_have",
             "test_a_cross_entropy_of_made",
@@ -112,7 +117,7 @@ MUTATIONS = (
     Mutation(
         "methods-crf-sources",
         "all pixels pull where only labelled ones should",
-        "methods/terms.py",
+        "methods/terms/gated_crf.py",
         (("source_mask=sources,", "source_mask=where,"),),
         first=(
             "test_labels_alone_pull",
@@ -123,7 +128,7 @@ MUTATIONS = (
     Mutation(
         "methods-tags-unknown",
         "unknown tags count as absent",
-        "methods/terms.py",
+        "methods/terms/absent_tags.py",
         (('absent = (view.batch["tags"] == 0)', 'absent = (view.batch["tags"] != 1)'),),
         first=(
             "test_a_class_that_tags",
@@ -184,7 +189,7 @@ MUTATIONS = (
     Mutation(
         "methods-boxes-crowd",
         "regions to ignore are background",
-        "methods/boxes.py",
+        "methods/terms/boxes.py",
         (("where & ~covered & ~left_out\n", "where & ~covered\n"),),
         first=(
             "test_ignore_regions",
@@ -194,8 +199,8 @@ MUTATIONS = (
     Mutation(
         "methods-boxes-mean",
         "no stop-gradient: boxes teach the mean from the first step",
-        "methods/boxes.py",
-        (("self.steps), mean, lax.stop_gradient(mean))", "self.steps), mean, mean)"),),
+        "methods/terms/boxes.py",
+        (("self.steps, mean, lax.stop_gradient(mean))", "self.steps, mean, mean)"),),
         first=(
             "test_at_first_only",
             "test_boxes",
@@ -204,7 +209,7 @@ MUTATIONS = (
     Mutation(
         "methods-boxes-flip",
         "labels of low variance are declared wrong",
-        "methods/boxes.py",
+        "methods/terms/boxes.py",
         (
             (
                 "flipped = corrected & (variance > options.bootstrap_variance)",

@@ -19,8 +19,8 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "checkpoints.save(step, devices.to_global(self.state), position)",
-                ("checkpoints.save(step, devices.to_global(self.state), upcoming[1] if upcoming else position)"),
+                "checkpoints.save(step, run.devices.to_global(state), position)",
+                "checkpoints.save(step, run.devices.to_global(state), upcoming[1] if upcoming else position)",
             ),
         ),
         first=(
@@ -34,7 +34,8 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "return step % self.config.eval.every == 0 or step == self.stage.steps",
+                "verbs/stages.py",
+                "return step % self.config.eval.every == 0 or step == self.config.steps",
                 "return step % self.config.eval.every == 0",
             ),
         ),
@@ -59,8 +60,8 @@ MUTATIONS = (
         "verbs/train.py",
         (
             (
-                "{name: network.averaged for name, network in run.state.networks.items()}",
-                "{name: network.variables for name, network in run.state.networks.items()}",
+                "{name: network.averaged for name, network in state.networks.items()}",
+                "{name: network.variables for name, network in state.networks.items()}",
             ),
         ),
         first=(
@@ -71,7 +72,7 @@ MUTATIONS = (
     Mutation(
         "verbs-weak-masks",
         "masks of weak classes may choose the checkpoint",
-        "verbs/train.py",
+        "verbs/stages.py",
         (('if row["id"] in trained]', 'if row["id"] in trained and False]'),),
         first=(
             "test_transfer_refuses_what_it_cannot_do[data.eval_split",
@@ -112,7 +113,7 @@ MUTATIONS = (
         "verbs-read-average",
         "a run is read back without its averages",
         "verbs/workdir.py",
-        (("method.eval_variables(state, config.eval.weights)", 'method.eval_variables(state, "raw")'),),
+        (("method.eval_variables(state, settings.eval.weights)", 'method.eval_variables(state, "raw")'),),
         first=(
             "test_every_way_of_inference",
             "test_metrics_agree",
@@ -120,18 +121,17 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "verbs-evaluate-swapped",
-        "truth and prediction are exchanged in the evaluation",
+        "verbs-evaluate-boundary",
+        "truth and prediction are exchanged where boundaries are compared",
         "verbs/evaluate.py",
         (
             (
-                "ConfusionMatrix.from_model_output(truth, prediction, classes)",
-                "ConfusionMatrix.from_model_output(prediction, truth, classes)",
+                "from_model_output(found.truth, found.labels, classes)",
+                "from_model_output(found.labels, found.truth, classes)",
             ),
         ),
         first=(
             "test_metrics_agree",
-            "test_evaluation_prints",
             "test_evaluate_predict",
         ),
     ),
