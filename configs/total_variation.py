@@ -6,9 +6,11 @@
 
 Arguments: `fraction` of the pixels of each mask that training sees (drawn once, with --config.data.seed), `weight` of
 the total variation, `labels` (`partial`, or dense, scribble, points where the folder has them: then nothing is
-drawn), and those of the small-data setting, which `supervised` explains. Thin structures:
---config.terms.total_variation.norm=curvilinear. Boundaries at edges of the image, where weights of 20 to 50 suit:
---config.terms.total_variation.contrast=0.1.
+drawn), and those of the small-data setting, which `supervised` explains. Boundaries at edges of the image, where
+weights of 20 to 50 suit: --config.terms.total_variation.contrast=0.1.
+
+Thin structures, such as vessels and cracks: `thin=true`. The term then spares lines (norm=curvilinear), and counts from
+the middle of the training only, when there are lines to be spared.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
 (needs PyMaxflow); what a boundary costs there is --config.rounds.cut.beta, to be chosen as that of
@@ -29,13 +31,21 @@ from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulat
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(
-        arg, from_scratch=True, setting=("small", "paper"), labels="partial", fraction=0.01, weight=0.3, rounds=1
+        arg,
+        from_scratch=True,
+        setting=("small", "paper"),
+        labels="partial",
+        fraction=0.01,
+        weight=0.3,
+        thin=False,
+        rounds=1,
     )
     setting = {"small": small_data, "paper": paper}[given.setting]
     return changed(
         default_config("total_variation"),
         data(given),
         pixels(given),
+        thin_structures() if given.thin else {},
         setting(given),
         {
             "terms.total_variation.weight": given.weight,
@@ -53,6 +63,15 @@ def pixels(given: ConfigDict) -> Fields:
         name = data(given)["data.name"]
         raise ValueError(f"fraction draws from masks of a folder, path=DIR; {name} comes with 0.01")
     return drawn
+
+
+def thin_structures() -> Fields:
+    """The term follows lines that the network has found, and does not keep it from finding them."""
+    return {
+        "terms.total_variation.norm": "curvilinear",
+        "terms.total_variation.start": 0.5,
+        "terms.total_variation.ramp": 0.25,
+    }
 
 
 def small_data(given: ConfigDict) -> Fields:

@@ -8,8 +8,12 @@ those of the small-data setting, which `supervised` explains. One command trains
 the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0 must be
 background.
 
+Labels spread over a grid of cells; over a graph of superpixels, as published, with --config.transfer.diffusion=graph,
+where --config.transfer.graph.steps=20 iterates self-diffusion and 0 solves for where labels end.
+--config.transfer.l_net_balance shows L-Net each strong class equally often.
+
 `setting=paper` is our protocol for Pascal VOC 2012, of which the paper documents the data and the stages only:
-DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates.
+DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates, superpixels and balanced images of L-Net.
 """
 
 from ml_collections import ConfigDict
@@ -61,5 +65,7 @@ def paper(given: ConfigDict) -> Fields:
         "data.quota": {"dense": 1, "tags": 1},
         "transfer.classifier_backbone": "resnet101",
         "transfer.classifier_crop": (321, 321),
+        "transfer.diffusion": "graph",
+        "transfer.l_net_balance": True,
         "eval.every": 2000,
     }

@@ -62,6 +62,15 @@ def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
         assert bool(config.data.assign) == bool(simulated)
 
 
+def test_thin_structures_change_the_norm_and_the_schedule_of_the_term_and_nothing_else():
+    get = getter("total_variation")
+    plain, thin = (get(arg).to_dict() for arg in ("weight=0.1", "weight=0.1,thin=true"))
+    term = plain["terms"]["total_variation"]
+    assert thin["terms"]["total_variation"] == term | {"norm": "curvilinear", "start": 0.5, "ramp": 0.25}
+    thin["terms"]["total_variation"] = term
+    assert thin == plain
+
+
 @pytest.mark.parametrize("name", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch", "transfer"])
 def test_a_batch_of_one_row_has_no_room_for_masks(name):
     with pytest.raises(ValueError, match="batch=1 leaves no row for masks"):

@@ -80,28 +80,28 @@ class Claim:
         split: str,
         *,
         evaluate: Mapping[str, ConfigDict | None],
-        shared: tuple[str, str] | None = None,
+        shared: Mapping[str, str] | None = None,
+        also: Callable[[Path], Mapping[str, Any]] = lambda workdir: {},
     ) -> None:
         """Trains `name` with `seed`, and scores its last checkpoint on `split` under each way of `evaluate`.
 
-        `shared` names a stage, and for whom it is the same: of the runs of a seed that give both, the first trains it
-        for all.
+        `shared` names stages, and for whom each is the same: of the runs of a seed that give both, the first trains it
+        for all. `also` gives more to note, of the workdir.
         """
         wanted = {way: f"{name}{way} seed {seed}" for way in evaluate}
         if all(key in self.rows for key in wanted.values()):
             return
         workdir = self._folder(f"{name} seed {seed}")
         config = make(seed)
-        if shared:
-            stage, whom = shared
-            kept, trained = self._folder(f"{stage} of {whom} seed {seed}"), workdir / "checkpoints" / stage
-            if kept.exists() and not trained.exists():
-                shutil.copytree(kept, trained)
+        kept = {stage: self._folder(f"{stage} of {whom} seed {seed}") for stage, whom in (shared or {}).items()}
+        for stage, folder in kept.items():
+            if folder.exists() and not (workdir / "checkpoints" / stage).exists():
+                shutil.copytree(folder, workdir / "checkpoints" / stage)
         started = time.perf_counter()
         if semiseg_jax.train(config, workdir).preempted:
             raise KeyboardInterrupt
         seconds = time.perf_counter() - started
-        found = {}
+        found, more = {}, also(workdir)
         for way, changes in evaluate.items():
             altered = ConfigDict(config.to_dict())
             if changes is not None:
@@ -112,12 +112,13 @@ class Claim:
             row = {key: plain[key] for key in ("miou", "pixel_accuracy", "mean_accuracy", "boundary_f", "iou")}
             found[wanted[way]] = {
                 "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds),
-                "device": jax.devices()[0].device_kind, **row
+                "device": jax.devices()[0].device_kind, **row, **more
             }  # fmt: skip
         self.rows = self._read() | found  # runs may go on side by side
         write_json(self.path, self.rows)
-        if shared and not kept.exists():
-            shutil.move(trained, kept)
+        for stage, folder in kept.items():
+            if not folder.exists():
+                shutil.move(workdir / "checkpoints" / stage, folder)
         shutil.rmtree(workdir / "checkpoints")
 
     def _folder(self, name: str) -> Path:

@@ -35,6 +35,9 @@ class Data(Options):
     strong_classes: tuple[str, ...] = option(
         (), "names; images with any other class but background then serve as tags only"
     )
+    balance_images: bool = option(
+        False, "draw rows with masks so that each class is the rarest of its image equally often"
+    )
     made_labels: str = option("", "folder of label maps ID.png that a program made, for rows of the kinds `made_for`")
     made_for: tuple[str, ...] = option(
         tuple(kind.name.lower() for kind in MADE_FOR), "kinds of rows that learn from `made_labels`"

@@ -1,5 +1,6 @@
 """Which records each kind of supervision draws from, and how many rows of each kind a batch has."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,18 @@ def make_pools(
         if not len(pools[kind]):
             raise ValueError(_no_images(info, split, kind, bool(assign)))
     return {kind: pools[kind] for kind in quota}
+
+
+def evenly_shown(info: DatasetInfo, split: str, pool: np.ndarray) -> np.ndarray:
+    """The pool with images repeated, so that each class is the rarest of its image equally often."""
+    shown = [set(_split(info, split)[index]["tags"]) - {info.background} for index in pool]
+    counts = collections.Counter(klass for classes in shown for klass in classes)
+    groups: dict[int | None, list[int]] = {}
+    for index, classes in zip(pool, shown, strict=True):
+        rarest = min(classes, key=lambda klass: (counts[klass], klass), default=None)
+        groups.setdefault(rarest, []).append(int(index))
+    longest = max(len(members) for members in groups.values())
+    return np.concatenate([np.resize(members, longest) for members in groups.values()])
 
 
 def _by_strong_classes(

@@ -14,7 +14,7 @@ import numpy as np
 
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Data, Dataset
-from semiseg_jax.data.pools import Quota, class_shares, make_pools, parse_quota
+from semiseg_jax.data.pools import Quota, class_shares, evenly_shown, make_pools, parse_quota
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
@@ -123,4 +123,7 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
 
 
 def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:
-    return make_pools(dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
+    pools = make_pools(dataset.info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
+    if data.balance_images and Supervision.DENSE in pools:
+        pools[Supervision.DENSE] = evenly_shown(dataset.info, data.train_split, pools[Supervision.DENSE])
+    return pools

@@ -15,8 +15,10 @@ import numpy as np
 
 from semiseg_jax.data.letterbox import resize, round_up
 from semiseg_jax.data.types import IGNORE
+from semiseg_jax.methods import label_graph
 from semiseg_jax.ops import grid_diffusion
 from semiseg_jax.ops.images import standardize
+from semiseg_jax.ops.superpixels import region_means
 
 BACKGROUND = 0
 STRIDE = 4  # of the grid on which labels diffuse
@@ -44,28 +46,7 @@ def diffused_labels(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, op
 
     Pixels where two classes are nearly tied get no label; every present class keeps some.
     """
-    height, width, classes = maps.shape
-    canvas = (round_up(height, 64), round_up(width, 64))
-    grid = (round(height / STRIDE), round(width / STRIDE))
-    room = (canvas[0] // STRIDE, canvas[1] // STRIDE)
-    colors = resize(image, grid).astype(np.float32)
-    small, things = resize(maps, grid), resize(objects, grid)
-    padding = ((0, room[0] - grid[0]), (0, room[1] - grid[1]), (0, 0))
-
-    seeds = np.zeros((*grid, classes), np.float32)
-    confident = (small > options.class_seed) & (things > options.object_seed)[..., None]
-    seeds[confident] = 1
-    seeds[..., BACKGROUND] = (things < options.background_seed) & (small.max(axis=-1) < options.background_seed)
-    features = np.concatenate(
-        [np.asarray(standardize(colors / 255)) / options.color_sigma, things[..., None] / options.object_sigma], axis=-1
-    )
-    spread = _diffuse(
-        np.pad(seeds, padding), np.pad(features, padding, constant_values=_FAR), options.radius, options.alpha
-    )
-    scores = np.asarray(spread)[: grid[0], : grid[1]]
-    scores = scores * np.where(np.arange(classes) == BACKGROUND, 1 - things[..., None], things[..., None])
-    scores = resize(scores, (height, width))
-
+    scores = (_over_graph if options.diffusion == "graph" else _over_grid)(image, maps, objects, options)
     order = np.sort(scores, axis=-1)
     best, second = order[..., -1], order[..., -2]
     labels = np.where(best - second < options.margin * np.maximum(best, 1e-12), IGNORE, scores.argmax(axis=-1))
@@ -76,6 +57,49 @@ def diffused_labels(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, op
             seen = maps[..., klass]
             labels = np.where((seen > 0) & (seen >= np.quantile(seen, 0.95)), klass, labels)
     return labels.astype(np.uint8)
+
+
+def _over_graph(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, options: Any) -> np.ndarray:
+    """Scores [H,W,K], the same for all pixels of a superpixel."""
+    regions, colors = label_graph.regions_of(image, options.graph)
+    small, things = (region_means(regions, array) for array in (maps, objects))
+    weights = label_graph.affinity(regions, colors, things, options.graph, object_sigma=options.object_sigma)
+    found = label_graph.spread(weights, _seeds(small, things, options), alpha=options.alpha, steps=options.graph.steps)
+    return _by_objects(found, things)[regions]
+
+
+def _over_grid(image: np.ndarray, maps: np.ndarray, objects: np.ndarray, options: Any) -> np.ndarray:
+    """Scores [H,W,K], computed for cells of STRIDE pixels."""
+    height, width = maps.shape[:2]
+    canvas = (round_up(height, 64), round_up(width, 64))
+    grid = (round(height / STRIDE), round(width / STRIDE))
+    room = (canvas[0] // STRIDE, canvas[1] // STRIDE)
+    colors = resize(image, grid).astype(np.float32)
+    small, things = resize(maps, grid), resize(objects, grid)
+    padding = ((0, room[0] - grid[0]), (0, room[1] - grid[1]), (0, 0))
+    features = np.concatenate(
+        [np.asarray(standardize(colors / 255)) / options.color_sigma, things[..., None] / options.object_sigma], axis=-1
+    )
+    found = _diffuse(
+        np.pad(_seeds(small, things, options), padding),
+        np.pad(features, padding, constant_values=_FAR),
+        options.radius,
+        options.alpha,
+    )
+    return resize(_by_objects(np.asarray(found)[: grid[0], : grid[1]], things), (height, width))
+
+
+def _seeds(maps: np.ndarray, things: np.ndarray, options: Any) -> np.ndarray:
+    """Y [...,K]: what activations [...,K] and object probabilities [...] are sure of."""
+    seeds = ((maps > options.class_seed) & (things > options.object_seed)[..., None]).astype(np.float32)
+    seeds[..., BACKGROUND] = (things < options.background_seed) & (maps.max(axis=-1) < options.background_seed)
+    return seeds
+
+
+def _by_objects(scores: np.ndarray, things: np.ndarray) -> np.ndarray:
+    """Scores [...,K] times what the object map says for the class."""
+    things = things[..., None]
+    return scores * np.where(np.arange(scores.shape[-1]) == BACKGROUND, 1 - things, things)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -30,6 +30,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import base, label_transfer, made_labels
 from semiseg_jax.methods.adversarial import Adversarial
+from semiseg_jax.methods.label_graph import Graph
 from semiseg_jax.methods.made_labels import LABELS, Image, Made, Make
 from semiseg_jax.methods.segmentation import Segmentation
 from semiseg_jax.models import DTYPES, Classifier, pretrained
@@ -53,16 +54,19 @@ class TransferOptions(Options):
     classifier_crop: tuple[int, int] = option((224, 224), "what the classifier sees", low=32)
     classifier_scale: tuple[float, float] = option((0.6, 1.0), "as augment.scale, for the classifier", low=0)
     l_net_steps: int = option(0, "0 = as many as P-Net", low=0)
+    l_net_balance: bool = option(False, "L-Net draws its images as with data.balance_images")
     cam_scales: tuple[float, ...] = option(
         (0.75, 1.0, 1.25), "sizes of the image whose activation maps are averaged", low=0.1, high=10
     )
     class_seed: float = option(0.4, "activation above which a pixel is of its class", low=0, high=1)
     object_seed: float = option(0.5, "and the object map must be above this", low=0, high=1)
     background_seed: float = option(0.2, "both below this: background", low=0, high=1)
-    color_sigma: float = option(0.3, "of the affinity between neighbours, in standardised colours", low=1e-6)
+    diffusion: str = option("grid", "labels spread over cells of 4 pixels, or superpixels", choices=("grid", "graph"))
+    graph: Graph = dataclasses.field(default_factory=Graph)
     object_sigma: float = option(0.2, "of the affinity between neighbours, in the object map", low=1e-6)
-    radius: int = option(5, "of the affinity, in cells of 4 pixels", low=1)
-    alpha: float = option(0.95, "how much a cell takes from its neighbours", low=0, high=0.999)
+    color_sigma: float = option(0.3, "of grid: of the affinity, in standardised colours", low=1e-6)
+    radius: int = option(5, "of grid: of the affinity, in cells", low=1)
+    alpha: float = option(0.95, "how much a cell or superpixel takes from its neighbours", low=0, high=0.999)
     margin: float = option(0.1, "two classes nearer than this share leave a pixel without label", low=0, high=1)
     sure: float = option(0.5, "probability from which the first P-Net labels a pixel for the second", low=0, high=1)
     pictures: int = option(24, "images of each stage whose maps are drawn", low=0)
@@ -136,9 +140,10 @@ class Transfer(Adversarial):
 
     def _l_net_config(self, config: Settings) -> Settings:
         """Masks of strong classes and nothing else, in its own number of steps."""
+        balanced = self.transfer.l_net_balance or config.data.balance_images
         return config.replace(
             steps=self.transfer.l_net_steps or config.steps,
-            data={"quota": {"dense": self.rows}},
+            data={"quota": {"dense": self.rows}, "balance_images": balanced},
             class_weights=(),
             terms={
                 name: dataclasses.replace(options, weight=float(name == "cross_entropy"))

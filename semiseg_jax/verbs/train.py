@@ -174,7 +174,7 @@ def _introduce(run: _Run, plan: Plan, state: State, step: int) -> None:
     networks = ", ".join(f"{network} with {size:,} parameters" for network, size in sizes.items())
     start = f"goes on from step {step} of" if step else "trains for"
     say(f"{name} {start} {config.steps} steps in {run.workdir}: {networks}")
-    drawn = ", ".join(f"{len(pool)} {kind.name.lower()}" for kind, pool in pools.items())
+    drawn = ", ".join(f"{len(np.unique(pool))} {kind.name.lower()}" for kind, pool in pools.items())
     say(f"{plan.inputs.rows} images a step on {run.devices.count} device(s), drawn from {drawn}")
     unused = run.dataset.labels_beside(config.data.train_split, pools)
     if config.data.name != "shapes" and unused and not config.data.assign:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from few_records import SIZE, B, C, D, K, P, S, U, make_set, pools_of, record_of
 
-from semiseg_jax.data.pools import class_shares, make_pools, parse_quota
+from semiseg_jax.data.pools import class_shares, evenly_shown, make_pools, parse_quota
 from semiseg_jax.data.records import DatasetInfo, describe_record, encode_png
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -127,14 +127,17 @@ def test_impossible_pools_are_refused_with_the_reason(quota, assign, message):
         pools_of(info, quota, assign)
 
 
-def with_strong_classes(quota, strong, tags):
-    """Pools of four images whose tags are given; class 0, "a", is background."""
-    records = [record_of(i) for i in range(4)]
+def set_with_tags(tags):
+    """Images whose tags are given; class 0, "a", is background."""
+    records = [record_of(i) for i in range(len(tags))]
     for record, present in zip(records, tags, strict=True):
-        record["tags"][:] = [-1, "b" in present, "c" in present]
+        record["tags"][:] = [1, "b" in present, "c" in present]
     rows = [describe_record(record, SIZE, tuple(Supervision)) for record in records]
-    info = DatasetInfo("fake", ("a", "b", "c"), ((0, 0, 0),) * K, 0, {"train": rows})
-    return make_pools(info, "train", parse_quota(quota), {}, 0, strong)
+    return DatasetInfo("fake", ("a", "b", "c"), ((0, 0, 0),) * K, 0, {"train": rows})
+
+
+def with_strong_classes(quota, strong, tags):
+    return make_pools(set_with_tags(tags), "train", parse_quota(quota), {}, 0, strong)
 
 
 def test_images_that_show_a_weak_class_serve_as_tags_only():
@@ -145,6 +148,13 @@ def test_images_that_show_a_weak_class_serve_as_tags_only():
 
 def test_where_no_mask_is_asked_for_all_images_serve_their_tags():
     assert with_strong_classes({"tags": 1}, ("b",), ("b", "bc", "c", ""))[Supervision.TAGS].tolist() == [0, 1, 2, 3]
+
+
+def test_evenly_shown_images_are_repeated_until_each_class_is_the_rarest_equally_often():
+    info = set_with_tags(("b", "b", "bc", "b", "c", "b", "b"))
+    pool = evenly_shown(info, "train", np.array([0, 1, 2, 4, 5, 6]))
+    assert sorted(pool) == [0, 1, 2, 2, 4, 4, 5, 6]
+    np.testing.assert_array_equal(evenly_shown(info, "train", np.array([3, 0])), [3, 0])
 
 
 @pytest.mark.parametrize(

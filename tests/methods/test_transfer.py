@@ -1,12 +1,15 @@
 """The networks of `transfer` and the labels that it makes; whole runs are in verbs/test_methods.py."""
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from method_steps import TinyBackbone, assert_close, initial, make_batch, make_config, method_of, train
 
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.methods import label_transfer
+from semiseg_jax.methods import label_graph, label_transfer
+from semiseg_jax.methods.label_graph import Graph
+from semiseg_jax.methods.transfer import TransferOptions
 from semiseg_jax.models import backbones
 
 STAGES = {"classifier": ("tags", "tags"), "l_net": ("dense", "dense"), "p_net": ("dense", "tags")}
@@ -96,15 +99,22 @@ def test_l_net_sees_objects_and_no_classes():
         assert_close(params[2], params[0], 1e-3, zero=True)
 
 
+def test_l_net_alone_draws_balanced_images():
+    config = transfer_config()
+    config.transfer.l_net_balance = True
+    assert [stage.config.data.balance_images for stage in method_of(config).stages()] == [False, True, False]
+
+
+@pytest.mark.parametrize("diffusion", ["grid", "graph"])
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_name_no_class_that_is_not_in_the_image(seed):
+def test_labels_name_no_class_that_is_not_in_the_image(seed, diffusion):
     rng = np.random.default_rng(seed)
     tags = np.array([-1, 1, 0, 1, 0], np.int8)
     image = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
     maps = label_transfer.activations(rng.normal(size=(40, 52, 5)).astype(np.float32), tags)
     assert not maps[..., [0, 2, 4]].any()
     assert maps[..., 1].max() == maps[..., 3].max() == 1
-    options = transfer_config().transfer
+    options = TransferOptions(diffusion=diffusion)
     objects = np.broadcast_to(np.linspace(0, 1, 52, dtype=np.float32), (40, 52))
     probs = rng.dirichlet(np.ones(5), size=(40, 52)).astype(np.float32)
     allowed = {0, 1, 3, IGNORE}
@@ -112,3 +122,64 @@ def test_labels_name_no_class_that_is_not_in_the_image(seed):
     diffused = label_transfer.diffused_labels(image, maps, objects, options)
     assert {1, 3} <= set(np.unique(diffused)) <= allowed
     assert set(np.unique(label_transfer.restricted_labels(probs, tags, sure=0.5))) <= allowed
+
+
+def easy_picture():
+    """A bright square on the dark, whose middle the activation maps see and whose edges the object map blurs."""
+    truth = np.zeros((64, 80), np.uint8)
+    truth[16:48, 20:60] = 2
+    noise = np.random.default_rng(0).integers(0, 20, (64, 80, 3))
+    image = (noise + np.where(truth, 200, 30)[..., None]).astype(np.uint8)
+    maps = np.zeros((64, 80, 3), np.float32)
+    maps[24:40, 30:45, 2] = 1
+    objects = cv2.GaussianBlur((truth > 0).astype(np.float32), (0, 0), 3)
+    return truth, image, maps, objects
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_superpixels_and_the_grid_agree_on_an_easy_picture(steps):
+    truth, *rest = easy_picture()
+    grid = label_transfer.diffused_labels(*rest, TransferOptions())
+    graph = label_transfer.diffused_labels(
+        *rest, TransferOptions(diffusion="graph", graph=Graph(superpixels=100, steps=steps))
+    )
+    labelled = (grid != IGNORE) & (graph != IGNORE)
+    assert labelled.mean() > 0.9
+    assert (graph == grid)[labelled].mean() > 0.97
+    assert (graph == truth)[graph != IGNORE].mean() > 0.99
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_a_superpixel_without_neighbours_keeps_its_seed(steps):
+    weights = np.ones((5, 5), np.float32) - np.eye(5, dtype=np.float32)
+    weights[2] = weights[:, 2] = 0
+    seeds = np.eye(5, dtype=np.float32)[:, :3]
+    scores = label_graph.spread(weights, seeds, alpha=0.95, steps=steps)
+    assert np.isfinite(scores).all()
+    assert scores[2].argmax() == 2
+    assert scores[2, :2].max() == scores[[0, 1, 3, 4], 2].max() == 0
+
+
+def test_superpixels_are_neighbours_within_reach_or_by_colour_and_never_of_themselves():
+    regions = np.repeat(np.arange(6), 4)[None].repeat(3, axis=0)  # a chain
+    colors = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 0.1])[:, None]
+    things = np.linspace(0, 1, 6, dtype=np.float32)
+    chain = label_graph.affinity(regions, colors, things, Graph(reach=2, similar=0), object_sigma=0.2)
+    np.testing.assert_array_equal(chain, chain.T)
+    apart = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    np.testing.assert_array_equal(chain > 0, (apart > 0) & (apart <= 2))
+    sigma = np.mean([1.0, 1.0, 1.0, 1.0, 3.9])
+    expected = np.exp(-((1 / sigma) ** 2 + (0.2 / 0.2) ** 2 + (4 / np.hypot(3, 24) / 0.2) ** 2) / 2)
+    np.testing.assert_allclose(chain[0, 1], expected, rtol=1e-4)
+    alike = label_graph.affinity(regions, colors, things, Graph(reach=2, similar=1), object_sigma=10.0)
+    assert alike[0, 5] > 0
+    assert not alike.diagonal().any()
+
+
+def test_colours_that_nothing_is_near_to_leave_labels_finite():
+    truth, image, maps, objects = easy_picture()
+    del truth
+    image[::16, ::16] = 255
+    options = TransferOptions(diffusion="graph", object_sigma=1e-6, graph=Graph(superpixels=300, color_sigma=1e-6))
+    scores = label_transfer._over_graph(image, maps, objects, options)
+    assert np.isfinite(scores).all()

@@ -279,10 +279,17 @@ MUTATIONS = (
         "methods-transfer-objects",
         "the object map favours the background",
         "methods/label_transfer.py",
-        (("1 - things[..., None], things[..., None])", "things[..., None], 1 - things[..., None])"),),
+        (("1 - things, things)", "things, 1 - things)"),),
         first=(
             "test_labels_name",
             "test_transfer",
         ),
+    ),
+    Mutation(
+        "methods-transfer-reach",
+        "neighbours of a superpixel are one step farther than asked for",
+        "methods/label_graph.py",
+        (("range(graph.reach - 1)", "range(graph.reach)"),),
+        first=("test_superpixels_are_neighbours",),
     ),
 )

@@ -140,6 +140,13 @@ MUTATIONS = (
         first=("test_diffusion.py::test_self",),
     ),
     Mutation(
+        "ops-superpixels-crumbs",
+        "small parts of superpixels stay as they are",
+        "ops/superpixels.py",
+        (("small = np.bincount(parts) < least", "small = np.bincount(parts) < 0"),),
+        first=("test_superpixels.py",),
+    ),
+    Mutation(
         "ops-mrf-diagonal",
         "diagonal neighbours cost as much as straight ones",
         "ops/mrf.py",
