@@ -6,7 +6,17 @@ from typing import Any
 
 from semiseg_jax import registry
 from semiseg_jax.methods.terms.absent_tags import AbsentTags
-from semiseg_jax.methods.terms.base import Kinds, Pictures, Sum, Term, TermInput, TermOptions, Weighted, class_weights
+from semiseg_jax.methods.terms.base import (
+    Kinds,
+    LabelTerm,
+    Pictures,
+    Sum,
+    Term,
+    TermInput,
+    TermOptions,
+    Weighted,
+    class_weights,
+)
 from semiseg_jax.methods.terms.boxes import BoxTerm
 from semiseg_jax.methods.terms.cross_entropy import CrossEntropy, MadeLabels
 from semiseg_jax.methods.terms.dice import Dice
@@ -19,6 +29,7 @@ from semiseg_jax.options import OptionError
 __all__ = [
     "TERMS",
     "Kinds",
+    "LabelTerm",
     "Pictures",
     "Sum",
     "Term",

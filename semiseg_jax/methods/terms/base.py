@@ -110,6 +110,19 @@ def class_weights(config: Settings, num_classes: int) -> tuple[float, ...] | Non
     return weights or None
 
 
+class LabelTerm(Term):
+    """Base of the terms that learn from labels of single pixels, those that a program made (data.made_labels) too."""
+
+    useful = LABELLED
+    suffices = True
+
+    def __init__(self, options: Any, config: Settings, num_classes: int):
+        super().__init__(options, config, num_classes)
+        self.class_weights = class_weights(config, num_classes)
+        if config.data.made_labels:
+            self.useful = LABELLED | MADE
+
+
 class Sum:
     """The terms that a config turns on, and their weighted sum."""
 

@@ -13,7 +13,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import partial_cross_entropy, uncertainty_cross_entropy
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import ALL, LABELLED, MADE, Term, TermInput, TermOptions, Weighted, class_weights
+from semiseg_jax.methods.terms.base import ALL, MADE, LabelTerm, Term, TermInput, TermOptions, Weighted
 from semiseg_jax.ops.reduce import masked_mean
 from semiseg_jax.options import option
 
@@ -31,22 +31,15 @@ class MadeLabelsOptions(Weighted):
     average: str = option("pixels", "over all pixels, or images: each image alike", choices=AVERAGES)
 
 
-class CrossEntropy(Term):
+class CrossEntropy(LabelTerm):
     """Cross-entropy over the labelled pixels, from full masks, scribbles, clicks and random pixels alike.
 
     From labels that a program made too, unless the term `made_labels` gives them a weight of their own.
     """
 
     Options: ClassVar[type[Weighted]] = CrossEntropyOptions
-    useful = LABELLED
-    suffices = True
     on_by_default = True
-
-    def __init__(self, options: Any, config: Settings, num_classes: int):
-        super().__init__(options, config, num_classes)
-        self.class_weights = class_weights(config, num_classes)
-        self.uncertain = False
-        self.labels_were_made = bool(config.data.made_labels)
+    uncertain = False  # whether a learned variance tempers it
 
     def join(self, others: Mapping[str, Term]) -> None:
         tempering = [name for name, term in others.items() if term.tempers_all]
@@ -62,8 +55,6 @@ class CrossEntropy(Term):
                 raise ValueError(
                     f"terms.{', '.join(taking)} takes all rows of terms.cross_entropy.kinds={self.options.kinds}"
                 )
-        elif self.labels_were_made:
-            self.useful = LABELLED | MADE
 
     def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
         logits, label, where = seen.outputs["logits"], seen.batch["label"], seen.rows_of(self.kinds)
@@ -92,14 +83,13 @@ class MadeLabels(CrossEntropy):
     """Cross-entropy over labels that a program made (`data.made_labels`), which it takes from the cross-entropy."""
 
     Options = MadeLabelsOptions
-    useful = MADE
     takes = MADE
     on_by_default = False
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
-        self.kinds = MADE
-        if not self.labels_were_made:
+        self.useful = self.kinds = MADE
+        if not config.data.made_labels:
             raise ValueError("terms.made_labels learns from the label maps in data.made_labels, which names no folder")
 
     def join(self, others: Mapping[str, Term]) -> None:

@@ -1,15 +1,13 @@
 """Overlap of regions, for small classes."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from semiseg_jax.engine.parallel import AXIS
-from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import dice_loss
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermInput, TermOptions
+from semiseg_jax.methods.terms.base import LabelTerm, TermInput, TermOptions
 from semiseg_jax.options import option
 
 
@@ -20,17 +18,10 @@ class DiceOptions(TermOptions):
     per_image: bool = option(False, "each image alike, instead of the whole batch at once")
 
 
-class Dice(Term):
+class Dice(LabelTerm):
     """One minus the overlap of prediction and labels, averaged over the classes that the labels have."""
 
     Options = DiceOptions
-    useful = LABELLED
-    suffices = True
-
-    def __init__(self, options: Any, config: Settings, num_classes: int):
-        super().__init__(options, config, num_classes)
-        if config.data.made_labels:
-            self.useful = LABELLED | MADE
 
     def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
         where = seen.rows_of(self.kinds)

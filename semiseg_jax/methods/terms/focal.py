@@ -1,15 +1,13 @@
 """Cross-entropy in which pixels that are already right count little."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from semiseg_jax.engine.parallel import AXIS
-from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import focal_loss
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import LABELLED, MADE, Term, TermInput, TermOptions, class_weights
+from semiseg_jax.methods.terms.base import LabelTerm, TermInput, TermOptions
 from semiseg_jax.options import option
 
 
@@ -18,18 +16,10 @@ class FocalOptions(TermOptions):
     gamma: float = option(2.0, "how much less; 0 = cross-entropy", low=0)
 
 
-class Focal(Term):
+class Focal(LabelTerm):
     """Cross-entropy times (1 - probability of the label) ** gamma."""
 
     Options = FocalOptions
-    useful = LABELLED
-    suffices = True
-
-    def __init__(self, options: Any, config: Settings, num_classes: int):
-        super().__init__(options, config, num_classes)
-        self.class_weights = class_weights(config, num_classes)
-        if config.data.made_labels:
-            self.useful = LABELLED | MADE
 
     def __call__(self, seen: TermInput) -> tuple[jax.Array, Metrics]:
         where = seen.rows_of(self.kinds)
