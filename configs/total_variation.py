@@ -9,8 +9,8 @@ the total variation, `labels` (`partial`, or dense, scribble, points where the f
 drawn), and those of the small-data setting, which `supervised` explains. Boundaries at edges of the image, where
 weights of 20 to 50 suit: --config.terms.total_variation.contrast=0.1.
 
-Thin structures, such as vessels and cracks: `thin=true`. The term then spares lines (norm=curvilinear), and counts from
-the middle of the training only, when there are lines to be spared.
+Thin structures, such as vessels and cracks: `thin=true`. The term then spares lines (norm=curvilinear); the plain one
+erases them.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
 (needs PyMaxflow); what a boundary costs there is --config.rounds.cut.beta, to be chosen as that of
@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
         default_config("total_variation"),
         data(given),
         pixels(given),
-        thin_structures() if given.thin else {},
+        {"terms.total_variation.norm": "curvilinear"} if given.thin else {},
         setting(given),
         {
             "terms.total_variation.weight": given.weight,
@@ -63,15 +63,6 @@ def pixels(given: ConfigDict) -> Fields:
         name = data(given)["data.name"]
         raise ValueError(f"fraction draws from masks of a folder, path=DIR; {name} comes with 0.01")
     return drawn
-
-
-def thin_structures() -> Fields:
-    """The term follows lines that the network has found, and does not keep it from finding them."""
-    return {
-        "terms.total_variation.norm": "curvilinear",
-        "terms.total_variation.start": 0.5,
-        "terms.total_variation.ramp": 0.25,
-    }
 
 
 def small_data(given: ConfigDict) -> Fields:

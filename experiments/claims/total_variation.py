@@ -42,6 +42,7 @@ VESSELS: Mapping[str, Mapping[str, float | str] | None] = {
     "pCE": None,
     "TV, thin": {},
     "TV, thin, late": {"start": 0.5, "ramp": 0.25},
+    "TV, thin, weight 0.1": {"weight": 0.1},
     "TV": {"norm": "l1"},
 }
 
