@@ -9,8 +9,8 @@ the total variation, `labels` (`partial`, or dense, scribble, points where the f
 drawn), and those of the small-data setting, which `supervised` explains. Boundaries at edges of the image, where
 weights of 20 to 50 suit: --config.terms.total_variation.contrast=0.1.
 
-Thin structures, such as vessels and cracks: `thin=true`. The term then spares lines (norm=curvilinear); the plain one
-erases them.
+Thin structures, such as vessels and cracks: `thin=true`. The term then spares lines (norm=curvilinear), and its weight
+is 0.1 unless another is given; the plain one erases them.
 
 `rounds=2` goes on for half as many updates from labels that graph cuts make of the predictions on the training images
 (needs PyMaxflow); what a boundary costs there is --config.rounds.cut.beta, to be chosen as that of
@@ -30,16 +30,9 @@ from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulat
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = parse(
-        arg,
-        from_scratch=True,
-        setting=("small", "paper"),
-        labels="partial",
-        fraction=0.01,
-        weight=0.3,
-        thin=False,
-        rounds=1,
-    )
+    given = arguments(arg, weight=0.3)
+    if given.thin:
+        given = arguments(arg, weight=0.1)
     setting = {"small": small_data, "paper": paper}[given.setting]
     return changed(
         default_config("total_variation"),
@@ -51,6 +44,20 @@ def get_config(arg: str = "") -> ConfigDict:
             "terms.total_variation.weight": given.weight,
             "rounds.number": given.rounds,
         },
+    )
+
+
+def arguments(arg: str, weight: float) -> ConfigDict:
+    """`weight` holds where `arg` gives none."""
+    return parse(
+        arg,
+        from_scratch=True,
+        setting=("small", "paper"),
+        labels="partial",
+        fraction=0.01,
+        weight=weight,
+        thin=False,
+        rounds=1,
     )
 
 

@@ -62,12 +62,14 @@ def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
         assert bool(config.data.assign) == bool(simulated)
 
 
-def test_thin_structures_change_the_norm_of_the_term_and_nothing_else():
+def test_thin_structures_change_the_norm_of_the_term_and_its_weight_where_none_is_given():
     get = getter("total_variation")
     plain, thin = get("weight=0.1"), get("weight=0.1,thin=true")
     assert thin.terms.total_variation.norm == "curvilinear"
     thin.terms.total_variation.norm = plain.terms.total_variation.norm
     assert differences(plain, thin) == []
+    assert get("thin=true").terms.total_variation.weight == 0.1
+    assert get("thin=true,weight=0.3").terms.total_variation.weight == get("").terms.total_variation.weight == 0.3
 
 
 @pytest.mark.parametrize("name", ["label_uncertainty", "adversarial", "mean_teacher", "unimatch", "transfer"])

@@ -16,7 +16,7 @@ import numpy as np
 
 from semiseg_jax.data.letterbox import round_up
 from semiseg_jax.ops import label_diffusion, self_diffusion, superpixels
-from semiseg_jax.ops.superpixels import region_means, touching
+from semiseg_jax.ops.slic import region_means, touching
 from semiseg_jax.options import Options, option
 
 _NODES = 128  # graphs are filled up to a multiple of this, so that few programs serve all images

@@ -18,7 +18,7 @@ from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import label_graph
 from semiseg_jax.ops import grid_diffusion
 from semiseg_jax.ops.images import standardize
-from semiseg_jax.ops.superpixels import region_means
+from semiseg_jax.ops.slic import region_means
 
 BACKGROUND = 0
 STRIDE = 4  # of the grid on which labels diffuse

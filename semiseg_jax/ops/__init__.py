@@ -6,7 +6,7 @@ from semiseg_jax.ops.images import standardize
 from semiseg_jax.ops.kernels import Kernel
 from semiseg_jax.ops.mrf import potts_mrf
 from semiseg_jax.ops.pairwise import local_filter, potts_energy
-from semiseg_jax.ops.superpixels import superpixels
+from semiseg_jax.ops.slic import superpixels
 
 __all__ = [
     "Kernel",

@@ -142,9 +142,9 @@ MUTATIONS = (
     Mutation(
         "ops-superpixels-crumbs",
         "small parts of superpixels stay as they are",
-        "ops/superpixels.py",
+        "ops/slic.py",
         (("small = np.bincount(parts) < least", "small = np.bincount(parts) < 0"),),
-        first=("test_superpixels.py",),
+        first=("test_slic.py",),
     ),
     Mutation(
         "ops-mrf-diagonal",

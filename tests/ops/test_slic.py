@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from semiseg_jax.ops import superpixels
-from semiseg_jax.ops.superpixels import region_means, touching
+from semiseg_jax.ops.slic import region_means, touching
 
 
 def noise(height, width, seed=0):
