@@ -180,9 +180,10 @@ def gradients(
     A device differentiates the sum of all devices' losses by its own copy of the parameters. The mean of these
     gradients is the gradient of the mean loss, under every mapper. It is the one time that gradients are sent.
     """
-    params = {name: network.params for name, network in networks.items()}
-    # Said to differ between devices: else shard_map sums the gradients itself, and the mean below sends them again.
-    params, nothing = jax.lax.pcast((params, jnp.zeros(())), AXIS, to="varying")
+    # For all that shard_map knows, what a device adds to its copy differs between devices. Else shard_map sums the
+    # gradients itself, and the mean below sends them again.
+    nothing = (0 * jax.lax.axis_index(AXIS)).astype(jnp.float32)
+    params = {name: jax.tree.map(lambda x: x + nothing, network.params) for name, network in networks.items()}
     batch_stats = {name: network.batch_stats for name, network in networks.items()}
 
     def own_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
