@@ -44,7 +44,7 @@ def edit(path: str, value):
         (edit("data.quota", {"dense": 1, "guess": 1}), "unknown supervision kind 'guess'; known kinds: .*scribble"),
         (edit("data.quota", {"dense": 0}), "must give a positive number of rows"),
         (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
-        (edit("model.name", "vgg"), "unknown model 'vgg'; known models: .*unet"),
+        (edit("model.name", "vgg"), r"unknown model 'vgg'\. Known models: .*unet"),
         (edit("data.quota", {"dense": "2"}), "config.data.quota.dense is '2' but must be a whole number"),
         (edit("checkpoint.metric", "mIoU"), "config.checkpoint.metric is 'mIoU'; known: miou"),
         (edit("eval.scales", ()), "config.eval.scales is"),
