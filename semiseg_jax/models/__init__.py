@@ -49,8 +49,6 @@ MODELS: Mapping[str, Callable[..., Segmenter]] = {
     "unet": UNet,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
 GIVEN = ("num_classes", "dtype", "axis_name")  # to every network; its other attributes are options
 
 

@@ -103,7 +103,7 @@ def test_unknown_norm_fails_with_the_known_ones():
 
 
 def test_unknown_model_fails_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown model 'vnet'; known models: .*unet"):
+    with pytest.raises(ValueError, match=r"unknown model 'vnet'\. Did you mean 'unet'\? Known models: .*unet"):
         make_model("vnet", CLASSES)
 
 
