@@ -13,6 +13,8 @@ from PIL import Image
 from semiseg_jax.config import default_config, settings, with_method
 from semiseg_jax.data.datasets import open_dataset
 
+pytestmark = pytest.mark.heavy
+
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL))
 

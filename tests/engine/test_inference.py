@@ -190,7 +190,9 @@ def reference(predict, image: np.ndarray, canvas: tuple[int, int], scales=(1.0,)
     return total / len(scales)
 
 
-@pytest.mark.parametrize("scales", [(1.0,), (2.0,), (0.5, 1.0, 1.75)])
+@pytest.mark.parametrize(
+    "scales", [(0.5, 1.0, 1.75), *(pytest.param((scale,), marks=pytest.mark.heavy) for scale in (1.0, 2.0))]
+)
 def test_maps_come_back_as_opencv_resizes_them(scales):
     predict, sizes = by_share(5), [(64, 96), (200, 150), (90, 333), (20, 30), (7, 5), (301, 64)]
     images = [smooth(size, seed) for seed, size in enumerate(sizes)]
@@ -207,7 +209,7 @@ def test_maps_come_back_as_opencv_resizes_them(scales):
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-@pytest.mark.parametrize("classes", [150, 254])
+@pytest.mark.parametrize("classes", [pytest.param(150, marks=pytest.mark.heavy), 254])
 def test_any_number_of_classes_comes_back_at_another_size(classes, mode):
     image = smooth((100, 70))
     options = Inference((32, 32), (32, 32), mode=mode, batch_size=4, scales=(0.75,))

@@ -9,6 +9,8 @@ from method_steps import CLASSES, forward, make_batch, make_config, method_of
 from experiments.examples.boxinst import rgb_to_lab
 from semiseg_jax.methods.terms import TermInput
 
+pytestmark = pytest.mark.heavy
+
 METHOD = "experiments.examples.boxinst:BoxInst"
 
 

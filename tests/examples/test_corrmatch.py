@@ -11,6 +11,8 @@ from semiseg_jax.data.types import IGNORE
 from semiseg_jax.methods import views
 from semiseg_jax.models.layers import resize
 
+pytestmark = pytest.mark.heavy
+
 METHOD = "experiments.examples.corrmatch:CorrMatch"
 ROWS = ("dense", "dense", "unlabeled", "unlabeled")
 

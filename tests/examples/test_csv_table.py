@@ -10,6 +10,8 @@ from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.data.records import decode_mask
 from semiseg_jax.data.types import Supervision
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def table(tmp_path):

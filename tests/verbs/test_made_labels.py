@@ -60,6 +60,7 @@ def made(workdir) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (workdir / "labels_2").iterdir()}
 
 
+@pytest.mark.heavy
 def test_sigterm_stops_label_making_and_the_same_command_goes_on_with_the_next_image(rounds, tmp_path, cuts):
     cuts.stopping = (3, 5)
     done = []
@@ -105,6 +106,7 @@ def test_a_finished_run_of_several_stages_is_read_and_not_evaluated_again(rounds
     assert cuts.count == 12
 
 
+@pytest.mark.heavy
 def test_the_next_stage_starts_when_the_state_of_the_one_before_is_gone(rounds, tmp_path, cuts, monkeypatch):
     rounds.model.widths = (11, 11)  # shapes that no other test leaves behind
     monkeypatch.setattr(Predictor, "__init__", shared_programs._init)  # a shared program would keep its parameters

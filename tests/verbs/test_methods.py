@@ -223,6 +223,7 @@ def _tiny_classifier(monkeypatch):
     monkeypatch.setattr(backbones, "make_backbone", lambda name, /, **options: TinyBackbone(name="backbone"))
 
 
+@pytest.mark.heavy
 def test_transfer_resumes_in_any_stage_and_never_opens_a_mask_of_a_weak_class(tiny_config, tmp_path, monkeypatch):
     tiny_config = configure_transfer(tiny_config)
     dataset = open_dataset(settings(tiny_config).data)
