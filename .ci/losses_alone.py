@@ -46,6 +46,7 @@ OPS: dict[str, Callable[[], jax.Array]] = {
     "mean_field": lambda: ops.mean_field(PROBS, IMAGE, radius=2, iterations=2),
     "potts_energy": lambda: ops.potts_energy(PROBS, IMAGE, radius=2),
     "self_diffusion": lambda: ops.self_diffusion(AFFINITY, steps=3),
+    "superpixels": lambda: ops.superpixels(50 * IMAGE[0], number=6),
     "standardize": lambda: ops.standardize(np.full((1, 2, 2, 3), 100, np.uint8)),
 }
 NEED_MORE = {"potts_mrf": "PyMaxflow"}  # ops that need a package beside jax

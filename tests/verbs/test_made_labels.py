@@ -78,6 +78,7 @@ def test_sigterm_stops_label_making_and_the_same_command_goes_on_with_the_next_i
     assert sorted(logged(tmp_path, "train", "total_variation_2")) == [2]
 
 
+@pytest.mark.heavy
 def test_labels_of_a_stage_whose_checkpoints_are_gone_are_made_anew(rounds, tmp_path, cuts):
     cuts.stopping = (5,)
     assert train(rounds, tmp_path).preempted

@@ -60,7 +60,7 @@ def stop_at(step: int, stage_ends: int = 0):
 
 @pytest.mark.parametrize(
     "method",
-    ["label_uncertainty", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("gated_crf", "unimatch"))],
+    [pytest.param(name, marks=pytest.mark.heavy) for name in ("label_uncertainty", "gated_crf", "unimatch")],
 )
 def test_a_method_trains_and_draws_its_panel(tiny_config, tmp_path, method):
     tiny_config = configure(tiny_config, method)
@@ -100,6 +100,7 @@ def configure_rounds(config: ConfigDict) -> ConfigDict:
     return config
 
 
+@pytest.mark.heavy
 def test_later_rounds_of_total_variation_go_on_from_cuts_and_averages(tiny_config, tmp_path, monkeypatch):
     tiny_config = configure_rounds(tiny_config)
     tiny_config.log.update({"hidden_masks": 2, "panel_rows": 2})

@@ -146,7 +146,9 @@ def test_the_workdir_holds_what_a_reader_needs(straight):
     assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", straight.said)
 
 
-@pytest.mark.parametrize("field", ["checkpoint.metric=boundary_f", "eval.boundary=always"])
+@pytest.mark.parametrize(
+    "field", ["checkpoint.metric=boundary_f", pytest.param("eval.boundary=always", marks=pytest.mark.heavy)]
+)
 def test_boundaries_are_measured_in_training_where_that_is_asked_for(tiny_config, tmp_path, field):
     path, value = field.split("=")
     section, name = path.split(".")
@@ -259,6 +261,7 @@ def test_sigterm_on_the_last_step_is_a_finished_run(stopped, tmp_path):
     assert not train(config, tmp_path / "run", on_step=terminate_at(6)).preempted
 
 
+@pytest.mark.heavy
 def test_resume_on_other_devices_goes_on_and_each_further_one_is_exact(tiny_config, tmp_path):
     tiny_config.update({"batch_size": 4, "devices": 2})
     tiny_config.eval.every = 6
