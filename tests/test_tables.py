@@ -16,12 +16,14 @@ RENEW = "SEMISEG_RENEW_TABLES"
 TABLES = {"configs/README.md": ("settings", setting_table), "docs/fields.md": ("fields", field_table)}
 
 
-def every_setting() -> list[str]:
+def every_setting() -> list:
     specs = []
     for name in shipped_configs():
         strong = ",strong=disk" if name == "transfer" else ""
         for setting in arguments_of(name).get("setting", ("",)):
-            specs.append(f"{name}:setting={setting},weights=none{strong}" if setting else name)
+            spec = f"{name}:setting={setting},weights=none{strong}" if setting else name
+            large = setting not in ("", "small")  # networks of the papers take seconds to trace
+            specs.append(pytest.param(spec, marks=pytest.mark.heavy) if large else spec)
     return specs
 
 

@@ -30,7 +30,9 @@ def test_bfloat16_trains_with_float32_parameters_and_stays_finite(method):
     assert metrics[-1]["loss"] > 0
 
 
-@pytest.mark.parametrize("method", ["label_uncertainty", "adversarial", "unimatch"])
+@pytest.mark.parametrize(
+    "method", ["label_uncertainty", "adversarial", pytest.param("unimatch", marks=pytest.mark.heavy)]
+)
 def test_separate_passes_have_batch_statistics_of_their_own_and_differ_by_nothing_else(method, monkeypatch):
     monkeypatch.setattr(views, "strong_view", lambda batch, salt: batch["image"] * (0.8 - 0.1 * salt))  # compiles fast
     kinds = QUOTAS[method] * 2

@@ -75,6 +75,7 @@ def test_a_method_trains_and_draws_its_panel(tiny_config, tmp_path, method):
         assert 0 <= scores["made_share_box"] <= 1
 
 
+@pytest.mark.heavy
 def test_two_networks_resume_exactly_and_a_game_that_is_over_is_said_once_in_plain_words(tiny_config, tmp_path, capsys):
     tiny_config = configure(tiny_config, "adversarial")
     tiny_config.adversarial.update({"threshold": 1.0, "semi_start": 0.0})

@@ -146,9 +146,8 @@ def test_the_workdir_holds_what_a_reader_needs(straight):
     assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", straight.said)
 
 
-@pytest.mark.parametrize(
-    "field", ["checkpoint.metric=boundary_f", pytest.param("eval.boundary=always", marks=pytest.mark.heavy)]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("field", ["checkpoint.metric=boundary_f", "eval.boundary=always"])
 def test_boundaries_are_measured_in_training_where_that_is_asked_for(tiny_config, tmp_path, field):
     path, value = field.split("=")
     section, name = path.split(".")
@@ -225,7 +224,7 @@ def test_changed_dataset_under_a_checkpoint_is_refused(stopped, tmp_path, monkey
         train(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("killed_at", [3, 6])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(6, marks=pytest.mark.heavy)])
 def test_an_evaluation_that_is_killed_loses_no_training(straight, tmp_path, monkeypatch, killed_at):
     steps, config = [], ConfigDict(straight.config.to_dict())
 
