@@ -293,4 +293,6 @@ def test_overlapping_windows_of_one_image_fill_whole_batches():
 
 def test_probabilities_may_be_written_to():
     for probs in predictor()([noise((64, 96)), noise((20, 30))]):
+        before = probs.copy()
         probs += 1
+        np.testing.assert_array_equal(probs, before + 1)
