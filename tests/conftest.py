@@ -16,6 +16,8 @@ from PIL import Image
 
 from semiseg_jax.config import default_config
 from semiseg_jax.data import shapes
+from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder import Folder
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # of processes that tests start
@@ -171,6 +173,16 @@ def make_folder(tmp_path) -> FolderMaker:
 
 
 @pytest.fixture
+def open_set(tmp_path):
+    """path, options -> a folder that is built and open, with labels drawn as `simulate` asks."""
+    return lambda path, **options: open_dataset(
+        Data(name="folder", path=str(path), data_dir=str(tmp_path / "built"), **options)
+    )
+
+
+@pytest.fixture
 def open_folder(tmp_path):
     """path, options -> a builder that writes below the test's own directory."""
-    return lambda path, **options: Folder(str(path), data_dir=str(tmp_path / "built"), **options)
+    return lambda path, **options: Folder(
+        Data(name="folder", path=str(path), data_dir=str(tmp_path / "built"), **options)
+    )

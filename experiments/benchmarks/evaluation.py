@@ -106,9 +106,9 @@ class Records:
 
 
 class Stored(Dataset):
-    def records(self, split: str) -> Any:
+    def originals(self, split: str) -> Any:
         del split
-        return self.builder
+        return self.source
 
 
 def generate(folder: Path) -> None:

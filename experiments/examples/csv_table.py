@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semiseg_jax.data.datasets import Data
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder_files import default_colors
 from semiseg_jax.data.records import Record, RecordBuilder, decode_image, decode_mask, make_record
 from semiseg_jax.data.types import IGNORE, Supervision

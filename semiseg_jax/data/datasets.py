@@ -6,61 +6,40 @@ import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from semiseg_jax.data.drawn import AddDrawn, draw_labels
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder import Folder
-from semiseg_jax.data.records import DatasetInfo, Record, RecordBuilder
+from semiseg_jax.data.pools import make_pools, parse_quota
+from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
-from semiseg_jax.data.types import MADE_FOR, Supervision
-from semiseg_jax.options import OptionError, Options, option, read
+from semiseg_jax.data.types import Supervision
+from semiseg_jax.options import read
 from semiseg_jax.registry import find
 
 
 @dataclasses.dataclass(frozen=True)
-class Data(Options):
-    """Which images, with which labels, and how they are read."""
-
-    name: str = option("shapes", "shapes, folder, or a dataset of an installed package or your own")
-    path: str = option("", "of the dataset's source, where it has one")
-    data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
-    options: Mapping[str, Any] = option({}, "further options that the dataset declares")
-    train_split: str = option("train", 'or several: "train+extra"')
-    eval_split: str = option("", "empty = val, validation or test, whichever exists first")
-    quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
-    assign: Mapping[str, int | float | str] = option(
-        {}, "kind: share (0.1), number (50) or split of the images that get it; empty = whatever labels they have"
-    )
-    simulate: Mapping[str, Mapping[str, Any]] = option(
-        {}, 'weak labels to draw from masks, kind: options, such as {"scribble": {}}'
-    )
-    seed: int = option(0, "of simulated labels and of `assign`")
-    strong_classes: tuple[str, ...] = option(
-        (), "names; images with any other class but background then serve as tags only"
-    )
-    balance_images: bool = option(
-        False, "draw rows with masks so that each class is the rarest of its image equally often"
-    )
-    made_labels: str = option("", "folder of label maps ID.png that a program made, for rows of the kinds `made_for`")
-    made_for: tuple[str, ...] = option(
-        tuple(kind.name.lower() for kind in MADE_FOR), "kinds of rows that learn from `made_labels`"
-    )
-    canvas: tuple[int, int] = option((0, 0), "images are shrunk to fit; (0, 0) = the largest image, at most 512", low=0)
-    threads: int = option(4, "that read and decode images", low=1)
-    skip_bad: bool = option(False, "leave unreadable or inconsistent images out instead of stopping")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if any(self.canvas) and not all(self.canvas):
-            raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
-
-
-@dataclasses.dataclass(frozen=True)
 class Dataset:
-    builder: RecordBuilder
+    """A set that is open: its info, with the labels that were drawn from its masks, and its records."""
+
+    source: DataSet
     info: DatasetInfo
+    drawn: Mapping[str, AddDrawn] = dataclasses.field(default_factory=dict)  # by split
 
     def records(self, split: str) -> Sequence[Record]:
+        """The records of one split, or of several joined by +, as training reads them."""
+        return self._joined(split, lambda part: self._with_drawn(part, self.source.records(part)))
+
+    def originals(self, split: str) -> Sequence[Record]:
+        """Images and masks of a split at their own size."""
+        return self._joined(split, self.source.originals)
+
+    def _with_drawn(self, part: str, records: Sequence[Record]) -> Sequence[Record]:
+        return self.drawn[part](records) if part in self.drawn else records
+
+    def _joined(self, split: str, open_part: Callable[[str], Sequence[Record]]) -> Sequence[Record]:
         if split not in self.info.splits:
             raise ValueError(f"{self.info.name} has no split {split!r}; it has: {', '.join(self.info.splits)}")
-        sources = [self.builder.as_data_source(part) for part in split.split("+")]
+        sources = [open_part(part) for part in split.split("+")]
         return sources[0] if len(sources) == 1 else Joined(sources)
 
     def masked_indices(self, split: str) -> list[int]:
@@ -85,7 +64,7 @@ class Dataset:
         return asked
 
 
-class Joined(Sequence[Record]):
+class Joined(Records):
     """Records of several sources, one after the other."""
 
     def __init__(self, sources: Sequence[Sequence[Record]]):
@@ -100,7 +79,7 @@ class Joined(Sequence[Record]):
         return self.sources[source][index - (self.ends[source - 1] if source else 0)]
 
 
-def _shapes(data: Data) -> RecordBuilder:
+def _shapes(data: Data) -> DataSet:
     """Procedural scenes of simple shapes with every kind of label; nothing to download."""
     if data.path or data.simulate:
         raise ValueError(
@@ -109,25 +88,10 @@ def _shapes(data: Data) -> RecordBuilder:
     return Shapes(data_dir=data.data_dir)
 
 
-def _folder(data: Data) -> RecordBuilder:
-    """A folder of images with whichever labels exist, at `data.path`."""
-    if not data.path:
-        raise ValueError("dataset 'folder' needs the folder's path: --config.data.path=DIR")
-    return Folder(
-        data.path,
-        data_dir=data.data_dir,
-        simulate=data.simulate,
-        seed=data.seed,
-        skip_bad=data.skip_bad,
-        strong_classes=data.strong_classes,
-        train_split=data.train_split,
-    )
+BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {"shapes": _shapes, "folder": Folder}
 
 
-BUILDERS: Mapping[str, Callable[[Data], RecordBuilder]] = {"shapes": _shapes, "folder": _folder}
-
-
-def make_builder(data: Data) -> RecordBuilder:
+def make_builder(data: Data) -> DataSet:
     """The builder that `config.data` names.
 
     One from outside is a function of `Data`, or a class made from it; its attribute `Options`, a frozen dataclass, says
@@ -142,19 +106,46 @@ def make_builder(data: Data) -> RecordBuilder:
     elif data.options:
         raise ValueError(f"config.data.options is {dict(data.options)} but dataset {data.name!r} has no options")
     builder = make(data)
-    if not isinstance(builder, RecordBuilder):
-        raise ValueError(f"dataset {data.name!r} must make a semiseg_jax.data.records.RecordBuilder")
+    if not isinstance(builder, DataSet):
+        raise ValueError(f"dataset {data.name!r} must make a semiseg_jax.data.records.DataSet, such as a RecordBuilder")
     return builder
 
 
-def open_dataset(data: Data) -> Dataset:
-    """Builds the dataset of `config.data` if need be, and opens it."""
-    builder = make_builder(data)
-    builder.build()
-    info = builder.dataset_info()
+def open_dataset(data: Data, *, planned: bool = False) -> Dataset:
+    """Builds the dataset of `config.data` if need be, and opens it.
+
+    With `planned`, whether the images can fill the quota is checked before anything is read, as far as that is known.
+    """
+    source = make_builder(data)
+    if planned and not data.strong_classes and (outline := source.outline()):
+        plan(data, outline)
+    source.build()
+    info = _with_joined_splits(source.dataset_info(), data)
+    drawn: dict[str, AddDrawn] = {}
+    if data.simulate and data.train_split in info.splits:
+        info, drawn = draw_labels(data, source, info)
+    return Dataset(source, _with_joined_splits(info, data), drawn)
+
+
+def plan(data: Data, outline: DatasetInfo) -> None:
+    """Raises if the images cannot fill the quota, going by their ids and kinds."""
+    info = _with_joined_splits(outline, data)
+    drawable = {int(Supervision.parse(kind)) for kind in data.simulate}
+    rows = [
+        {**row, "kinds": sorted({*row["kinds"], *drawable})} if Supervision.DENSE in row["kinds"] else row
+        for row in info.splits.get(data.train_split, ())
+    ]
+    splits = {**info.splits, data.train_split: rows} if data.train_split in info.splits else info.splits
+    make_pools(
+        dataclasses.replace(info, splits=splits), data.train_split, parse_quota(data.quota), data.assign, data.seed
+    )
+
+
+def _with_joined_splits(info: DatasetInfo, data: Data) -> DatasetInfo:
+    """Splits that are asked for as "train+extra" are splits, too."""
     splits = dict(info.splits)
     for split in (data.train_split, data.eval_split):
         parts = split.split("+")
         if len(parts) > 1 and all(part in splits for part in parts):
             splits[split] = [row for part in parts for row in splits[part]]
-    return Dataset(builder, dataclasses.replace(info, splits=splits))
+    return dataclasses.replace(info, splits=splits)

@@ -4,25 +4,21 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from semiseg_jax.data.records import IMAGE_SUFFIXES, decode_image, encode_png
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.layout import FolderError, default_colors, read_index_map
+from semiseg_jax.data.records import IMAGE_SUFFIXES
+from semiseg_jax.data.types import IGNORE
 
 logger = logging.getLogger("semiseg_jax")
 
-_DIRECT = {".jpg", ".jpeg", ".png"}  # stored as they are; anything else becomes PNG
 _LAYOUT_HELP = "see the folder layout in the README"
-
-
-class FolderError(ValueError):
-    """What is wrong with a dataset folder, every problem on a line of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +41,6 @@ class Source:
 
 def read_source(root: Path) -> Source:
     """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
-    if not root.is_dir():
-        raise FolderError(f"{root}: no such dataset folder; {_LAYOUT_HELP}")
-    if not (root / "dataset.json").is_file():
-        raise FolderError(
-            f'{root}/dataset.json is missing; the least it may hold is {{"classes": ["background", "thing"]}}'
-        )
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
     if not isinstance(classes, list) or not 2 <= len(classes) <= 254:
@@ -89,70 +79,8 @@ def read_source(root: Path) -> Source:
     )
 
 
-def read_image_and_labels(source: Source, id: str) -> tuple[bytes, tuple[int, int], dict[Supervision, Any]]:
-    """One image with all the labels of its files, checked -> encoded image, size, labels by kind."""
-    problems = []
-    path = source.images[id]
-    data = path.read_bytes()
-    try:
-        image = decode_image(data)
-    except ValueError:
-        raise FolderError(f"{path}: not a readable image") from None
-    size = (image.shape[0], image.shape[1])
-    if path.suffix.lower() not in _DIRECT:
-        data = encode_png(image)
-    readers: Mapping[Supervision, tuple[Mapping[str, Any], Callable[[], Any]]] = {
-        Supervision.DENSE: (source.masks, lambda: read_index_map(source.masks[id], size, source)),
-        Supervision.SCRIBBLE: (source.scribbles, lambda: _read_scribbles(source, id, size)),
-        Supervision.POINTS: (source.points, lambda: _read_points(source, id, size)),
-        Supervision.BOX: (source.boxes, lambda: _read_boxes(source, id, size)),
-        Supervision.TAGS: (source.tags, lambda: read_tags(source, id)),
-    }
-    labels = {}
-    for kind, (available, read) in readers.items():
-        if id in available:
-            try:
-                labels[kind] = read()
-            except FolderError as error:
-                problems.append(str(error))
-    if problems:
-        raise FolderError("\n".join(problems))
-    return data, size, labels
-
-
-def read_index_map(path: Path, size: tuple[int, int], source: Source) -> np.ndarray:
-    """A mask or scribble file as [H,W] uint8 with 255 where there is no label. Palette files give their indices."""
-    try:
-        with Image.open(path) as file:
-            array = np.asarray(file)
-    except Exception:
-        raise FolderError(f"{path}: not a readable PNG") from None
-    if array.ndim != 2:
-        raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
-    if array.shape != tuple(size):
-        raise FolderError(f"{path}: is {array.shape[1]}x{array.shape[0]} but its image is {size[1]}x{size[0]}")
-    num_classes, ignore_label = len(source.classes), source.ignore_label
-    array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))
-    strange = np.setdiff1d(np.unique(array), [*range(num_classes), IGNORE])
-    if len(strange):
-        raise FolderError(
-            f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "
-            f"and ignore_label is {ignore_label}"
-        )
-    return array.astype(np.uint8)
-
-
-def default_colors(num_classes: int) -> list[list[int]]:
-    """Well-spaced colours; the first is dark, as it is the background of most sets."""
-    hues = (np.arange(num_classes) * 0.61803) % 1.0
-    bands = np.clip(np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
-    colors = np.round(60 + 185 * bands).astype(int)
-    colors[0] = 30
-    return colors.tolist()
-
-
-def _read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
-    drawn = read_index_map(source.scribbles[id], size, source)
+def read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+    drawn = read_index_map(source.scribbles[id], size, len(source.classes), ignore_label=source.ignore_label)
     if (drawn != IGNORE).all():
         raise FolderError(
             f"{source.scribbles[id]}: labels every pixel; where nothing is drawn it must be {source.ignore_label}, and "
@@ -161,7 +89,7 @@ def _read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarra
     return drawn
 
 
-def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
+def read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
     rows = _rows(f"points.json: {id}", source.points[id], ("y", "x", "class"))
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
     if outside.any():
@@ -176,7 +104,7 @@ def _read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
     return rows
 
 
-def _read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     rows = _rows(f"boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
     limit = np.array([size[0], size[1]] * 2, np.float32)
     if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
@@ -263,7 +191,8 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
 
 def _label_maps(folder: Path) -> dict[str, Path]:
     found = _by_id(folder, (".png",))
-    others = sorted(path.name for path in folder.iterdir() if path not in found.values()) if folder.is_dir() else []
+    used = {path.name for path in found.values()}
+    others = sorted(name for name in os.listdir(folder) if name not in used) if folder.is_dir() else []
     if others:
         logger.warning(
             "%s: %d files are no .png and not used, the first is %s; class indices survive in PNG only",

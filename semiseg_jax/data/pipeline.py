@@ -13,6 +13,7 @@ import cv2
 import grain
 import numpy as np
 
+from semiseg_jax.data.fields import USUAL_CANVAS
 from semiseg_jax.data.letterbox import Letterbox, round_up
 from semiseg_jax.data.pools import Quota
 from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
@@ -20,6 +21,7 @@ from semiseg_jax.data.types import IGNORE, MADE_FOR, Example, Supervision
 
 logger = logging.getLogger("semiseg_jax")
 _ATTEMPTS = 10
+_PREFETCH_BYTES = 2**30  # of batches that wait to be taken
 _EPOCHS = 2**31  # endless; grain's lengths stay exact as floats
 
 
@@ -52,9 +54,7 @@ def make_layout(
 ) -> Layout:
     """Capacities from the index of the split. Canvas (0, 0) means the largest image, at most 512 a side."""
     rows = info.splits[split]
-    height, width = canvas
-    if not height or not width:
-        height, width = (min(round_up(side, 32), 512) for side in info.max_size(split))
+    height, width = canvas_of(info, split, canvas)
 
     def most(field: str, kinds: Sequence[Supervision]) -> int:
         members = [int(i) for kind in kinds if kind in pools for i in pools[kind]]
@@ -74,6 +74,14 @@ def make_layout(
     )
 
 
+def canvas_of(info: DatasetInfo, split: str, canvas: Sequence[int]) -> tuple[int, int]:
+    """The canvas that is asked for; (0, 0) means the largest image, at most 512 a side."""
+    height, width = canvas
+    if not height or not width:
+        height, width = (min(round_up(side, 32), USUAL_CANVAS) for side in info.max_size(split))
+    return height, width
+
+
 class ExampleLoader:
     """Turns (source, kind, record index) into one row of an `Example`.
 
@@ -90,9 +98,10 @@ class ExampleLoader:
         strict: bool,
         made_labels: str | Path = "",
         made_for: Sequence[Supervision] = MADE_FOR,
+        sizes: Sequence[Sequence[int]] = (),
     ):
         self.records, self.info, self.pools, self.layout, self.strict = records, info, pools, layout, strict
-        self.made_labels, self.made_for = made_labels, made_for
+        self.made_labels, self.made_for, self.sizes = made_labels, made_for, sizes
         self.replaced = 0
         self._lock = threading.Lock()
 
@@ -103,7 +112,9 @@ class ExampleLoader:
         for attempt in range(min(_ATTEMPTS, len(pool))):
             index = int(pool[(at + attempt) % len(pool)])
             try:
-                row = self.example(self.records[index], Supervision(kind_number))
+                row = self.example(
+                    self.records[index], Supervision(kind_number), self.sizes[index] if self.sizes else None
+                )
             except (OSError, ValueError, RuntimeError, cv2.error) as caught:
                 error = caught
                 self._report(index, caught)
@@ -113,12 +124,16 @@ class ExampleLoader:
             return row
         raise RuntimeError(f"no readable record of {Supervision(kind_number).name.lower()} was found") from error
 
-    def example(self, record: Record, kind: Supervision) -> dict[str, Any]:
-        """One row with the labels of `kind`; unless strict, also the boxes and tags that the image has."""
+    def example(self, record: Record, kind: Supervision, known: Sequence[int] | None = None) -> dict[str, Any]:
+        """One row with the labels of `kind`; unless strict, also the boxes and tags that the image has.
+
+        Where the image's size is known, a JPEG far larger than its place on the canvas is decoded at a part of it.
+        """
         layout = self.layout
-        image = decode_image(record["image"])
-        box = Letterbox.fit(image.shape[:2], layout.canvas)
-        size = (image.shape[0], image.shape[1])
+        shrinks = max(side / limit for side, limit in zip(known, layout.canvas, strict=True)) if known else 1.0
+        image = decode_image(record["image"], shrinks)
+        size = (known[0], known[1]) if known else (image.shape[0], image.shape[1])
+        box = Letterbox.fit(size, layout.canvas)
         if kind == Supervision.DENSE:
             mask = box.place_mask(decode_mask(record["mask"], size))
         elif kind in self.made_for and self.made_labels:
@@ -173,7 +188,11 @@ def make_batches(
         .batch(shard.rows, batch_fn=_stack_by_kind)
         .batch(shard.units, batch_fn=_concatenate)
     )
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)))
+    height, width = loader.layout.canvas
+    held = max(1, _PREFETCH_BYTES // (4 * height * width * shard.rows * shard.units))  # batches of images and masks
+    threads = min(threads, held)
+    ahead = min(threads + 2, held)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
 
 
 class _Order(grain.sources.RandomAccessDataSource):

@@ -4,21 +4,20 @@ Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFl
 """
 
 import abc
-import contextlib
 import dataclasses
-import io
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm.auto import tqdm
 
+from semiseg_jax.data import store
 from semiseg_jax.data.types import IGNORE, STROKE_PIECE, Supervision
 
 Record = dict[str, Any]
@@ -34,6 +33,11 @@ class DatasetInfo:
     colors: tuple[tuple[int, int, int], ...]
     background: int | None
     splits: Mapping[str, Sequence[Mapping[str, Any]]]  # per record, see describe_record
+
+    @classmethod
+    def from_meta(cls, name: str, meta: Mapping[str, Any], splits: Mapping[str, Any]) -> "DatasetInfo":
+        colors = tuple((r, g, b) for r, g, b in meta["colors"])
+        return cls(name, tuple(meta["classes"]), colors, meta["background"], splits)
 
     @property
     def num_classes(self) -> int:
@@ -118,99 +122,133 @@ def describe_record(record: Record, size: tuple[int, int], kinds: Iterable[Super
     }
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders. Subclasses fill `meta` and yield `(record, size, kinds)` per split."""
+class DataSet(abc.ABC):
+    """Images with labels, however they are kept: what the rest of the program asks of any set."""
 
-    VERSION = tfds.core.Version("1.1.0")
-    meta: Mapping[str, Any]
+    name: str
+    home: Path  # where labels that are drawn from its masks are kept
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Keeps builders out of the list of tfds, where two of one name are an error."""
-        super().__init_subclass__(skip_registration=True, **options)
+    @property
+    @abc.abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Names, known before `build`."""
+
+    @abc.abstractmethod
+    def build(self) -> None:
+        """Makes what reading needs, unless it is there already."""
+
+    @abc.abstractmethod
+    def dataset_info(self) -> DatasetInfo:
+        """Classes, splits and a row for each image; after `build`."""
+
+    @abc.abstractmethod
+    def records(self, split: str) -> Sequence[Record]:
+        """The records of a split as training reads them."""
+
+    def originals(self, split: str) -> Sequence[Record]:
+        """Images and masks of a split at their own size."""
+        return self.records(split)
+
+    def outline(self) -> DatasetInfo | None:
+        """What is known before `build`: ids and kinds by split, if anything."""
+        return None
+
+
+class StoredSet(DataSet):
+    """A set that is written once, to a folder of its own, and read from there."""
+
+    meta: Mapping[str, Any]  # classes, colors, background
 
     def __init__(self, *, data_dir: str | None, config_name: str):
-        config = tfds.core.BuilderConfig(name=config_name, version=self.VERSION)
-        with _quiet_tfds():
-            super().__init__(data_dir=data_dir or None, file_format="array_record", config=config)
+        self.data_path = Path(data_dir or store.default_dir()).expanduser() / self.name / config_name / store.VERSION
+        self.home = self.data_path / "drawn"
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=features(len(self.meta["classes"])),
-            metadata=tfds.core.MetadataDict(dict(self.meta) | {"index": {split: [] for split in self.split_sizes()}}),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
-        del dl_manager
-        return {split: self._generate_examples(split) for split, images in self.split_sizes().items() if images}
-
-    def _generate_examples(self, split: str) -> Any:
-        index = self.info.metadata["index"][split]
-        rows = tqdm(
-            self.generate(split),
-            desc=f"building {self.name} {split}",
-            unit="image",
-            leave=False,
-            disable=None,
-        )
-        for number, (record, size, kinds) in enumerate(rows):
-            index.append(describe_record(record, size, kinds))
-            yield number, record
+    @property
+    def class_names(self) -> Sequence[str]:
+        return tuple(self.meta["classes"])
 
     def build(self) -> None:
-        """Writes the records, unless they are there already."""
-        if Path(self.data_path).exists():
+        if self.data_path.exists():
             return
         self.check_source()
         print(f"building {self.name} in {self.data_path}", flush=True)
-        with _quiet_tfds():
-            try:
-                self.download_and_prepare()
-            except FileExistsError:  # another process was faster
-                if not Path(self.data_path).exists():
-                    raise
-                self.info.read_from_directory(self.data_path)
+        sizes = self.split_sizes()
+        index: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
+        with (
+            store.writing(self.data_path, self.name, features(len(self.meta["classes"]))) as out,
+            tqdm(
+                total=sum(sizes.values()), desc=f"building {self.name}", unit="image", leave=False, disable=None
+            ) as bar,
+        ):
+            for split, record, row in self.entries():
+                out.add(split, record)
+                index[split].append(row)
+                bar.update()
+            out.index = {**self.meta, **self.finish_index(index)}
 
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""
 
     @abc.abstractmethod
     def split_sizes(self) -> Mapping[str, int]:
-        """Images by split; empty splits are known but not written."""
+        """Images that each split stores."""
+
+    @abc.abstractmethod
+    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
+        """(split, record, its row of the index) of every image, split by split."""
+
+    def finish_index(self, index: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Rows by split; and `views`, splits whose images others store, as pairs of a split and a place in it."""
+        return {"splits": index, "views": {}}
+
+    @functools.cached_property
+    def _index(self) -> dict[str, Any]:
+        return store.read_index(self.data_path)
+
+    def dataset_info(self) -> DatasetInfo:
+        return DatasetInfo.from_meta(self.name, self._index, self._index["splits"])
+
+    def records(self, split: str) -> Sequence[Record]:
+        if not self._index["splits"][split]:
+            return []
+        view = self._index["views"].get(split)
+        if view is None:
+            return store.open_split(self.data_path, split)
+        return View({part: store.open_split(self.data_path, part) for part, _ in view}, view)
+
+
+class RecordBuilder(StoredSet):
+    """Base of builders that yield their records one by one, such as those from outside."""
 
     @abc.abstractmethod
     def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
         """(record, size, kinds) of every image of a split."""
 
-    def dataset_info(self) -> DatasetInfo:
-        meta = self.info.metadata
-        return DatasetInfo(
-            name=self.name,
-            classes=tuple(meta["classes"]),
-            colors=tuple((r, g, b) for r, g, b in meta["colors"]),
-            background=meta["background"],
-            splits=meta["index"],
-        )
+    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
+        for split, images in self.split_sizes().items():
+            for record, size, kinds in self.generate(split) if images else ():
+                yield split, record, describe_record(record, size, kinds)
 
 
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Holds back warnings that libraries log through absl and that say nothing to our users."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+class Records(Sequence[Record]):
+    """Base of sequences whose records are read when they are asked for."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
 
 
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Holds back what tfds says of downloads and configs, which do not exist here."""
-    tfds.disable_progress_bar()
-    with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()):
-        yield
+class View(Records):
+    """Records that several sources hold, in an order of their own: places are pairs of a source and an index."""
+
+    def __init__(self, sources: Mapping[Any, Sequence[Record]], places: Sequence[Sequence[Any]]):
+        self.sources, self.places = sources, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        source, place = self.places[index]
+        return self.sources[source][place]
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -255,18 +293,28 @@ def given_labels(record: Record, kinds: Iterable[Supervision], size: tuple[int, 
     return labels
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """[H,W,3] uint8 RGB, turned upright by its EXIF tag."""
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+
+
+def decode_image(data: bytes, reduce: float = 1.0) -> np.ndarray:
+    """[H,W,3] uint8 RGB, turned upright by its EXIF tag.
+
+    With `reduce` above 2 a JPEG may come at a half, a quarter or an eighth of its size, no smaller than 1 / `reduce`
+    of it, which is several times faster.
+    """
+    flag = next((flag for factor, flag in _REDUCED if reduce >= factor and data[:2] == b"\xff\xd8"), cv2.IMREAD_COLOR)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if array is None:
         raise ValueError("not a readable image")
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
 
 
-def decode_mask(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """[H,W] uint8 class indices; all 255 where the record has no mask."""
+def decode_mask(data: bytes | Callable[[], np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """[H,W] uint8 class indices; all 255 where the record has no mask. Records of others may bring what makes it."""
     if not data:
         return np.full(size, IGNORE, np.uint8)
+    if callable(data):
+        return data()
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     if array is None:
         raise ValueError("not a readable mask")

@@ -1,17 +1,18 @@
 """Orbax checkpoints of the whole state with the data iterator's, the best and the last kept."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from semiseg_jax.data.records import quiet_libraries
 from semiseg_jax.engine.files import write_whole
 from semiseg_jax.engine.parallel import is_main
 from semiseg_jax.options import Options, option
@@ -60,7 +61,7 @@ class Checkpoints:
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
         try:
-            with quiet_libraries():
+            with _quiet_libraries():
                 self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
             scores = directory / "scores.json"
             found = json.loads(scores.read_text()) if scores.exists() else {}
@@ -96,7 +97,7 @@ class Checkpoints:
         if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
             self._write_scores()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
-        with quiet_libraries():
+        with _quiet_libraries():
             self.manager.save(step, args=items, force=True)
 
     def latest(self) -> int | None:
@@ -179,3 +180,14 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 def _key(path: Any) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Holds back warnings that libraries log through absl and that say nothing to our users."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from semiseg_jax.data.letterbox import round_up
+from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine.landing import landing, pasting
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix
 from semiseg_jax.engine.postprocess import Post, PostProcess
-from semiseg_jax.engine.threads import in_order
 from semiseg_jax.engine.views import View, spans, whole_view, window_view
 from semiseg_jax.ops import images
 from semiseg_jax.options import OptionError, Options, option

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from semiseg_jax.data import pipeline
-from semiseg_jax.data.datasets import Data, Dataset
+from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.pools import Quota, class_shares, evenly_shown, make_pools, parse_quota
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
@@ -106,7 +107,14 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
     layout = pipeline.make_layout(dataset.info, data.train_split, pools, data.canvas, strict)
     records = dataset.records(data.train_split)
     loader = pipeline.ExampleLoader(
-        records, dataset.info, pools, layout, strict=strict, made_labels=data.made_labels, made_for=made_for
+        records,
+        dataset.info,
+        pools,
+        layout,
+        strict=strict,
+        made_labels=data.made_labels,
+        made_for=made_for,
+        sizes=[row["size"] for row in dataset.info.splits[data.train_split]],
     )
     rows = rows_per_device(config.batch_size, sum(quota.values()), devices, config.accumulate)
     shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())
@@ -119,7 +127,7 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
         "processes": shard.processes,
     }
     total = rows * devices * config.accumulate
-    return Input(loader, quota, shard, config.seed, data.threads, total, mixture, ids)
+    return Input(loader, quota, shard, config.seed, data.workers, total, mixture, ids)
 
 
 def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:

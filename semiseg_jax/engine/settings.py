@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semiseg_jax.data.augment import Augment
-from semiseg_jax.data.datasets import Data
+from semiseg_jax.data.fields import Data
 from semiseg_jax.engine.checkpoints import Checkpoint
 from semiseg_jax.engine.inference import Evaluation
 from semiseg_jax.engine.optimizers import Optimizer

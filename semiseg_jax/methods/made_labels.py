@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from semiseg_jax.data.datasets import Data
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import Record, decode_image, encode_png, given_labels
 from semiseg_jax.data.types import Supervision

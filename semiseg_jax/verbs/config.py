@@ -85,7 +85,7 @@ def _number_of_classes(run: Settings, asked: int) -> tuple[int, str]:
     if run.class_weights:
         return len(run.class_weights), "as many as class_weights"
     try:
-        return len(make_builder(run.data).meta["classes"]), f"those of {run.data.name}"
+        return len(make_builder(run.data).class_names), f"those of {run.data.name}"
     except (OSError, ValueError):
         return CLASSES, "a guess, as the dataset is not there; --classes=N says how many"
 

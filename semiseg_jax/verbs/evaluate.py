@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.data.threads import in_order
 from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor, Scored
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
 from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.engine.settings import Settings
-from semiseg_jax.engine.threads import in_order
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
@@ -124,7 +124,7 @@ def evaluate_split(
       boundary: whether boundary F is measured, for which the host needs longer than for the rest.
     """
     indices = evenly(dataset.masked_indices(split), limit)
-    records, classes = dataset.records(split), dataset.info.num_classes
+    records, classes = dataset.originals(split), dataset.info.num_classes
     mine = indices[jax.process_index() :: jax.process_count()]
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
+from semiseg_jax.data.threads import THREADS, in_order
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import keep_memory
-from semiseg_jax.engine.threads import THREADS, in_order
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
@@ -114,7 +114,7 @@ def _sources(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path])
         return [(str(path), functools.partial(_read_file, path)) for path in find_images(inputs)]
     dataset = open_dataset(model.config.data)
     split = dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
-    records = dataset.records(split)
+    records = dataset.originals(split)
     rows = enumerate(dataset.info.splits[split])
     return [(row["id"], functools.partial(_read_record, records, number)) for number, row in rows]
 

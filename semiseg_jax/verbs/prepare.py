@@ -11,10 +11,10 @@ from semiseg_jax.data.types import Supervision
 
 def prepare(config: ConfigDict) -> dict[str, Any]:
     """Builds the dataset of `config.data` and prints what is in it -> images by split and kind."""
-    dataset = open_dataset(settings(config).data)
+    dataset = open_dataset(settings(config).data, planned=True)
     counts = count_kinds(dataset)
     print(f"{dataset.info.name}: {dataset.info.num_classes} classes ({', '.join(dataset.info.classes)})")
-    print(f"built in {dataset.builder.data_path}")
+    print(f"built in {dataset.source.home.parent}")
     for split, kinds in counts.items():
         labels = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         bare = sum(len(row["kinds"]) == 1 for row in dataset.info.splits[split])

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.config import settings
 from semiseg_jax.data.augment import Augment
-from semiseg_jax.data.datasets import Data, Dataset, open_dataset
+from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.checkpoints import Checkpoints
@@ -99,9 +100,9 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
 
 def _open(data: Data) -> Dataset:
     if parallel.is_main():
-        open_dataset(data)  # builds it; the other processes wait and then only open it
+        dataset = open_dataset(data, planned=True)  # builds it; the other processes wait and then only open it
     parallel.barrier("dataset built")
-    return open_dataset(data)
+    return dataset if parallel.is_main() else open_dataset(data)
 
 
 def _train_stage(

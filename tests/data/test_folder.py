@@ -7,10 +7,13 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, names, records, save_mask, square_mask
 from PIL import Image
 
-from semiseg_jax.data.folder import Folder
-from semiseg_jax.data.folder_files import FolderError, default_colors
+from semiseg_jax.data.layout import FolderError, default_colors
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
+
+
+def by_id(dataset):
+    return {record["id"].decode(): record for record in dataset.records("train")}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,9 @@ def test_colors_and_background_are_taken_from_the_dataset_file(make_folder, open
     root = make_folder()
     colors = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     make_folder.write_json("dataset.json", {"classes": ["a", "b", "c"], "colors": colors, "background": 2})
-    info = open_folder(root).dataset_info()
+    builder = open_folder(root)
+    builder.build()
+    info = builder.dataset_info()
     assert [list(color) for color in info.colors] == colors
     assert info.background == 2
 
@@ -156,8 +161,7 @@ def test_an_unchanged_folder_is_not_built_again(make_folder, open_folder, monkey
     root = make_folder()
     first = open_folder(root)
     first.build()
-    read = "semiseg_jax.data.folder.read_image_and_labels"
-    monkeypatch.setattr(read, lambda *_: pytest.fail("the source was read again"))
+    monkeypatch.setattr("semiseg_jax.data.folder.read_source", lambda *_: pytest.fail("the source was read again"))
     second = open_folder(root)
     assert second.data_path == first.data_path
     second.build()
@@ -184,7 +188,7 @@ def test_a_changed_folder_is_built_under_another_name(make_folder, open_folder, 
     assert open_folder(root).data_path != before.data_path
 
 
-@pytest.mark.parametrize("options", [{"simulate": {"box": {}}}, {"seed": 3}, {"skip_bad": True}])
+@pytest.mark.parametrize("options", [{"max_side": 32}, {"skip_bad": True}, {"strong_classes": ("square",)}])
 def test_other_options_are_built_under_another_name(make_folder, open_folder, options):
     root = make_folder()
     assert open_folder(root, **options).data_path != open_folder(root).data_path
@@ -195,26 +199,26 @@ def test_of_two_processes_that_build_at_once_the_slower_one_reads_what_the_other
 ):
     root = make_folder(points=True)
     slow, fast = open_folder(root), open_folder(root)
-    generate = slow.generate
+    entries = slow.entries
 
-    def generate_late(split):
+    def entries_late():
         fast.build()
-        return generate(split)
+        return entries()
 
-    monkeypatch.setattr(slow, "generate", generate_late)
+    monkeypatch.setattr(slow, "entries", entries_late)
     slow.build()
     assert slow.dataset_info() == fast.dataset_info()
-    for ours, theirs in zip(slow.as_data_source("train"), fast.as_data_source("train"), strict=True):
+    for ours, theirs in zip(slow.records("train"), fast.records("train"), strict=True):
         assert ours["id"] == theirs["id"]
         np.testing.assert_array_equal(ours["points"], theirs["points"])
     assert not list(slow.data_path.parent.glob("*incomplete*"))
 
 
-def test_simulate_draws_the_kinds_that_are_missing(make_folder, open_folder):
+def test_simulate_draws_the_kinds_that_are_missing(make_folder, open_set):
     root = make_folder()
-    builder = open_folder(root, simulate={"points": {}, "scribble": {}, "box": {}, "tags": {}, "partial": {}})
-    record = records(builder)["im0"]
-    assert names(builder.dataset_info().splits["train"][0]["kinds"]) == {kind.name for kind in Supervision}
+    dataset = open_set(root, simulate={"points": {}, "scribble": {}, "box": {}, "tags": {}, "partial": {}})
+    record = by_id(dataset)["im0"]
+    assert names(dataset.info.splits["train"][0]["kinds"]) == {kind.name for kind in Supervision}
     np.testing.assert_array_equal(record["boxes"], [[10, 12, 26, 30]])
     np.testing.assert_array_equal(record["box_class"], [1])
     np.testing.assert_array_equal(record["tags"], [1, 1, 0])
@@ -224,11 +228,11 @@ def test_simulate_draws_the_kinds_that_are_missing(make_folder, open_folder):
     assert set(record["strokes"][:, 4]) == {0, 1}
 
 
-def test_simulate_keeps_what_the_files_give_and_needs_a_mask(make_folder, open_folder):
+def test_simulate_keeps_what_the_files_give_and_needs_a_mask(make_folder, open_set):
     root = make_folder(points=True)
     make_folder.write_json("points.json", {"im0": [[1, 2, 0]]})
     (root / "masks" / "im1.png").unlink()
-    found = records(open_folder(root, simulate={"points": {"min_area": 4}}))
+    found = by_id(open_set(root, simulate={"points": {"min_area": 4}}))
     np.testing.assert_array_equal(found["im0"]["points"], [[1, 2, 0]])
     assert len(found["im1"]["points"]) == 0
     assert len(found["im2"]["points"]) == 2
@@ -258,11 +262,11 @@ def test_masks_of_other_splits_stay_open(make_folder, open_folder):
     assert all(len(record["mask"]) for record in records(builder, "val").values())
 
 
-def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
+def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_set):
     root = make_folder()
-    draw = {seed: records(open_folder(root, simulate={"partial": {}}, seed=seed))["im0"] for seed in (0, 1)}
+    draw = {seed: by_id(open_set(root, simulate={"partial": {}}, seed=seed))["im0"] for seed in (0, 1)}
     (root / "splits" / "train.txt").write_text("im3\nim0")
-    again = records(open_folder(root, simulate={"partial": {}, "box": {}}))["im0"]
+    again = by_id(open_set(root, simulate={"partial": {}, "box": {}}))["im0"]
     np.testing.assert_array_equal(draw[0]["partial"], again["partial"])
     assert draw[0]["partial"].tolist() != draw[1]["partial"].tolist()
 
@@ -271,9 +275,9 @@ def test_simulated_labels_depend_on_the_seed_alone(make_folder, open_folder):
     ("kind", "message"),
     [("dense", "cannot be drawn"), ("unlabeled", "cannot be drawn"), ("blobs", "'blobs'")],
 )
-def test_simulate_rejects_kinds_that_masks_cannot_give(make_folder, open_folder, kind, message):
+def test_simulate_rejects_kinds_that_masks_cannot_give(make_folder, open_set, kind, message):
     with pytest.raises(ValueError, match=message):
-        open_folder(make_folder(), simulate={kind: {}})
+        open_set(make_folder(), simulate={kind: {}})
 
 
 def test_without_split_files_some_images_with_a_mask_are_held_out(make_folder, open_folder):
@@ -286,7 +290,7 @@ def test_without_split_files_some_images_with_a_mask_are_held_out(make_folder, o
     assert sorted(splits["train"] + splits["val"]) == make_folder.ids
     assert len(splits["val"]) == 3  # a fifth of 13
     assert "im00" in splits["train"]
-    assert open_folder(root).source.splits == builder.source.splits
+    assert open_folder(root).listing.splits == builder.listing.splits
 
 
 @pytest.mark.parametrize(("masks", "held_out"), [(1, 0), (2, 1), (6, 1)])
@@ -294,7 +298,7 @@ def test_of_few_masks_one_is_held_out_and_of_one_none(make_folder, open_folder, 
     root = make_folder(splits=False)
     for path in sorted((root / "masks").iterdir())[masks:]:
         path.unlink()
-    assert len(open_folder(root).source.splits["val"]) == held_out
+    assert len(open_folder(root).listing.splits["val"]) == held_out
 
 
 def test_without_masks_and_split_files_everything_is_for_training(make_folder, open_folder):
@@ -303,6 +307,6 @@ def test_without_masks_and_split_files_everything_is_for_training(make_folder, o
     assert not builder.dataset_info().splits.get("val")
 
 
-def test_simulate_refuses_options_that_do_not_exist(make_folder, data_dir):
+def test_simulate_refuses_options_that_do_not_exist(make_folder, open_set):
     with pytest.raises(ValueError, match=r"scribble has no option length; its options: .*pieces"):
-        Folder(str(make_folder()), data_dir=data_dir, simulate={"scribble": {"length": 3}})
+        open_set(make_folder(), simulate={"scribble": {"length": 3}})

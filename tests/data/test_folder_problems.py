@@ -76,12 +76,12 @@ def test_a_broken_layout_is_reported_with_its_file_when_the_folder_is_opened(
     root = make_folder(**EVERYTHING)
     spoil(root)
     with pytest.raises(FolderError, match=message):
-        open_folder(root)
+        open_folder(root).build()
     assert not (tmp_path / "built").exists()
 
 
 def test_a_missing_folder_is_reported_with_its_path(open_folder, tmp_path):
-    with pytest.raises(FolderError, match=r"nowhere: no such dataset folder"):
+    with pytest.raises(FolderError, match=r"nowhere is no dataset of the layout 'folder':\n  there is no such folder"):
         open_folder(tmp_path / "nowhere")
 
 

@@ -64,13 +64,13 @@ def test_another_seed_and_another_split_give_other_images(tmp_path, monkeypatch)
 def test_every_record_has_every_kind_of_label(built):
     info = built.dataset_info()
     for split, count in SIZES.items():
-        assert len(built.as_data_source(split)) == count
+        assert len(built.records(split)) == count
         for row in info.splits[split]:
             assert row["kinds"] == sorted(int(kind) for kind in Supervision)
 
 
 def test_stored_labels_agree_with_the_stored_mask(built):
-    for record in built.as_data_source("train"):
+    for record in built.records("train"):
         image = decode_image(record["image"])
         mask = decode_mask(record["mask"], image.shape[:2])
         assert image.shape == (96, 96, 3)
@@ -90,7 +90,7 @@ def test_stored_labels_agree_with_the_stored_mask(built):
 
 def test_records_have_the_declared_fields_and_types(built):
     declared = features(len(shapes.CLASSES))
-    record = built.as_data_source("val")[0]
+    record = built.records("val")[0]
     assert set(record) == set(declared)
     assert isinstance(record["image"], bytes)
     assert isinstance(record["mask"], bytes)
@@ -103,7 +103,7 @@ def test_records_have_the_declared_fields_and_types(built):
 
 def test_the_index_describes_the_records(built):
     info = built.dataset_info()
-    for row, record in zip(info.splits["train"], built.as_data_source("train"), strict=True):
+    for row, record in zip(info.splits["train"], built.records("train"), strict=True):
         assert row["id"] == record["id"].decode()
         assert row["size"] == [96, 96]
         for field in ("points", "strokes", "partial", "boxes"):
@@ -119,4 +119,4 @@ def test_a_build_is_opened_again_without_drawing_a_scene(built, monkeypatch):
     again = shapes.Shapes(data_dir=str(built.data_path.parent.parent.parent))
     again.build()
     assert again.dataset_info() == built.dataset_info()
-    assert again.as_data_source("train")[3]["image"] == built.as_data_source("train")[3]["image"]
+    assert again.records("train")[3]["image"] == built.records("train")[3]["image"]

@@ -32,7 +32,7 @@ def names(kinds):
 
 def records(builder, split="train"):
     builder.build()
-    return {record["id"].decode(): record for record in builder.as_data_source(split)}
+    return {record["id"].decode(): record for record in builder.records(split)}
 
 
 def mask_values(root):

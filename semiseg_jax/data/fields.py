@@ -1,0 +1,64 @@
+"""`config.data`: which images, with which labels, and how they are read."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from semiseg_jax.data.types import MADE_FOR
+from semiseg_jax.options import OptionError, Options, option
+
+USUAL_CANVAS = 512  # a side, at most, unless `canvas` says otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Options):
+    """Which images, with which labels, and how they are read."""
+
+    name: str = option("shapes", "shapes, folder, or a dataset of an installed package or your own")
+    path: str = option("", "of the dataset's source, where it has one")
+    data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
+    options: Mapping[str, Any] = option({}, "further options that the dataset declares")
+    train_split: str = option("train", 'or several: "train+extra"')
+    eval_split: str = option("", "empty = val, validation or test, whichever exists first")
+    quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
+    assign: Mapping[str, int | float | str] = option(
+        {}, "kind: share (0.1), number (50) or split of the images that get it; empty = whatever labels they have"
+    )
+    simulate: Mapping[str, Mapping[str, Any]] = option(
+        {}, 'weak labels to draw from masks, kind: options, such as {"scribble": {}}'
+    )
+    seed: int = option(0, "of simulated labels and of `assign`")
+    strong_classes: tuple[str, ...] = option(
+        (), "names; images with any other class but background then serve as tags only"
+    )
+    balance_images: bool = option(
+        False, "draw rows with masks so that each class is the rarest of its image equally often"
+    )
+    made_labels: str = option("", "folder of label maps ID.png that a program made, for rows of the kinds `made_for`")
+    made_for: tuple[str, ...] = option(
+        tuple(kind.name.lower() for kind in MADE_FOR), "kinds of rows that learn from `made_labels`"
+    )
+    canvas: tuple[int, int] = option((0, 0), "images are shrunk to fit; (0, 0) = the largest image, at most 512", low=0)
+    max_side: int = option(
+        -1,
+        "image files are stored for training no longer than this; -1 = than the canvas, 0 = as they are; evaluation "
+        "and prediction read them at their own size",
+        low=-1,
+    )
+    threads: int = option(0, "that read and decode images; 0 = one a core, at most 16", low=0)
+    skip_bad: bool = option(False, "leave unreadable or inconsistent images out instead of stopping")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(self.canvas) and not all(self.canvas):
+            raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
+
+    @property
+    def stored_side(self) -> int:
+        """The longest side that is stored; 0 = any."""
+        return self.max_side if self.max_side >= 0 else max(self.canvas) or USUAL_CANVAS
+
+    @property
+    def workers(self) -> int:
+        return self.threads or min(16, os.cpu_count() or 1)

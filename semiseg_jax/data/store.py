@@ -1,0 +1,122 @@
+"""Sets of records on disk: array_record files and an index, which tfds opens without TensorFlow.
+
+    FOLDER/NAME-SPLIT.array_record-00000-of-00002   the records, see `records.features`
+    FOLDER/dataset_info.json, features.json         what `tfds.builder_from_directory(FOLDER)` reads
+    FOLDER/index.json                               classes, and a row for each record: enough to plan batches
+
+Records go straight to their file, in one pass. (The writers of tfds copy them first, past a gigabyte with TensorFlow.)
+A set appears under its name when it is complete; until then it is an `incomplete.*` folder beside it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+INCOMPLETE = "incomplete."
+VERSION = "1.2.0"
+_SHARD_BYTES = 512 * 2**20
+
+
+def default_dir() -> Path:
+    """Where sets are kept unless `data.data_dir` says otherwise."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+class Writer:
+    """Writes the records of one set, split by split."""
+
+    def __init__(self, folder: Path, name: str, features: tfds.features.FeaturesDict):
+        self.folder, self.name, self.features = folder, name, features
+        self.index: dict[str, Any] = {}
+        self._serializer = ExampleSerializer(features.get_serialized_info())
+        self._shards: dict[str, list[list[int]]] = {}  # by split: records and bytes of each
+        self._file: ArrayRecordWriter | None = None
+
+    def add(self, split: str, record: Mapping[str, Any]) -> None:
+        self.add_bytes(split, self._serializer.serialize_example(self.features.encode_example(record)))
+
+    def add_bytes(self, split: str, data: bytes) -> None:
+        """Adds a record that is serialized already. A split is written in one go."""
+        shards = self._shards.setdefault(split, [])
+        if not shards or shards[-1][1] > _SHARD_BYTES:
+            self._close()
+            shards.append([0, 0])
+            self._file = ArrayRecordWriter(str(self._shard(split, len(shards) - 1)), "group_size:1")
+        if self._file is None:
+            raise ValueError(f"split {split!r} was closed; write all of a split before the next one")
+        self._file.write(data)
+        shards[-1][0] += 1
+        shards[-1][1] += len(data)
+
+    def finish(self) -> None:
+        """Names the files by their number and writes the metadata."""
+        self._close()
+        infos = []
+        for split, shards in self._shards.items():
+            for number in range(len(shards)):
+                final = f"{self.name}-{split}.array_record-{number:05d}-of-{len(shards):05d}"
+                self._shard(split, number).rename(self.folder / final)
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=self.folder, dataset_name=self.name, split=split, filetype_suffix="array_record"
+            )
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[records for records, _ in shards],
+                    num_bytes=sum(size for _, size in shards),
+                    filename_template=template,
+                )
+            )
+        if infos:
+            tfds.folder_dataset.write_metadata(
+                data_dir=self.folder, features=self.features, split_infos=infos, version=VERSION, check_data=False
+            )
+        (self.folder / "index.json").write_text(json.dumps(self.index))
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _shard(self, split: str, number: int) -> Path:
+        return self.folder / f"{split}.{number}.writing"
+
+
+@contextlib.contextmanager
+def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> Iterator[Writer]:
+    """A set that will stand in `folder`, if nothing fails; if another process is faster, its set stays."""
+    if folder.exists():
+        raise FileExistsError(folder)
+    building = folder.with_name(f"{INCOMPLETE}{folder.name}.{uuid.uuid4().hex[:8]}")
+    building.mkdir(parents=True)
+    writer = Writer(building, name, features)
+    try:
+        yield writer
+        writer.finish()
+        with contextlib.suppress(OSError):  # a folder that is not empty is there already
+            building.rename(folder)
+    finally:
+        writer._close()
+        shutil.rmtree(building, ignore_errors=True)
+    if not folder.exists():
+        raise OSError(f"{folder} could not be written")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    return content
+
+
+def open_split(folder: Path, split: str) -> Sequence[Any]:
+    """The records of a split, read when they are asked for."""
+    source: Sequence[Any] = tfds.builder_from_directory(folder).as_data_source(split)
+    return source
