@@ -150,7 +150,7 @@ def test_bad_choice_fails_with_the_known_ones(path, value, known):
         ("eval.every", -1),
         ("log.every", 0),
         ("eval.batch_size", 0),
-        ("data.threads", 0),
+        ("data.threads", -1),
         ("eval.overlap", 1.0),
         ("eval.overlap", -0.1),
         ("ema", 1.0),

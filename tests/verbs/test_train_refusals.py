@@ -106,5 +106,5 @@ def test_empty_split_is_an_error(tiny_config, tmp_path, make_folder):
 
 def test_a_missing_dataset_folder_is_named(tiny_config, tmp_path):
     on_folder(tiny_config, Path("nowhere at all"), {"dense": 2})
-    with pytest.raises(ValueError, match="nowhere at all: no such dataset folder"):
+    with pytest.raises(ValueError, match="nowhere at all is no dataset of the layout 'folder'"):
         train(tiny_config, tmp_path)
