@@ -9,6 +9,7 @@ from typing import Any
 from semiseg_jax.data.drawn import AddDrawn, draw_labels
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder import Folder
+from semiseg_jax.data.joined import JoinedSet
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
@@ -97,6 +98,8 @@ def make_builder(data: Data) -> DataSet:
     One from outside is a function of `Data`, or a class made from it; its attribute `Options`, a frozen dataclass, says
     what `data.options` may hold.
     """
+    if "+" in data.name:
+        return JoinedSet(data, make_builder)
     make = find(data.name, BUILDERS, "datasets")
     declared = getattr(make, "Options", None)
     if declared:

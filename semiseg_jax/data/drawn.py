@@ -4,6 +4,7 @@ They are drawn once for each choice of kinds, options, seed and canvas, at the s
 a click, a stroke or a share of the pixels means the same for a thumbnail and for a photo of 20 megapixels.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -64,7 +65,7 @@ def draw_labels(data: Data, source: DataSet, info: DatasetInfo) -> tuple[Dataset
         rows = [{**row, **change} for row, change in zip(info.splits[part], changes, strict=True)]
         splits[part] = rows
         drawn[part] = functools.partial(WithDrawn, folder, part, [change["drawn"] for change in changes])
-    return DatasetInfo(info.name, info.classes, info.colors, info.background, splits), drawn
+    return dataclasses.replace(info, splits=splits), drawn
 
 
 class Artist:

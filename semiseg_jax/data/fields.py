@@ -15,10 +15,16 @@ USUAL_CANVAS = 512  # a side, at most, unless `canvas` says otherwise
 class Data(Options):
     """Which images, with which labels, and how they are read."""
 
-    name: str = option("shapes", "shapes, folder, or a dataset of an installed package or your own")
-    path: str = option("", "of the dataset's source, where it has one")
+    name: str = option(
+        "shapes", "what `semiseg list datasets` shows, tfds:NAME, or one of your own; sets are joined by +"
+    )
+    path: str = option("", "of the dataset's source, where it has one; joined by + as the sets are")
     data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
-    options: Mapping[str, Any] = option({}, "further options that the dataset declares")
+    options: Mapping[str, Any] = option({}, "further options that the dataset declares; by set, where sets are joined")
+    class_map: Mapping[str, Mapping[str, str]] = option(
+        {},
+        'where sets are joined, other names of classes: {"coco": {"airplane": "aeroplane"}}; "ignore" leaves one out',
+    )
     train_split: str = option("train", 'or several: "train+extra"')
     eval_split: str = option("", "empty = val, validation or test, whichever exists first")
     quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
@@ -30,7 +36,9 @@ class Data(Options):
     )
     seed: int = option(0, "of simulated labels and of `assign`")
     strong_classes: tuple[str, ...] = option(
-        (), "names; images with any other class but background then serve as tags only"
+        (),
+        "names, or coco:* for all that only this set has; images with any other class but background then serve as "
+        "tags only",
     )
     balance_images: bool = option(
         False, "draw rows with masks so that each class is the rarest of its image equally often"

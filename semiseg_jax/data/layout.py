@@ -325,7 +325,8 @@ def _fingerprint(root: Path, watched: Sequence[Path]) -> str:
                     note(entry.path, entry.stat())
 
     def note(path: str, stat: os.stat_result) -> None:
-        digest.update(f"{os.path.relpath(path, root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        name = os.fsencode(path.removeprefix(str(root)))
+        digest.update(name + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
 
     for path in watched:
         if path.is_dir():

@@ -15,7 +15,7 @@ import numpy as np
 
 from semiseg_jax.data.fields import USUAL_CANVAS
 from semiseg_jax.data.letterbox import Letterbox, round_up
-from semiseg_jax.data.pools import Quota
+from semiseg_jax.data.pools import Stream
 from semiseg_jax.data.records import DatasetInfo, Record, decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, MADE_FOR, Example, Supervision
 
@@ -168,20 +168,20 @@ class ExampleLoader:
 
 
 def make_batches(
-    loader: ExampleLoader, quota: Quota, shard: Shard, *, seed: int, threads: int = 4
+    loader: ExampleLoader, streams: Sequence[Stream], shard: Shard, *, seed: int, threads: int = 4
 ) -> grain.DatasetIterator:
-    """An endless iterator of `Example` batches with `shard.rows * shard.units` rows, exact quotas in each unit.
+    """An endless iterator of `Example` batches with `shard.rows * shard.units` rows, all streams in each unit.
 
     The order depends on nothing but the arguments; `get_state` and `set_state` resume it exactly.
     """
-    unit = sum(quota.values())
+    unit = sum(stream.rows for stream in streams)
     if shard.rows % unit:
         raise ValueError(f"{shard.rows} rows a micro-batch is not a multiple of the quota's {unit}")
     sources = [
-        grain.MapDataset.source(_Order(number, kind, len(loader.pools[kind]), seed))[shard.process :: shard.processes]
-        for number, kind in enumerate(quota)
+        grain.MapDataset.source(_Order(number, stream, seed))[shard.process :: shard.processes]
+        for number, stream in enumerate(streams)
     ]
-    weights = [rows * (shard.rows // unit) for rows in quota.values()]
+    weights = [stream.rows * (shard.rows // unit) for stream in streams]
     dataset = (
         grain.MapDataset.mix(sources, weights)
         .map(loader)
@@ -196,26 +196,26 @@ def make_batches(
 
 
 class _Order(grain.sources.RandomAccessDataSource):
-    """The endless order of one pool: every epoch a new permutation -> (source, kind, place in the pool, row's seed).
+    """The endless order of one stream: every epoch a new permutation -> (source, kind, place in the pool, row's seed).
 
     The seed follows from the place in this order, which all processes share: any number of them draws the same crops.
     (Grain's own shuffle costs 0.2 ms a row on small pools, a quarter of the pipeline's time.)
     """
 
-    def __init__(self, source: int, kind: Supervision, size: int, seed: int):
-        self.source, self.kind, self.size, self.seed = source, kind, size, seed
+    def __init__(self, source: int, stream: Stream, seed: int):
+        self.source, self.stream, self.size, self.seed = source, stream, len(stream.places), seed
         self._epoch = functools.lru_cache(maxsize=4)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([_hash(self.seed, self.kind.name), epoch]).permutation(self.size)
+        return np.random.default_rng([_hash(self.seed, self.stream.name), epoch]).permutation(self.size)
 
     def __len__(self) -> int:
         return self.size * _EPOCHS
 
     def __getitem__(self, place: int) -> tuple[int, int, int, int]:
         epoch, at = divmod(int(place), self.size)
-        at = int(self._epoch(epoch)[at])
-        return self.source, int(self.kind), at, _hash(self.seed, f"{self.kind.name} {place}")
+        at = int(self.stream.places[self._epoch(epoch)[at]])
+        return self.source, int(self.stream.kind), at, _hash(self.seed, f"{self.stream.name} {place}")
 
 
 def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:

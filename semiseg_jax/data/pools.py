@@ -1,11 +1,13 @@
 """Which records each kind of supervision draws from, and how many rows of each kind a batch has."""
 
 import collections
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from semiseg_jax.data.joined import expand
 from semiseg_jax.data.records import DatasetInfo, Record, label_counts
 from semiseg_jax.data.types import Supervision
 
@@ -13,9 +15,15 @@ Quota = Mapping[Supervision, int]
 
 
 def parse_quota(quota: Mapping[str, int]) -> dict[Supervision, int]:
-    """Kinds by name -> rows per kind, strongest kind first, which is the order of rows in a batch."""
-    parsed = {Supervision.parse(name): int(rows) for name, rows in quota.items()}
-    if any(rows < 0 for rows in parsed.values()) or not any(parsed.values()):
+    """Kinds by name -> rows per kind, strongest kind first, which is the order of rows in a batch.
+
+    Where sets are joined, "coco:dense" are rows of one set; `make_streams` keeps them apart.
+    """
+    parsed: dict[Supervision, int] = {}
+    for name, rows in quota.items():
+        kind = Supervision.parse(name.rpartition(":")[2])
+        parsed[kind] = parsed.get(kind, 0) + int(rows)
+    if any(rows < 0 for rows in quota.values()) or not any(parsed.values()):
         raise ValueError(f"data.quota is {dict(quota)} but must give a positive number of rows to some kind")
     return {kind: parsed[kind] for kind in sorted(parsed, reverse=True) if parsed[kind]}
 
@@ -63,6 +71,40 @@ def make_pools(
     return {kind: pools[kind] for kind in quota}
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Rows of a batch that are drawn from one pool, or from the images of one set in it."""
+
+    kind: Supervision
+    rows: int
+    places: np.ndarray  # in the pool of its kind
+    name: str
+
+
+def make_streams(
+    quota: Mapping[str, int], pools: Mapping[Supervision, np.ndarray], index: Sequence[Mapping[str, Any]]
+) -> list[Stream]:
+    """One stream for each entry of `data.quota`, strongest kind first."""
+    streams = []
+    for name, rows in quota.items():
+        owner, _, kind_name = name.rpartition(":")
+        kind = Supervision.parse(kind_name)
+        if not rows:
+            continue
+        pool = pools[kind]
+        places = np.arange(len(pool))
+        if owner:
+            places = np.array([place for place, i in enumerate(pool) if index[i].get("set") == owner], np.int64)
+            if not len(places):
+                sets = sorted({row["set"] for row in index if "set" in row})
+                raise ValueError(
+                    f"data.quota asks for {name}, but no such image of set {owner!r} is there; the sets: "
+                    f"{', '.join(sets) or 'none, as no sets are joined'}"
+                )
+        streams.append(Stream(kind, int(rows), places, f"{owner}:{kind.name}" if owner else kind.name))
+    return sorted(streams, key=lambda stream: -stream.kind)
+
+
 def evenly_shown(info: DatasetInfo, split: str, pool: np.ndarray) -> np.ndarray:
     """The pool with images repeated, so that each class is the rarest of its image equally often."""
     shown = [set(_split(info, split)[index]["tags"]) - {info.background} for index in pool]
@@ -83,6 +125,7 @@ def _by_strong_classes(
     uses_masks: bool,
 ) -> list[set[int]]:
     """Kinds that each image may serve. Where masks are used, one of strong classes alone is not drawn for its tags."""
+    strong_classes = expand(strong_classes, info.groups)
     unknown = [name for name in strong_classes if name not in info.classes]
     if unknown:
         raise ValueError(

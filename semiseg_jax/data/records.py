@@ -33,6 +33,7 @@ class DatasetInfo:
     colors: tuple[tuple[int, int, int], ...]
     background: int | None
     splits: Mapping[str, Sequence[Mapping[str, Any]]]  # per record, see describe_record
+    groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # where sets are joined: own classes
 
     @classmethod
     def from_meta(cls, name: str, meta: Mapping[str, Any], splits: Mapping[str, Any]) -> "DatasetInfo":
@@ -165,7 +166,7 @@ class StoredSet(DataSet):
 
     @property
     def class_names(self) -> Sequence[str]:
-        return tuple(self.meta["classes"])
+        return tuple((self._index if self.data_path.exists() else self.meta)["classes"])
 
     def build(self) -> None:
         if self.data_path.exists():

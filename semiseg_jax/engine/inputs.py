@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from semiseg_jax.data import pipeline
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.pools import Quota, class_shares, evenly_shown, make_pools, parse_quota
+from semiseg_jax.data.pools import Quota, Stream, class_shares, evenly_shown, make_pools, make_streams, parse_quota
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.parallel import Devices, rows_per_device
@@ -29,7 +29,7 @@ class Input:
     """The data of one stage on this process."""
 
     loader: pipeline.ExampleLoader
-    quota: Quota
+    streams: Sequence[Stream]
     shard: pipeline.Shard
     seed: int
     threads: int
@@ -45,7 +45,7 @@ class Input:
     def _restart(self, offset: int) -> None:
         self.offset = offset
         self.batches = pipeline.make_batches(
-            self.loader, self.quota, self.shard, seed=self.seed + offset, threads=self.threads
+            self.loader, self.streams, self.shard, seed=self.seed + offset, threads=self.threads
         )
 
     def next(self, devices: Devices) -> tuple[Any, dict[str, Any]]:
@@ -126,8 +126,9 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
         "units": shard.units,
         "processes": shard.processes,
     }
+    streams = make_streams(data.quota, pools, index)
     total = rows * devices * config.accumulate
-    return Input(loader, quota, shard, config.seed, data.workers, total, mixture, ids)
+    return Input(loader, streams, shard, config.seed, data.workers, total, mixture, ids)
 
 
 def _pools(data: Data, dataset: Dataset, quota: Quota) -> dict[Supervision, np.ndarray]:

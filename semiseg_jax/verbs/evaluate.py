@@ -99,10 +99,10 @@ def _report(results: dict[str, Any], model: workdirs.Trained, split: str, path: 
 def _file_name(split: str, config: Settings, own: Settings) -> str:
     """Other data or another way of evaluation does not overwrite what the run's own config gave."""
     how, usual = config.eval, own.eval
-    path = workdirs.absolute(config.data.path)
+    path = workdirs.absolute(config.data.path, config.data.name)
     scales = "_".join(f"{scale:g}" for scale in how.scales)
     other = [
-        Path(path).name if path != workdirs.absolute(own.data.path) else "",
+        Path(path).name if path != workdirs.absolute(own.data.path, own.data.name) else "",
         how.mode if how.mode != usual.mode else "",
         ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
         f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",

@@ -61,12 +61,14 @@ def anchored(config: ConfigDict) -> ConfigDict:
     config = ConfigDict(config.to_dict())
     for name in ("path", "made_labels"):
         if config.data[name]:
-            config.data[name] = absolute(config.data[name])
+            config.data[name] = absolute(config.data[name], config.data.name if name == "path" else "")
     return config
 
 
-def absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""
+def absolute(path: str, name: str = "") -> str:
+    """The path of a dataset, or those of a joined one, wherever one stands."""
+    paths = path.split("+") if "+" in name else [path]
+    return "+".join(os.path.abspath(os.path.expanduser(one)) if one else "" for one in paths)
 
 
 def claim(config: ConfigDict, workdir: Path, command: str) -> None:

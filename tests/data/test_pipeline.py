@@ -5,7 +5,7 @@ import pytest
 from few_records import SIZE, B, C, D, P, S, T, make_set, pools_of
 
 from semiseg_jax.data import pipeline
-from semiseg_jax.data.pools import parse_quota
+from semiseg_jax.data.pools import make_streams, parse_quota
 from semiseg_jax.data.types import IGNORE, Supervision
 
 
@@ -18,7 +18,8 @@ def make_loader(records, info, quota, assign=None, strict=False, canvas=(0, 0)):
 def batches(loader, quota, shard=None, seed=0, threads=1):
     quota = parse_quota(quota)
     shard = shard or pipeline.Shard(rows=sum(quota.values()), units=1)
-    return pipeline.make_batches(loader, quota, shard, seed=seed, threads=threads)
+    streams = make_streams({kind.name: rows for kind, rows in quota.items()}, loader.pools, loader.info.splits["train"])
+    return pipeline.make_batches(loader, streams, shard, seed=seed, threads=threads)
 
 
 def take(iterator, count):

@@ -1,0 +1,216 @@
+"""Several sets as one: `data.name = "voc+coco"`, with a path for each, `data.path = "VOCdevkit+COCO"`.
+
+Classes are joined by their names. Those of the first set come first, then those that only later sets have; a class of
+another name is renamed with `data.class_map`, {"coco": {"airplane": "aeroplane"}}, where the name "ignore" leaves its
+pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set, and
+"coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from semiseg_jax.data.fields import Data
+from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records, View, decode_mask
+from semiseg_jax.data.types import IGNORE
+
+LEFT_OUT = "ignore"
+
+
+class JoinedSet(DataSet):
+    """Images of several sets, whose classes are joined by name."""
+
+    def __init__(self, data: Data, make: Callable[[Data], DataSet]):
+        parts = parts_of(data)
+        renamed = {name: data.class_map.get(name, {}) for name in parts}
+        strangers = sorted(set(data.class_map) - set(parts))
+        if strangers:
+            raise ValueError(f"data.class_map names {strangers[0]!r}, but the sets are {', '.join(parts)}")
+        plain = {name: make(dataclasses.replace(part, strong_classes=())) for name, part in parts.items()}
+        self.members = {name: Member(name, tuple(part.class_names), renamed[name]) for name, part in plain.items()}
+        for name, member in self.members.items():
+            unknown = sorted(set(renamed[name]) - set(member.classes))
+            if unknown:
+                raise ValueError(
+                    f"data.class_map: {name} has no class {unknown[0]!r}; it has {', '.join(member.classes)}"
+                )
+        names = itertools.chain.from_iterable(member.targets for member in self.members.values())
+        self._classes = tuple(name for name in dict.fromkeys(names) if name != LEFT_OUT)
+        self.name = data.name
+        self.groups = self._groups()
+        self.sets = plain
+        if data.strong_classes:
+            strong = set(expand(data.strong_classes, self.groups))
+            self.sets = {
+                name: make(dataclasses.replace(part, strong_classes=self.members[name].own_names(strong)))
+                for name, part in parts.items()
+            }
+        homes = [str(part.home) for part in self.sets.values()] + [repr(sorted(data.class_map.items()))]
+        digest = hashlib.sha256("\n".join(homes).encode()).hexdigest()[:12]
+        self.home = next(iter(self.sets.values())).home / f"joined-{digest}"
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self._classes
+
+    def _groups(self) -> Mapping[str, tuple[str, ...]]:
+        """By set, the classes that no other set has."""
+        held = Counter(name for member in self.members.values() for name in set(member.targets))
+        return {
+            name: tuple(klass for klass in dict.fromkeys(member.targets) if held[klass] == 1 and klass != LEFT_OUT)
+            for name, member in self.members.items()
+        }
+
+    def build(self) -> None:
+        for part in self.sets.values():
+            part.build()
+
+    def outline(self) -> DatasetInfo | None:
+        outlines = {name: info for name, part in self.sets.items() if (info := part.outline())}
+        return self._joined(outlines) if len(outlines) == len(self.sets) else None
+
+    def dataset_info(self) -> DatasetInfo:
+        return self._joined({name: part.dataset_info() for name, part in self.sets.items()})
+
+    def _joined(self, infos: Mapping[str, DatasetInfo]) -> DatasetInfo:
+        colors: dict[str, tuple[int, int, int]] = {}
+        backgrounds, splits = [], {}
+        first = next(iter(infos))
+        for name, info in infos.items():
+            member = self.members[name]
+            for klass, color in zip(member.targets, info.colors, strict=True):
+                colors.setdefault(klass, color)
+            if info.background is not None:
+                backgrounds.append(member.targets[info.background])
+            for split, rows in info.splits.items():
+                splits[f"{name}:{split}"] = [self._row(name, row, name != first) for row in rows]
+        for split in infos[first].splits:
+            splits[split] = splits[f"{first}:{split}"]
+        splits["train"] = [row for name in infos for row in splits.get(f"{name}:train", ())]
+        background = self._classes.index(backgrounds[0]) if backgrounds else None
+        shown = tuple(colors[name] for name in self._classes)
+        return DatasetInfo(self.name, self._classes, shown, background, splits, self.groups)
+
+    def _row(self, name: str, row: Mapping[str, Any], prefixed: bool) -> dict[str, Any]:
+        table = self._table(name)
+        out = {**row, "set": name} | ({"id": f"{name}-{row['id']}"} if prefixed else {})
+        for field in ("tags", "classes"):
+            if field in row:
+                out[field] = sorted({int(table[klass]) for klass in row[field]} - {IGNORE})
+        return out
+
+    def _table(self, name: str) -> np.ndarray:
+        """[256] from the classes of a set to those of all."""
+        table = np.full(IGNORE + 1, IGNORE, np.uint8)
+        for klass, target in enumerate(self.members[name].targets):
+            if target != LEFT_OUT:
+                table[klass] = self._classes.index(target)
+        return table
+
+    def records(self, split: str) -> Sequence[Record]:
+        return self._opened(split, lambda part, own: part.records(own))
+
+    def originals(self, split: str) -> Sequence[Record]:
+        return self._opened(split, lambda part, own: part.originals(own))
+
+    def _opened(self, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
+        first = next(iter(self.sets))
+        if split == "train":
+            parts = [name for name, part in self.sets.items() if "train" in part.dataset_info().splits]
+            opened = {name: self._translated(name, "train", read) for name in parts}
+            return View(opened, [(name, index) for name in parts for index in range(len(opened[name]))])
+        name, _, own = split.rpartition(":")
+        return self._translated(name or first, own, read)
+
+    def _translated(self, name: str, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
+        prefix = "" if name == next(iter(self.sets)) else f"{name}-"
+        return Translated(read(self.sets[name], split), self._table(name), prefix, len(self._classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """The classes of one set, and what each is called among all."""
+
+    name: str
+    classes: Sequence[str]
+    renamed: Mapping[str, str]
+
+    @property
+    def targets(self) -> Sequence[str]:
+        return [self.renamed.get(name, name) for name in self.classes]
+
+    def own_names(self, joined: set[str]) -> tuple[str, ...]:
+        """Which of its classes are meant by names of all; never none, as that would mean all."""
+        return tuple(own for own, name in zip(self.classes, self.targets, strict=True) if name in joined) or (LEFT_OUT,)
+
+
+class Translated(Records):
+    """Records of one set with the classes of all."""
+
+    def __init__(self, records: Sequence[Record], table: np.ndarray, prefix: str, num_classes: int):
+        self.records, self.table, self.prefix, self.num_classes = records, table, prefix, num_classes
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        record, table = dict(self.records[index]), self.table
+        mask = record["mask"]
+        if mask:
+            record["mask"] = lambda: table[decode_mask(mask, (0, 0))]
+        for field in ("points", "strokes", "partial"):
+            rows = record[field].copy()
+            rows[:, -1] = table[rows[:, -1].astype(int)]
+            record[field] = rows[rows[:, -1] != IGNORE]
+        record["box_class"] = table[record["box_class"]].astype(np.int32)
+        tags = np.full(self.num_classes, -1, np.int8)
+        for klass, tag in enumerate(record["tags"]):
+            if table[klass] != IGNORE:  # of two classes with one name, a present one counts
+                tags[table[klass]] = max(tags[table[klass]], tag)
+        record["tags"] = tags
+        record["id"] = self.prefix.encode() + record["id"]
+        return record
+
+
+def parts_of(data: Data) -> dict[str, Data]:
+    """The sets of "voc+coco" by name; one that comes twice is "folder" and "folder2"."""
+    names, seen = [], Counter[str]()
+    layouts = data.name.split("+")
+    for layout in layouts:
+        seen[layout] += 1
+        names.append(layout if seen[layout] == 1 else f"{layout}{seen[layout]}")
+    paths = data.path.split("+")
+    if len(paths) != len(layouts):
+        raise ValueError(
+            f"data.name joins {len(layouts)} sets, {data.name}: data.path must name as many folders joined by +, "
+            f"but it is {data.path!r}"
+        )
+    asked = data.train_split.split("+")
+    parts = {}
+    for number, (name, layout, path) in enumerate(zip(names, layouts, paths, strict=True)):
+        own = [split.removeprefix(f"{name}:") for split in asked if split.startswith(f"{name}:")]
+        own += [split for split in asked if split == "train" or (":" not in split and number == 0)]
+        parts[name] = dataclasses.replace(
+            data,
+            name=layout,
+            path=path,
+            train_split="+".join(dict.fromkeys(own)) or "train",
+            options=data.options.get(name, {}),
+            class_map={},
+            simulate={},
+        )
+    return parts
+
+
+def expand(strong_classes: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of classes, where "coco:*" stands for all that only the set `coco` has."""
+    out: list[str] = []
+    for name in strong_classes:
+        group, _, rest = name.rpartition(":")
+        out += groups[group] if rest == "*" and group in groups else [name]
+    return out

@@ -1,0 +1,130 @@
+"""Several sets in one: classes by name, splits and rows by set."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import FolderMaker
+from folders import SIZE
+
+from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.fields import Data
+from semiseg_jax.data.pools import make_pools, make_streams, parse_quota
+from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.data.types import IGNORE, Supervision
+
+ALL = ("background", "square", "other", "thing", "box")
+
+
+@pytest.fixture
+def join(tmp_path):
+    """options -> two folders as one set: `square` is class 1 of the first and class 2, "box", of the second."""
+    one = FolderMaker(tmp_path / "one")
+    one(tags=True, points=True)
+    two = FolderMaker(tmp_path / "two")
+    two.classes = ("background", "thing", "box")
+    two(tags=True, boxes=False, points=True)
+    for path in (tmp_path / "two" / "masks").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), mask * 2)
+    two.write_json("points.json", {id: [[18, 20, 2], [3, 3, 1]] for id in two.ids})
+    two.write_json("tags.json", {id: [2] for id in two.ids})
+
+    def open_it(**options):
+        path = f"{tmp_path / 'one'}+{tmp_path / 'two'}"
+        return open_dataset(Data(name="folder+folder", path=path, data_dir=str(tmp_path / "built"), **options))
+
+    return open_it
+
+
+def test_classes_of_all_sets_are_one_list_and_labels_follow(join):
+    dataset = join()
+    info = dataset.info
+    assert info.classes == ALL
+    assert info.background == 0
+    assert len(info.colors) == len(ALL)
+    assert {split: len(rows) for split, rows in info.splits.items()} == {
+        "folder:train": 4, "folder:val": 2, "folder2:train": 4, "folder2:val": 2, "train": 8, "val": 2,
+    }  # fmt: skip
+    ids = [row["id"] for row in info.splits["train"]]
+    assert ids == ["im0", "im1", "im2", "im3", "folder2-im0", "folder2-im1", "folder2-im2", "folder2-im3"]
+    records = dataset.records("train")
+    assert [record["id"].decode() for record in records] == ids
+    first, second = records[0], records[4]
+    assert set(np.unique(decode_mask(first["mask"], SIZE))) == {0, 1}
+    assert set(np.unique(decode_mask(second["mask"], SIZE))) == {0, 4}
+    assert second["points"][:, 2].tolist() == [4, 3]
+    assert first["tags"].tolist() == [-1, 1, 0, -1, -1]  # nothing is known of classes that only the other set has
+    assert second["tags"].tolist() == [-1, -1, -1, 0, 1]
+    assert info.splits["train"][4]["tags"] == [4]
+    assert decode_image(dataset.originals("folder2:val")[0]["image"]).shape == (*SIZE, 3)
+
+
+def test_a_class_of_another_name_is_renamed_or_left_out(join):
+    dataset = join(class_map={"folder2": {"box": "square", "thing": "ignore"}})
+    assert dataset.info.classes == ("background", "square", "other")
+    record = dataset.records("folder2:train")[0]
+    assert set(np.unique(decode_mask(record["mask"], SIZE))) == {0, 1}
+    assert record["points"][:, 2].tolist() == [1]
+    left_out = join(class_map={"folder2": {"box": "ignore"}}).records("folder2:train")[0]
+    assert set(np.unique(decode_mask(left_out["mask"], SIZE))) == {0, IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_map": {"coco": {}}}, "the sets are folder, folder2"),
+        ({"class_map": {"folder2": {"cat": "dog"}}}, "folder2 has no class 'cat'"),
+        ({"train_split": "coco:train"}, "has no split 'coco:train'"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(join, options, message):
+    with pytest.raises(ValueError, match=message):
+        join(**options).records(options.get("train_split", "train"))
+
+
+def test_as_many_paths_as_sets_are_needed(tmp_path):
+    with pytest.raises(ValueError, match="as many folders joined by"):
+        open_dataset(Data(name="folder+folder", path=str(tmp_path)))
+
+
+def test_masks_of_one_set_and_tags_of_the_other(join):
+    options = {"train_split": "folder:train+folder2:train", "strong_classes": ("folder2:*",)}
+    dataset = join(**options)
+    assert not any(record["mask"] for record in dataset.records("folder:train"))  # its class is not among the strong
+    quota = parse_quota({"dense": 2, "tags": 2})
+    pools = make_pools(dataset.info, options["train_split"], quota, {}, 0, options["strong_classes"])
+    assert pools[Supervision.DENSE].tolist() == [4, 5, 6, 7]
+    assert pools[Supervision.TAGS].tolist() == [0, 1, 2, 3]
+
+
+def test_a_share_of_the_rows_comes_from_a_set(join):
+    dataset = join()
+    quota = {"folder:dense": 1, "folder2:dense": 3, "points": 2}
+    assert parse_quota(quota) == {Supervision.DENSE: 4, Supervision.POINTS: 2}
+    pools = make_pools(dataset.info, "train", parse_quota(quota), {}, 0)
+    streams = make_streams(quota, pools, dataset.info.splits["train"])
+    assert [(stream.kind, stream.rows, len(stream.places)) for stream in streams] == [
+        (Supervision.DENSE, 1, 4), (Supervision.DENSE, 3, 4), (Supervision.POINTS, 2, 8),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no such image of set 'coco'"):
+        make_streams({"coco:dense": 2}, pools, dataset.info.splits["train"])
+
+
+def test_labels_are_drawn_for_a_joined_set(join):
+    dataset = join(simulate={"box": {}})
+    boxes = [record["box_class"].tolist() for record in dataset.records("train")]
+    assert boxes == [[1]] * 4 + [[4]] * 4
+
+
+def test_a_joined_set_is_not_built_again(join, monkeypatch):
+    join()
+    monkeypatch.setattr("semiseg_jax.data.folder._readers", lambda *_: pytest.fail("the source was read again"))
+    assert join().info.classes == ALL
+
+
+def test_assign_names_the_splits_of_a_set(join):
+    dataset = join()
+    quota = parse_quota({"dense": 1, "unlabeled": 1})
+    pools = make_pools(dataset.info, "train", quota, {"dense": "folder2:train", "unlabeled": 1.0}, 0)
+    assert pools[Supervision.DENSE].tolist() == [4, 5, 6, 7]
+    assert pools[Supervision.UNLABELED].tolist() == [0, 1, 2, 3]
