@@ -5,8 +5,8 @@
     semiseg train --config=adversarial:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. All others
-are unlabelled: an image without a mask file is fine.
+(0.125), a number (50), a split, or a published list (`voc:u2pl:1/8`; `semiseg list splits`); and those of the
+small-data setting, which `supervised` explains. All others are unlabelled: an image without a mask file is fine.
 
 In the small-data setting the discriminator sees the image beside the map, which no published setting does: with few
 masks, whether the two fit teaches more than how maps look.

@@ -5,10 +5,10 @@
     semiseg train --config=label_uncertainty:setting=paper,path=CITY,weights=resnet50.npz --workdir=runs/city
 
 Arguments: `masks`, which training images bring their mask: all that have one (as a folder does by default, beside all
-boxes that it has), or a share (0.18), a number (50) or a split, and all others bring boxes, which are then drawn from
-their masks unless the folder has them (`simulated`); and those of the small-data setting, which `supervised` explains.
-Class 0 must be background. Rivals of the comparison are fields: boxes
-as masks are --config.terms.boxes.inside=foreground, only what is outside of boxes is
+boxes that it has), or a share (0.18), a number (50), a split, or a published list (`cityscapes:u2pl:1/8`; `semiseg list
+splits`), and all others bring boxes, which are then drawn from their masks unless the folder has them (`simulated`);
+and those of the small-data setting, which `supervised` explains. Class 0 must be background. Rivals of the comparison
+are fields: boxes as masks are --config.terms.boxes.inside=foreground, only what is outside of boxes is
 --config.terms.boxes.inside=ignore.
 
 `setting=paper` is our protocol for Cityscapes' vehicles and persons (three classes, boxes from instances, at half

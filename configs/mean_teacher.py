@@ -3,8 +3,8 @@
     semiseg train --config=mean_teacher:path=DIR --workdir=runs/mt
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. Fields under
-`consistency`: the weight, its ramp, and CutMix.
+(0.125), a number (50), a split, or a published list (`voc:u2pl:1/8`; `semiseg list splits`); and those of the
+small-data setting, which `supervised` explains. Fields under `consistency`: the weight, its ramp, and CutMix.
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,12 @@
 
     semiseg train --config=transfer:path=DIR,strong=cat+dog,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
-Arguments: `strong`, the names of the classes whose masks may be used, joined by +; `labels_from` (`l_net`, or `cam`
-for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first P-Net); and
-those of the small-data setting, which `supervised` explains. One command trains classifier, L-Net and P-Net one after
-the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0 must be
-background.
+Arguments: `strong`, the names of the classes whose masks may be used, joined by +, or a group of those of Pascal VOC
+(`voc:first10`, `voc:last10`, or `voc:fold0` to `voc:fold3`: all but that fold of PASCAL-5i); `labels_from` (`l_net`, or
+`cam` for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first
+P-Net); and those of the small-data setting, which `supervised` explains. One command trains classifier, L-Net and
+P-Net one after the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0
+must be background.
 
 Labels spread over a grid of cells; over a graph of superpixels, as published, with --config.transfer.diffusion=graph,
 where --config.transfer.graph.steps=20 iterates self-diffusion and 0 solves for where labels end.
@@ -19,6 +20,7 @@ DeepLab-v2 on ResNet-101, crops of 321, batch 10, 20,000 updates, superpixels an
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
+from semiseg_jax.data.published import strong_classes
 from semiseg_jax.presets import Fields, changed, crops, data, deeplab_v2, half_masks, parse, sgd, small
 
 
@@ -30,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def method(given: ConfigDict) -> Fields:
     return {
-        "data.strong_classes": tuple(filter(None, given.strong.split("+"))),
+        "data.strong_classes": strong_classes(given.strong),
         "terms.made_labels.weight": 1.0,
         "terms.absent_tags.weight": 0.1,
         "terms.absent_tags.kinds": ("tags",),

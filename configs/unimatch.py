@@ -3,8 +3,8 @@
     semiseg train --config=unimatch:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
-(0.125), a number (50) or a split; and those of the small-data setting, which `supervised` explains. A step looks
-at each unlabelled image four times.
+(0.125), a number (50), a split, or a published list (`voc:u2pl:1/8`; `semiseg list splits`); and those of the
+small-data setting, which `supervised` explains. A step looks at each unlabelled image four times.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
   semiseg config    what a run of a config will do: method, stages, networks, terms, batch
-  semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets
+  semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets, splits
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
 `semiseg <command> --help` explains a command, with --config=NAME a config too; `semiseg --version`. A first run:
@@ -63,7 +63,8 @@ Without any file, the evaluation split of the training data is predicted.""",
   semiseg summary --config=supervised:path=DIR
   semiseg summary --config=supervised --config.model='{"name": "deeplab_v2"}' --classes=21""",
     "list": """Lists what there is, a line each: configs that ship with the package, all fields of a config with their
-defaults and meanings, and methods, terms, models and datasets, those of installed packages included.
+defaults and meanings, and methods, terms, models and datasets, those of installed packages included; and published
+splits: which images papers take as labelled, and which classes as those that have masks.
 
   semiseg list configs
   semiseg list fields

@@ -154,7 +154,7 @@ def half_masks(batch: int, others: str) -> Fields:
 
 
 def some_masks(given: ConfigDict, labelled: str, others: str, share: str) -> Fields:
-    """A share ("0.125"), a number ("50") or a split of the images brings masks, and the rest are of another kind.
+    """A share ("0.125"), a number ("50"), a split or published list of images brings masks, others are of another kind.
 
     "all", the default for a folder, are the masks that there are; other datasets have them all and give `share`.
     """

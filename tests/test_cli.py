@@ -11,6 +11,7 @@ import semiseg_jax
 from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
 from semiseg_jax.config_files import shipped_configs
+from semiseg_jax.data.published import CLASS_GROUPS, published_lists
 
 COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "config", "list", "convert-weights"]
 
@@ -103,6 +104,16 @@ def test_version_is_one_line_with_the_versions_of_jax_and_python(capsys):
     assert (
         shown == f"semiseg_jax {semiseg_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}\n"
     )
+
+
+def test_published_splits_are_listed_a_line_each_with_their_size_and_where_they_come_from(capsys):
+    assert cli.main(["list", "splits"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(shown) == [*published_lists(), *CLASS_GROUPS]
+    assert shown["voc:cps:1/16"].startswith("662 images, 93 in voc:train; charlesCXK/TorchSemiSeg 5e0c29c DATA/")
+    assert shown["voc:cps:1/16"].endswith("train_aug_labeled_1-16.txt; the same in LiheYoung/UniMatch")
+    assert shown["cityscapes:val"].startswith("500 images; LiheYoung/UniMatch 0324f3d splits/cityscapes/val.txt; the")
+    assert shown["voc:first10"].startswith("10 classes for strong=: aeroplane, bicycle")
 
 
 def test_configs_are_listed_a_line_each(capsys):

@@ -54,6 +54,34 @@ def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
     assert get("").data.assign.to_dict() == {"dense": 0.125, "unlabeled": 0.875}
 
 
+@pytest.mark.parametrize("name", ["adversarial", "mean_teacher", "unimatch", "label_uncertainty"])
+def test_a_published_list_passes_through_the_arguments_of_a_config(name):
+    argument, others = ("masks", "box") if name == "label_uncertainty" else ("labelled", "unlabeled")
+    for file in (name, str(CONFIGS[name])):
+        config = load_config(f"{file}:path=a:b,{argument}=voc:u2pl:1/8,steps=5")
+        assert config.data.assign.to_dict() == {"dense": "voc:u2pl:1/8", others: 1.0}
+        assert (config.data.path, config.steps) == ("a:b", 5)
+        assert settings(from_json(to_json(config))).data.assign["dense"] == "voc:u2pl:1/8"
+
+
+def test_an_unknown_list_or_one_of_another_family_is_refused_before_there_are_data():
+    config = load_config("adversarial:path=DIR,labelled=voc:upl:1/8")
+    with pytest.raises(ValueError, match=r"config\.data\.assign is wrong: no published list .* mean voc:u2pl:1/8 or"):
+        settings(config)
+    config.data.assign = {"dense": "voc:u2pl:1/8", "unlabeled": "voc:cps:1/8"}
+    with pytest.raises(ValueError, match=r"assign is wrong: the lists 'voc:u2pl:1/8' and 'voc:cps:1/8' are of two fam"):
+        settings(config)
+
+
+def test_strong_classes_are_named_or_are_a_published_group():
+    strong = {arg: getter("transfer")(f"strong={arg}").data.strong_classes for arg in ("cat+dog", "", "voc:fold1")}
+    assert strong["cat+dog"] == ("cat", "dog")
+    assert strong[""] == ()
+    assert len(strong["voc:fold1"]) == 15
+    with pytest.raises(ValueError, match="no group of classes is called 'voc:frist10'; did you mean voc:first10 or"):
+        getter("transfer")("strong=voc:frist10")
+
+
 def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
     get = getter("label_uncertainty")
     for arg, simulated in (("", {}), (",masks=5", {"box": {}}), (",setting=paper,weights=none", {"box": {}})):

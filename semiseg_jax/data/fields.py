@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from semiseg_jax.data import published
 from semiseg_jax.data.types import MADE_FOR
 from semiseg_jax.options import OptionError, Options, option
 
@@ -29,7 +30,9 @@ class Data(Options):
     eval_split: str = option("", "empty = val, validation or test, whichever exists first")
     quota: Mapping[str, int] = option({"dense": 8}, "rows of each kind in a micro-batch of one device", low=0)
     assign: Mapping[str, int | float | str] = option(
-        {}, "kind: share (0.1), number (50) or split of the images that get it; empty = whatever labels they have"
+        {},
+        "kind: share (0.1), number (50), split or published list (`semiseg list splits`) of the images that get it; "
+        "empty = whatever labels they have",
     )
     simulate: Mapping[str, Mapping[str, Any]] = option(
         {}, 'weak labels to draw from masks, kind: options, such as {"scribble": {}}'
@@ -61,6 +64,12 @@ class Data(Options):
         super().__post_init__()
         if any(self.canvas) and not all(self.canvas):
             raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
+        try:
+            own = [f"{name}:" for name in self.name.split("+")] if "+" in self.name else []  # splits of joined sets
+            lists = [amount for amount in self.assign.values() if isinstance(amount, str)]
+            published.check_lists(name for name in lists if name.count(":") > 1 or not name.startswith(tuple(own)))
+        except ValueError as error:
+            raise OptionError("assign", f"is wrong: {error}") from None
 
     @property
     def stored_side(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from semiseg_jax.data import published
 from semiseg_jax.data.joined import expand
 from semiseg_jax.data.records import DatasetInfo, Record, label_counts
 from semiseg_jax.data.types import Supervision
@@ -40,7 +41,8 @@ def make_pools(
 
     Without `assign`, an image serves every kind of the quota that it has labels for; unlabelled rows come from the
     images that have none of these. With `assign`, each image gets one kind: a float is a share of the split, an int a
-    number of images (both drawn at random with `seed`), a string the name of another split that lists them.
+    number of images (both drawn at random with `seed`), a string the name of another split that lists them, or of a
+    published list. An image that two lists name gets the stronger kind.
 
     With `strong_classes`, images that show any other class but background serve as tags only, whatever they have.
     """
@@ -56,7 +58,7 @@ def make_pools(
         missing = [kind.name.lower() for kind in quota if kind not in wanted]
         if missing:
             raise ValueError(f"data.assign says nothing of {', '.join(missing)}, which data.quota asks for")
-        pools = _assign(info, rows, kinds, wanted, seed)
+        pools = _assign(info, split, kinds, wanted, seed)
     else:
         labeled = set(quota) - {Supervision.UNLABELED}
         for kind in quota:
@@ -155,11 +157,12 @@ def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
 
 def _assign(
     info: DatasetInfo,
-    rows: Sequence[Mapping[str, Any]],
+    split: str,
     kinds: Sequence[set[int]],
     wanted: Mapping[Supervision, float | int | str],
     seed: int,
 ) -> dict[Supervision, np.ndarray]:
+    rows = _split(info, split)
     position = {row["id"]: i for i, row in enumerate(rows)}
     left = [int(i) for i in np.random.default_rng(seed).permutation(len(rows))]
     pools: dict[Supervision, np.ndarray] = {}
@@ -168,18 +171,13 @@ def _assign(
     for kind in named:
         amount = wanted[kind]
         if isinstance(amount, str):
-            listed = [row["id"] for row in _split(info, amount)]
-            strangers = [id for id in listed if id not in position]
-            if strangers:
-                raise ValueError(
-                    f"data.assign: {len(strangers)} images of split {amount!r} are not in the training split, "
-                    f"the first is {strangers[0]!r}"
-                )
-            members = [position[id] for id in listed]
+            free = set(left)
+            members = [position[id] for id in _listed(info, amount, position, split) if position[id] in free]
             unable = sum(kind not in kinds[i] for i in members)
             if unable:
+                what = "list" if published.is_published(amount) else "split"
                 raise ValueError(
-                    f"data.assign gives split {amount!r} to {kind.name.lower()} but {unable} of its {len(members)} "
+                    f"data.assign gives {what} {amount!r} to {kind.name.lower()} but {unable} of its {len(members)} "
                     f"images have no {kind.name.lower()} labels"
                 )
         else:
@@ -196,6 +194,22 @@ def _assign(
         taken = set(members)
         left = [i for i in left if i not in taken]
     return pools
+
+
+def _listed(info: DatasetInfo, name: str, known: Mapping[str, int], train_split: str) -> Sequence[str]:
+    """The images of a published list or of a split, all of which must be `known`: those of the training split."""
+    if published.is_published(name) and name not in info.splits:  # joined sets have splits such as "voc:train"
+        entry = published.find_list(name)
+        published.check_fit(entry, known, train_split.replace(f"{entry.dataset}:", ""))
+        return entry.ids
+    listed = [str(row["id"]) for row in _split(info, name)]
+    strangers = [id for id in listed if id not in known]
+    if strangers:
+        raise ValueError(
+            f"data.assign: {len(strangers)} images of split {name!r} are not in the training split, "
+            f"the first is {strangers[0]!r}"
+        )
+    return listed
 
 
 def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool) -> str:

@@ -1,4 +1,4 @@
-"""`semiseg list`: configs, fields, methods, terms, models and datasets, a line each."""
+"""`semiseg list`: configs, fields, methods, terms, models, datasets and published splits, a line each."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -87,6 +87,21 @@ def _datasets() -> Iterable[tuple[str, str]]:
     return _about(BUILDERS, "datasets")
 
 
+def _splits() -> Iterable[tuple[str, str]]:
+    """Published lists of images with where they come from, and published groups of classes."""
+    from semiseg_jax.data.published import CLASS_GROUPS, find_list, published_lists
+
+    official = set(find_list("voc:train").ids)
+    for name, entry in published_lists().items():
+        repository, commit, path = entry.sources[0].split(" ")
+        others = sorted({source.split(" ")[0] for source in entry.sources} - {repository})
+        also = f"; the same in {', '.join(others)}" if others else ""
+        inside = f", {len(official & set(entry.ids))} in voc:train" if entry.dataset == "voc" else ""
+        yield name, f"{len(entry.ids)} images{inside}; {repository} {commit[:7]} {path}{also}"
+    for name, classes in CLASS_GROUPS.items():
+        yield name, f"{len(classes)} classes for strong=: {', '.join(classes)}"
+
+
 def _about(known: Mapping[str, object], group: str, *, of_module: bool = False) -> Iterable[tuple[str, str]]:
     """Ours with the first line of their text, then those of installed packages with where they come from."""
     for name, thing in known.items():
@@ -104,4 +119,5 @@ KINDS: Mapping[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "terms": _terms,
     "models": _models,
     "datasets": _datasets,
+    "splits": _splits,
 }

@@ -162,6 +162,20 @@ MUTATIONS = (
         first=("test_pools",),
     ),
     Mutation(
+        "data-listed-twice",
+        "an image that two lists name gets both kinds",
+        "data/pools.py",
+        ((" if position[id] in free]", "]"),),
+        first=("test_published.py::test_an_image_that_two_lists_name",),
+    ),
+    Mutation(
+        "data-families-mixed",
+        "published lists of two families are mixed",
+        "data/published.py",
+        (("if other.family != entry.family:", "if other.dataset != entry.dataset:"),),
+        first=("test_published.py::test_lists_of_two_families",),
+    ),
+    Mutation(
         "data-weak-masks",
         "images of weak classes keep their masks",
         "data/pools.py",
