@@ -54,7 +54,10 @@ Without any file, the evaluation split of the training data is predicted.""",
     "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
 
   semiseg prepare DIR
-  semiseg prepare --config=supervised:path=DIR,labels=scribble""",
+  semiseg prepare --config=supervised:path=DIR,labels=scribble
+  semiseg prepare DIR --clean
+
+With --clean, what earlier states of the folder left behind is removed.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=quickstart --output=batch.png""",
@@ -198,6 +201,7 @@ def _prepare(command: str, args: list[str]) -> int:
     from semiseg_jax.config import default_config
 
     parsed = Flags(command, _HELP[command])
+    parsed.boolean("clean", False, "also remove what was built of earlier states of the same source")
     has_file = bool(take(args, "config")[0])
     if has_file or wants_help(args):
         positional = parsed.parse_with_config(args)
@@ -215,7 +219,7 @@ def _prepare(command: str, args: list[str]) -> int:
         raise UsageError(f"a folder or --config is missing:\n\n{_HELP[command]}")
     from semiseg_jax.verbs.prepare import prepare
 
-    prepare(config)
+    prepare(config, check_quota=has_file, clean=parsed.values.clean)
     return 0
 
 

@@ -188,11 +188,15 @@ def make_batches(
         .batch(shard.rows, batch_fn=_stack_by_kind)
         .batch(shard.units, batch_fn=_concatenate)
     )
+    threads, waiting = ahead(loader, shard, threads)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=waiting)))
+
+
+def ahead(loader: ExampleLoader, shard: Shard, threads: int) -> tuple[int, int]:
+    """Threads that each make a batch, and batches that may wait to be taken, so that both fit into memory."""
     height, width = loader.layout.canvas
-    held = max(1, _PREFETCH_BYTES // (4 * height * width * shard.rows * shard.units))  # batches of images and masks
-    threads = min(threads, held)
-    ahead = min(threads + 2, held)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+    held = max(1, _PREFETCH_BYTES // (4 * height * width * shard.rows * shard.units))  # images and masks
+    return min(threads, held), min(threads + 2, held)
 
 
 class _Order(grain.sources.RandomAccessDataSource):

@@ -150,6 +150,10 @@ class DataSet(abc.ABC):
         """Images and masks of a split at their own size."""
         return self.records(split)
 
+    def leftovers(self) -> Sequence[Path]:
+        """Folders of ours that nothing will read any more: builds of earlier states of the source, or broken off."""
+        return ()
+
     def outline(self) -> DatasetInfo | None:
         """What is known before `build`: ids and kinds by split, if anything."""
         return None
@@ -186,6 +190,9 @@ class StoredSet(DataSet):
                 index[split].append(row)
                 bar.update()
             out.index = {**self.meta, **self.finish_index(index)}
+
+    def leftovers(self) -> Sequence[Path]:
+        return store.leftovers(self.data_path, self._index.get("root"))
 
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""

@@ -9,8 +9,10 @@ A set appears under its name when it is complete; until then it is an `incomplet
 """
 
 import contextlib
+import glob
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +98,9 @@ def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> It
     """A set that will stand in `folder`, if nothing fails; if another process is faster, its set stays."""
     if folder.exists():
         raise FileExistsError(folder)
-    building = folder.with_name(f"{INCOMPLETE}{folder.name}.{uuid.uuid4().hex[:8]}")
+    for broken in _broken_off(folder.parent):
+        shutil.rmtree(broken, ignore_errors=True)
+    building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
     building.mkdir(parents=True)
     writer = Writer(building, name, features)
     try:
@@ -109,6 +113,47 @@ def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> It
         shutil.rmtree(building, ignore_errors=True)
     if not folder.exists():
         raise OSError(f"{folder} could not be written")
+
+
+def leftovers(folder: Path, root: str | None) -> list[Path]:
+    """What stands beside a set, FOLDER = .../NAME/CONFIG/VERSION, and will not be read again.
+
+    That is what a killed process was writing, sets of older versions of this program, and sets of earlier states of
+    the same source, `root`.
+    """
+    found = []
+    for config in folder.parent.parent.iterdir():
+        found += _broken_off(config)
+        for other in config.iterdir() if config.is_dir() else ():
+            if other == folder or other.name.startswith(INCOMPLETE) or not other.is_dir():
+                continue
+            same_name = config.name.rpartition("-")[0] == folder.parent.name.rpartition("-")[0]
+            if not (other / "index.json").is_file():
+                stale = same_name and (other / "dataset_info.json").is_file()
+            else:
+                stale = root is not None and same_name and read_index(other).get("root") == root
+            found += [config if stale and len(list(config.iterdir())) == 1 else other] if stale else []
+    return found
+
+
+def _broken_off(folder: Path) -> list[Path]:
+    """Unfinished sets in a folder whose process is gone."""
+    found = []
+    for path in folder.glob(f"{INCOMPLETE}*.*.{glob.escape(platform.node())}"):
+        pid = path.name.split(".")[1]
+        if pid.isdigit() and not _runs(int(pid)):
+            found.append(path)
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -1,17 +1,27 @@
 """`semiseg prepare`: checks a source folder and builds the dataset that training reads."""
 
+import shutil
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.records import DataSet
 from semiseg_jax.data.types import Supervision
 
 
-def prepare(config: ConfigDict) -> dict[str, Any]:
-    """Builds the dataset of `config.data` and prints what is in it -> images by split and kind."""
-    dataset = open_dataset(settings(config).data, planned=True)
+def prepare(config: ConfigDict, *, check_quota: bool = True, clean: bool = False) -> dict[str, Any]:
+    """Builds the dataset of `config.data` and prints what is in it -> images by split and kind.
+
+    Args:
+      config: with `data`.
+      check_quota: whether images that cannot fill `data.quota` are an error, told before anything is read.
+      clean: also remove what earlier states of the same source left behind, and builds that were interrupted.
+    """
+    dataset = open_dataset(settings(config).data, planned=check_quota)
+    if clean:
+        _clean(dataset.source)
     counts = count_kinds(dataset)
     print(f"{dataset.info.name}: {dataset.info.num_classes} classes ({', '.join(dataset.info.classes)})")
     print(f"built in {dataset.source.home.parent}")
@@ -22,6 +32,16 @@ def prepare(config: ConfigDict) -> dict[str, Any]:
             f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}; {bare} without any label"
         )
     return counts
+
+
+def _clean(source: DataSet) -> None:
+    stale = source.leftovers()
+    size = 0
+    for folder in stale:
+        size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder)
+        print(f"removed {folder}")
+    print(f"{len(stale)} folders removed, {size / 2**20:.0f} MiB" if stale else "nothing to remove")
 
 
 def count_kinds(dataset: Dataset) -> dict[str, dict[str, int]]:
