@@ -15,9 +15,11 @@ USUAL_CANVAS = 512  # a side, at most, unless `canvas` says otherwise
 class Data(Options):
     """Which images, with which labels, and how they are read."""
 
-    name: str = option("shapes", "shapes, folder, or a dataset of an installed package or your own")
+    name: str = option("shapes", "shapes, folder, tfds:NAME, or a dataset of an installed package or your own")
     path: str = option("", "of the dataset's source, where it has one")
-    data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
+    data_dir: str = option(
+        "", "where built datasets are kept, and those of tfds lie; empty = TFDS_DATA_DIR or ~/tensorflow_datasets"
+    )
     options: Mapping[str, Any] = option({}, "further options that the dataset declares")
     train_split: str = option("train", 'or several: "train+extra"')
     eval_split: str = option("", "empty = val, validation or test, whichever exists first")
@@ -43,7 +45,7 @@ class Data(Options):
     max_side: int = option(
         -1,
         "image files are stored for training no longer than this; -1 = than the canvas, 0 = as they are; evaluation "
-        "and prediction read them at their own size",
+        "and prediction read them at their own size; sets of tfds are read as they are",
         low=-1,
     )
     threads: int = option(0, "that read and decode images; 0 = one a core, at most 16", low=0)
