@@ -76,7 +76,11 @@ class TfdsSet(DataSet):
     def class_names(self) -> Sequence[str]:
         if self.meaning.classes:
             return self.meaning.classes
-        self.build()  # they are counted in the masks
+        if not self._index_file.exists():
+            raise ValueError(
+                f"{self.name}: classes are counted in its masks, by semiseg prepare; or name them with "
+                "--config.data.options='{\"classes\": [...]}'"
+            )
         return tuple(self._index["classes"])
 
     @functools.cached_property

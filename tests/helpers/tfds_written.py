@@ -1,5 +1,6 @@
 """Small sets that tfds's own writers wrote, in the feature layouts of real sets, and the same sets as tfrecord."""
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -116,10 +117,9 @@ def as_tfrecord(folder: Path) -> Path:
     builder = tfds.builder_from_directory(folder)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     for split, info in builder.info.splits.items():
-        if info.num_examples:
-            records = list(builder.as_data_source(split, deserialize_method=raw))
-            (path,) = info.filepaths
-            write_tfrecord(Path(str(path).replace("array_record", "tfrecord")), records)
+        records = iter(builder.as_data_source(split, deserialize_method=raw) if info.num_examples else ())
+        for path, length in zip(info.filepaths, info.shard_lengths, strict=True):
+            write_tfrecord(Path(str(path).replace("array_record", "tfrecord")), itertools.islice(records, length))
             Path(path).unlink()
     file = folder / "dataset_info.json"
     content = json.loads(file.read_text())
