@@ -202,7 +202,9 @@ def meaning_of(name: str, options: TfdsOptions, features: tfds.features.Features
     mask = _feature(name, "mask", options.mask or _if_there(usual.mask, features), features)
     id = options.id or _if_there(usual.id, features) or next((id for id in _IDS if _is_id(features, id)), "")
     if id and id not in features:
-        raise ValueError(f"tfds:{name} has no feature {id!r} (config.data.options.id); it has {', '.join(features)}")
+        raise ValueError(
+            f"tfds:{name} has no feature {id!r} (config.data.options.id); it has {', '.join(sorted(features))}"
+        )
     classes = options.classes or tuple(getattr(features[mask], "names", None) or ())
     if len(classes) == 1 or len(classes) > MOST_CLASSES:
         raise ValueError(f"tfds:{name}: config.data.options.classes must be 2 to {MOST_CLASSES} names")
@@ -247,7 +249,7 @@ def _feature(name: str, role: str, given: str, features: tfds.features.FeaturesD
     """The feature that is named, or the only one that can be meant."""
     images = {
         key: feature
-        for key, feature in features.items()
+        for key, feature in sorted(features.items())
         if isinstance(feature, tfds.features.Image) and np.issubdtype(feature.np_dtype, np.integer)
     }
     if given:

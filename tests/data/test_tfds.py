@@ -174,7 +174,7 @@ def test_offset_and_ignored_values_leave_the_rest_as_classes(tmp_path, open_tfds
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": "photos"}, r"no image feature 'photos'.*it has photo, cells"),
+        ({"mask": "photos"}, r"no image feature 'photos'.*it has cells, photo"),
         ({"classes": ["one"]}, "must be 2 to 254 names"),
         ({"classes": ["a", "b"], "values": [1]}, "1 values but there are 2 classes"),
         ({"classes": ["a", "b"], "background": "c"}, "'c' is none of the classes"),
