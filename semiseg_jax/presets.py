@@ -99,8 +99,9 @@ def pretrained(weights: str) -> Fields:
 
 
 def simulated(given: ConfigDict, kind: str, **options: float) -> Fields:
-    """Labels of this kind are drawn from the masks of a folder."""
-    return {"data.simulate": {kind: options}} if data(given)["data.name"] == "folder" else {}
+    """Labels of this kind are drawn from the masks of a folder, or of a tfds set."""
+    name = data(given)["data.name"]
+    return {"data.simulate": {kind: options}} if name == "folder" or name.startswith("tfds:") else {}
 
 
 def sgd(learning_rate: float, weight_decay: float, *, nesterov: bool = False, decay_vectors: bool = True) -> Fields:

@@ -95,8 +95,8 @@ def theirs(folder: Path, run: Settings, crop: int) -> Iterator[Any]:
         def __getitem__(self, index: int) -> Any:
             rng = np.random.default_rng()
             path = next((folder / "images").glob(f"{ids[index]}.*"))
-            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-            mask = cv2.imread(str(folder / "masks" / f"{ids[index]}.png"), cv2.IMREAD_UNCHANGED)
+            image: Any = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+            mask: Any = cv2.imread(str(folder / "masks" / f"{ids[index]}.png"), cv2.IMREAD_UNCHANGED)
             scale = rng.uniform(0.5, 2.0)
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
             mask = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)

@@ -13,6 +13,8 @@ from semiseg_jax.data.joined import JoinedSet
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
+from semiseg_jax.data.tfds_mappings import KNOWN
+from semiseg_jax.data.tfds_sets import TfdsSet
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import read
 from semiseg_jax.registry import find
@@ -89,7 +91,7 @@ def _shapes(data: Data) -> DataSet:
     return Shapes(data_dir=data.data_dir)
 
 
-BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {"shapes": _shapes, "folder": Folder}
+BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {"shapes": _shapes, "folder": Folder, "tfds:NAME": TfdsSet}
 
 
 def make_builder(data: Data) -> DataSet:
@@ -100,7 +102,8 @@ def make_builder(data: Data) -> DataSet:
     """
     if "+" in data.name:
         return JoinedSet(data, make_builder)
-    make = find(data.name, BUILDERS, "datasets")
+    known = {**BUILDERS, **{f"tfds:{name}": TfdsSet for name in KNOWN}}
+    make = TfdsSet if data.name.startswith("tfds:") else find(data.name, known, "datasets")
     declared = getattr(make, "Options", None)
     if declared:
         data = dataclasses.replace(

@@ -58,13 +58,14 @@ def draw_labels(data: Data, source: DataSet, info: DatasetInfo) -> tuple[Dataset
     splits = dict(info.splits)
     drawn: dict[str, AddDrawn] = {}
     for part in data.train_split.split("+"):
-        folder = source.home / f"{part}-{artist.digest}"
+        stored_as = "".join(c if c.isalnum() else "_" for c in part)  # such as train[:90%]
+        folder = source.home / f"{stored_as}-{artist.digest}"
         if not folder.exists():
-            _write(folder, part, artist, source.records(part), info)
+            _write(folder, stored_as, artist, source.records(part), info.splits[part])
         changes = store.read_index(folder)["rows"]
         rows = [{**row, **change} for row, change in zip(info.splits[part], changes, strict=True)]
         splits[part] = rows
-        drawn[part] = functools.partial(WithDrawn, folder, part, [change["drawn"] for change in changes])
+        drawn[part] = functools.partial(WithDrawn, folder, stored_as, [change["drawn"] for change in changes])
     return dataclasses.replace(info, splits=splits), drawn
 
 
@@ -135,11 +136,11 @@ class WithDrawn(Records):
         return record
 
 
-def _write(folder: Path, part: str, artist: Artist, records: Sequence[Record], info: DatasetInfo) -> None:
-    rows = info.splits[part]
-    kept = tfds.features.FeaturesDict(
-        {name: feature for name, feature in features(info.num_classes).items() if name not in ("image", "mask")}
-    )
+def _write(
+    folder: Path, part: str, artist: Artist, records: Sequence[Record], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    stored = features(artist.info.num_classes)
+    kept = tfds.features.FeaturesDict({name: stored[name] for name in stored if name not in ("image", "mask")})
     changes = []
 
     def draw(index: int) -> Drawing:

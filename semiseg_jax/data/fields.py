@@ -20,7 +20,9 @@ class Data(Options):
         "shapes", "what `semiseg list datasets` shows, tfds:NAME, or one of your own; sets are joined by +"
     )
     path: str = option("", "of the dataset's source, where it has one; joined by + as the sets are")
-    data_dir: str = option("", "where built datasets are kept; empty = TFDS_DATA_DIR or ~/tensorflow_datasets")
+    data_dir: str = option(
+        "", "where built datasets are kept, and those of tfds lie; empty = TFDS_DATA_DIR or ~/tensorflow_datasets"
+    )
     options: Mapping[str, Any] = option({}, "further options that the dataset declares; by set, where sets are joined")
     class_map: Mapping[str, Mapping[str, str]] = option(
         {},
@@ -54,7 +56,7 @@ class Data(Options):
     max_side: int = option(
         -1,
         "image files are stored for training no longer than this; -1 = than the canvas, 0 = as they are; evaluation "
-        "and prediction read them at their own size",
+        "and prediction read them at their own size; sets of tfds are read as they are",
         low=-1,
     )
     threads: int = option(0, "that read and decode images; 0 = one a core, at most 16", low=0)

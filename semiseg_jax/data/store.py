@@ -94,25 +94,34 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> Iterator[Writer]:
-    """A set that will stand in `folder`, if nothing fails; if another process is faster, its set stays."""
-    if folder.exists():
-        raise FileExistsError(folder)
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write to that will be `folder`, if nothing fails; if another process is faster, its folder stays."""
     for broken in _broken_off(folder.parent):
         shutil.rmtree(broken, ignore_errors=True)
     building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
     building.mkdir(parents=True)
-    writer = Writer(building, name, features)
     try:
-        yield writer
-        writer.finish()
+        yield building
         with contextlib.suppress(OSError):  # a folder that is not empty is there already
             building.rename(folder)
     finally:
-        writer._close()
         shutil.rmtree(building, ignore_errors=True)
     if not folder.exists():
         raise OSError(f"{folder} could not be written")
+
+
+@contextlib.contextmanager
+def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> Iterator[Writer]:
+    """A set that will stand in `folder`, if nothing fails; if another process is faster, its set stays."""
+    if folder.exists():
+        raise FileExistsError(folder)
+    with appearing(folder) as building:
+        writer = Writer(building, name, features)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer._close()
 
 
 def leftovers(folder: Path, root: str | None) -> list[Path]:
