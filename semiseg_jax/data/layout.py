@@ -135,8 +135,10 @@ class Layout(StoredSet):
     def meta(self) -> Mapping[str, Any]:  # type: ignore[override]
         return {**self.listing.meta, "root": str(self.root.absolute())}
 
-    def outline(self) -> DatasetInfo:
-        """What is known before any image is read: ids and kinds."""
+    def outline(self) -> DatasetInfo | None:
+        """What is known before any image is read: ids and kinds; of a set that is built already, nothing."""
+        if self.data_path.exists():
+            return None
         rows = {
             id: {"id": id, "kinds": [int(Supervision.UNLABELED), *map(int, item.labels)]}
             for id, item in self.listing.items.items()
