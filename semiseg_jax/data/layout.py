@@ -319,21 +319,22 @@ def _fingerprint(root: Path, watched: Sequence[Path]) -> str:
     digest = hashlib.sha256()
 
     def visit(path: str) -> None:
+        digest.update(f"{os.path.relpath(path, root)}\n".encode())
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.is_dir():
                     visit(entry.path)
                 elif entry.is_file():
-                    note(entry.path, entry.stat())
+                    note(entry.name, entry.stat())
 
-    def note(path: str, stat: os.stat_result) -> None:
-        digest.update(f"{os.path.relpath(path, root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    def note(name: str, stat: os.stat_result) -> None:
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
 
     for path in watched:
         if path.is_dir():
             visit(str(path))
         elif path.is_file():
-            note(str(path), path.stat())
+            note(os.path.relpath(path, root), path.stat())
     return digest.hexdigest()
 
 

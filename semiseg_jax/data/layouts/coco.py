@@ -99,11 +99,9 @@ class Coco(Layout):
     def missing(self) -> Sequence[str]:
         if not self.root.is_dir():
             return super().missing()
-        problems = [
-            lacks(folder, f"{self._named(folder)}/", "files *.jpg")
-            for folder in self.images.values()
-            if not by_id(folder, ".jpg")
-        ]
+        images = {split: by_id(folder, ".jpg") for split, folder in self.images.items()}
+        empty = [self.images[split] for split in YEARS if not images[split]]
+        problems = [lacks(folder, f"{self._named(folder)}/", "files *.jpg") for folder in empty]
         if not self.source:
             problems.append(
                 "there are no masks: annotations/panoptic_*.json with panoptic_*/, or stuffthingmaps/, or "
@@ -120,9 +118,7 @@ class Coco(Layout):
             if not maps:
                 problems.append(lacks(folder, f"{self._named(folder)}/", "files *.png"))
                 continue
-            problems += without(
-                by_id(self.images[split], ".jpg"), maps, f"{self._named(folder)}/ has no map for", ".png"
-            )
+            problems += without(images[split], maps, f"{self._named(folder)}/ has no map for", ".png")
         return problems
 
     def _named(self, path: Path) -> str:
@@ -138,14 +134,17 @@ class Coco(Layout):
         items: dict[str, Item] = {}
         splits: dict[str, list[str]] = {}
         for split, folder in self.images.items():
-            maps = by_id(self.maps[self.source][split], ".png") if self.source in self.maps else {}
+            maps = self.maps[self.source][split] if self.source in self.maps else None
             images = by_id(folder, ".jpg")
             splits[split] = list(images)
-            items |= {id: Item(path, self._readers(split, id, maps.get(id), classes)) for id, path in images.items()}
+            items |= {
+                id: Item(folder / name, self._readers(split, id, maps / f"{id}.png" if maps else None, classes))
+                for id, name in images.items()
+            }
         unlabeled = by_id(self.unlabeled, ".jpg")
         if unlabeled:
             splits["unlabeled"] = list(unlabeled)
-            items |= {id: Item(path, {}) for id, path in unlabeled.items()}
+            items |= {id: Item(self.unlabeled / name, {}) for id, name in unlabeled.items()}
         return Listing(classes.names, classes.background, items, splits)
 
     def finish_index(self, index: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

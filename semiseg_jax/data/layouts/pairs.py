@@ -29,8 +29,8 @@ class Pair:
 
     def files(self, root: Path) -> dict[str, tuple[Path, Path]]:
         """{ID: (image, labels)} of a tree without problems."""
-        labels = by_id(root / self.labels, self.label_end)
-        return {id: (path, labels[id]) for id, path in by_id(root / self.images, self.image_end).items()}
+        images, labels = by_id(root / self.images, self.image_end), by_id(root / self.labels, self.label_end)
+        return {id: (root / self.images / name, root / self.labels / labels[id]) for id, name in images.items()}
 
     def problems(self, root: Path) -> list[str]:
         """What is missing, in words."""
@@ -46,21 +46,21 @@ class Pair:
         ]
 
 
-def by_id(folder: Path, end: str) -> dict[str, Path]:
-    """{ID: file} of the files ID + `end` in a folder, in order; those of no folder are none."""
+def by_id(folder: Path, end: str) -> dict[str, str]:
+    """{ID: name} of the files ID + `end` in a folder, in order; those of no folder are none."""
     if not folder.is_dir():
         return {}
     names = sorted(
         name for name in os.listdir(folder) if name.lower().endswith(end.lower()) and not name.startswith(".")
     )
-    return {name[: -len(end)]: folder / name for name in names}
+    return {name[: -len(end)]: name for name in names}
 
 
 def lacks(folder: Path, name: str, what: str) -> str:
     return f"{name} holds no {what}" if folder.is_dir() else f"{name} is missing, with {what}"
 
 
-def without(wanted: Iterable[str], there: Mapping[str, Path], words: str, end: str) -> list[str]:
+def without(wanted: Iterable[str], there: Mapping[str, str], words: str, end: str) -> list[str]:
     """A line about the ids that are wanted but not there, if any."""
     lost = [id for id in wanted if id not in there]
     return [f"{words} {len(lost)} files, the first is {lost[0]}{end}"] if lost else []
