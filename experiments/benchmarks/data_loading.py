@@ -88,7 +88,7 @@ def theirs(folder: Path, run: Settings, crop: int) -> Iterator[Any]:
 
     ids = (folder / "splits" / "train.txt").read_text().split()
 
-    class Files(torch.utils.data.Dataset):  # type: ignore[misc, type-arg]
+    class Files(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return len(ids)
 

@@ -10,6 +10,13 @@ from semiseg_jax.data.drawn import AddDrawn, draw_labels
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder import Folder
 from semiseg_jax.data.joined import JoinedSet
+from semiseg_jax.data.layouts.ade20k import Ade20k
+from semiseg_jax.data.layouts.camvid import Camvid
+from semiseg_jax.data.layouts.coco import Coco
+from semiseg_jax.data.layouts.images import Images
+from semiseg_jax.data.layouts.sift_flow import SiftFlow
+from semiseg_jax.data.layouts.stanford_background import StanfordBackground
+from semiseg_jax.data.layouts.weizmann_horse import WeizmannHorse
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
@@ -82,16 +89,29 @@ class Joined(Records):
         return self.sources[source][index - (self.ends[source - 1] if source else 0)]
 
 
-def _shapes(data: Data) -> DataSet:
+class _Shapes(Shapes):
     """Procedural scenes of simple shapes with every kind of label; nothing to download."""
-    if data.path or data.simulate:
-        raise ValueError(
-            "data.path and data.simulate belong to dataset 'folder'; 'shapes' has every kind of label already"
-        )
-    return Shapes(data_dir=data.data_dir)
+
+    def __init__(self, data: Data):
+        if data.path or data.simulate:
+            raise ValueError(
+                "data.path and data.simulate belong to datasets of files; 'shapes' has every kind of label already"
+            )
+        super().__init__(data_dir=data.data_dir)
 
 
-BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {"shapes": _shapes, "folder": Folder, "tfds:NAME": TfdsSet}
+BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {
+    "shapes": _Shapes,
+    "folder": Folder,
+    "tfds:NAME": TfdsSet,
+    "images": Images,
+    "ade20k": Ade20k,
+    "camvid": Camvid,
+    "coco": Coco,
+    "sift_flow": SiftFlow,
+    "stanford_background": StanfordBackground,
+    "weizmann_horse": WeizmannHorse,
+}
 
 
 def make_builder(data: Data) -> DataSet:

@@ -135,8 +135,10 @@ class Layout(StoredSet):
     def meta(self) -> Mapping[str, Any]:  # type: ignore[override]
         return {**self.listing.meta, "root": str(self.root.absolute())}
 
-    def outline(self) -> DatasetInfo:
-        """What is known before any image is read: ids and kinds."""
+    def outline(self) -> DatasetInfo | None:
+        """What is known before any image is read: ids and kinds; of a set that is built already, nothing."""
+        if self.data_path.exists():
+            return None
         rows = {
             id: {"id": id, "kinds": [int(Supervision.UNLABELED), *map(int, item.labels)]}
             for id, item in self.listing.items.items()
@@ -317,22 +319,22 @@ def _fingerprint(root: Path, watched: Sequence[Path]) -> str:
     digest = hashlib.sha256()
 
     def visit(path: str) -> None:
+        digest.update(f"{os.path.relpath(path, root)}\n".encode())
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.is_dir():
                     visit(entry.path)
                 elif entry.is_file():
-                    note(entry.path, entry.stat())
+                    note(entry.name, entry.stat())
 
-    def note(path: str, stat: os.stat_result) -> None:
-        name = os.fsencode(path.removeprefix(str(root)))
-        digest.update(name + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    def note(name: str, stat: os.stat_result) -> None:
+        digest.update(os.fsencode(name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
 
     for path in watched:
         if path.is_dir():
             visit(str(path))
         elif path.is_file():
-            note(str(path), path.stat())
+            note(os.path.relpath(path, root), path.stat())
     return digest.hexdigest()
 
 

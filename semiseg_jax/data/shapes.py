@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from semiseg_jax.data import weak_labels
+from semiseg_jax.data.layout import Card
 from semiseg_jax.data.records import Record, RecordBuilder, encode_png, make_record
 from semiseg_jax.data.types import Supervision
 
@@ -36,6 +37,13 @@ class Shapes(RecordBuilder):
     """Deterministic: the same size and seed give the same bytes."""
 
     name = "shapes"
+    card = Card(
+        classes=f"{len(CLASSES)}: {', '.join(CLASSES)}",
+        splits=", ".join(f"{split} {size}" for split, size in SIZES.items()),
+        licence="that of this package",
+        source="nothing to download: the scenes are drawn by the program",
+        tree="none",
+    )
 
     def __init__(self, *, data_dir: str | None = None, size: int = 96, seed: int = 0):
         self.size, self.seed = size, seed

@@ -46,7 +46,7 @@ Example = dict[str, Any]
 
 
 class TfdsSet(DataSet):
-    """Any set with images and masks that tfds prepared, such as tfds:oxford_iiit_pet or tfds:NAME/CONFIG:1.0.0."""
+    """A set that tfds prepared, with masks, such as tfds:oxford_iiit_pet or tfds:NAME/CONFIG."""
 
     Options = TfdsOptions
 

@@ -1,10 +1,15 @@
-"""`semiseg list`: configs, fields, methods, terms, models, datasets and published splits, a line each."""
+"""`semiseg list`: configs, fields, methods, terms, models and splits, a line each, and datasets with their cards."""
 
+import dataclasses
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
 from semiseg_jax import registry
 from semiseg_jax.config_files import arguments_of, first_line, load_config, shipped_configs
+from semiseg_jax.options import Options, described
+
+CARD_WIDTH = 100
 
 
 def list_names(kind: str) -> None:
@@ -81,10 +86,30 @@ def _models() -> Iterable[tuple[str, str]]:
     return _about(MODELS, "models")
 
 
-def _datasets() -> Iterable[tuple[str, str]]:
+def dataset_cards() -> str:
+    """Every dataset with a line about it; below that what people ask before they use it, and its options."""
     from semiseg_jax.data.datasets import BUILDERS
 
-    return _about(BUILDERS, "datasets")
+    lines = []
+    for name, about in _about(BUILDERS, "datasets"):
+        lines.append(f"{name}  {about}")
+        builder = BUILDERS.get(name)
+        card = getattr(builder, "card", None)
+        rows = list(dataclasses.asdict(card).items()) if card else []
+        for field, default, meaning in described(getattr(builder, "Options", None) or Options):
+            shown = f'"{default}"' if isinstance(default, str) else str(default)
+            rows.append(("option", f"{field} = {shown}: {meaning}"))
+        for head, text in rows:
+            lines += textwrap.wrap(
+                text,
+                CARD_WIDTH,
+                initial_indent=f"    {head:9}",
+                subsequent_indent=" " * 13,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        lines += [""] if rows else []
+    return "\n".join(lines).rstrip()
 
 
 def _splits() -> Iterable[tuple[str, str]]:
@@ -112,12 +137,11 @@ def _about(known: Mapping[str, object], group: str, *, of_module: bool = False) 
         yield name, entry.value
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"fields": field_table, "settings": setting_table}
+TABLES: Mapping[str, Callable[[], str]] = {"fields": field_table, "settings": setting_table, "datasets": dataset_cards}
 KINDS: Mapping[str, Callable[[], Iterable[tuple[str, str]]]] = {
     "configs": _configs,
     "methods": _methods,
     "terms": _terms,
     "models": _models,
-    "datasets": _datasets,
     "splits": _splits,
 }

@@ -40,7 +40,7 @@ def edit(path: str, value):
     ("change", "message"),
     [
         (edit("method", "magic"), r"unknown method 'magic'\. Known methods: .*supervised"),
-        (edit("data.name", "nowhere"), r"unknown dataset 'nowhere'\. Known datasets: folder, shapes"),
+        (edit("data.name", "nowhere"), r"unknown dataset 'nowhere'\. Known datasets: "),
         (edit("data.quota", {"dense": 1, "guess": 1}), "unknown supervision kind 'guess'; known kinds: .*scribble"),
         (edit("data.quota", {"dense": 0}), "must give a positive number of rows"),
         (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
@@ -55,7 +55,7 @@ def edit(path: str, value):
         ),
         (edit("augment.scale", (2.0, 1.0)), "config.augment.scale is .* increasing"),
         (edit("optimizer.learning_rate", -1.0), "config.optimizer.learning_rate is -1.0"),
-        (edit("data.path", "somewhere"), "data.path and data.simulate belong to dataset 'folder'"),
+        (edit("data.path", "somewhere"), "data.path and data.simulate belong to datasets of files"),
         (edit("model.depth", 3), "model 'unet' has no option depth; its options: .*widths"),
         (edit("optimzer", 1), r"config\.optimzer is no field\. Did you mean optimizer\?"),
         (edit("optimizer.lr", 1.0), r"config\.optimizer\.lr is no field"),

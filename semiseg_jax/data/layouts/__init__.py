@@ -1,0 +1,1 @@
+"""Published datasets as their authors lay them out, a file each."""
