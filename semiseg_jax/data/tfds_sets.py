@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data import store, tfds_convert
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import FolderError, default_colors
+from semiseg_jax.data.layout import Card, FolderError, default_colors
 from semiseg_jax.data.records import (
     DataSet,
     DatasetInfo,
@@ -49,6 +49,13 @@ class TfdsSet(DataSet):
     """A set that tfds prepared, with masks, such as tfds:oxford_iiit_pet or tfds:NAME/CONFIG."""
 
     Options = TfdsOptions
+    card = Card(
+        classes="built in for oxford_iiit_pet, cityscapes, coco/2017_panoptic and others; else named by options",
+        splits="those of the set, and parts of them: train[:90%]",
+        licence="of the set",
+        source="https://www.tensorflow.org/datasets/catalog/overview; tfds build NAME prepares it",
+        tree="TFDS_DATA_DIR/NAME/[CONFIG/]VERSION, as tfds writes it: tfrecord or array_record",
+    )
 
     def __init__(self, data: Data):
         self.data, self.name = data, data.name
