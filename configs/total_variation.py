@@ -26,7 +26,7 @@ on validation images, for each fraction (0.01, 0.03, 0.1, 0.3, 1, 3).
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
-from semiseg_jax.presets import Fields, changed, data, parse, shared_by, simulated, small
+from semiseg_jax.presets import Fields, changed, data, parse, published_images, shared_by, simulated, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -68,7 +68,7 @@ def pixels(given: ConfigDict) -> Fields:
     drawn = simulated(given, "partial", fraction=given.fraction)
     if not drawn and given.fraction != 0.01:
         name = data(given)["data.name"]
-        raise ValueError(f"fraction draws from masks of a folder, path=DIR; {name} comes with 0.01")
+        raise ValueError(f"fraction draws from masks of files, path=DIR; {name} comes with 0.01")
     return drawn
 
 
@@ -80,6 +80,7 @@ def paper(given: ConfigDict) -> Fields:
     if given.weights:
         raise ValueError("setting=paper trains from scratch; leave weights out")
     return {
+        **published_images(given),
         "model": {"name": "unet", "widths": (32, 64, 128, 256), "norm": "batch"},
         "steps": 20_000,
         "batch_size": 8,

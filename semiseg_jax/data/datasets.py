@@ -9,6 +9,8 @@ from typing import Any
 from semiseg_jax.data.drawn import AddDrawn, draw_labels
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.folder import Folder
+from semiseg_jax.data.layouts.cityscapes import Cityscapes
+from semiseg_jax.data.layouts.voc import Voc
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
@@ -88,7 +90,12 @@ def _shapes(data: Data) -> DataSet:
     return Shapes(data_dir=data.data_dir)
 
 
-BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {"shapes": _shapes, "folder": Folder}
+BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {
+    "shapes": _shapes,
+    "folder": Folder,
+    "voc": Voc,
+    "cityscapes": Cityscapes,
+}
 
 
 def make_builder(data: Data) -> DataSet:

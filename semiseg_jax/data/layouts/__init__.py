@@ -1,0 +1,1 @@
+"""Original layouts of published datasets, one file each."""
