@@ -8,8 +8,8 @@
     benchmark_RELEASE/dataset/cls/ID.mat       its folder `cls`, also below SBD/ or sbd/
     VOC2012/ImageSets/Segmentation/train_aug.txt      optional, or trainaug.txt: what train_aug is
     scribble_annotation/pascal_2012/ID.xml     optional: ScribbleSup
-    points/NAME.json                           optional: What's the Point, one or several files, also NAME.json.gz:
-                                               {ID: [{"x": .., "y": .., "cls": 0..20}, ..]}, objects and background
+    points/voc_whats_the_point.json            optional: What's the Point, {ID: [{"x": .., "y": .., "cls": 0..20}, ..]};
+    points/voc_whats_the_point_bg_from_scribbles.json     and clicks on background; both also as .json.gz
 
 `data.path` is the VOCdevkit, or VOC2012 itself. Whatever is optional may lie in either; `data.options` names other
 places.
@@ -114,7 +114,7 @@ class Voc(Layout):
         "ScribbleSup, Lin et al., CVPR 2016; clicks: What's the Point, Bearman et al., ECCV 2016",
         tree="VOC2012/ with JPEGImages/, ImageSets/Segmentation/{train,val}.txt, SegmentationClass/, Annotations/; and "
         "any of SegmentationClassAug/ or benchmark_RELEASE/dataset/cls/*.mat, scribble_annotation/pascal_2012/, "
-        "points/*.json",
+        "points/voc_whats_the_point*.json",
     )
 
     def __init__(self, data: Data):
@@ -162,7 +162,7 @@ class Voc(Layout):
             sbd=_by_id(found["sbd"], ".png") or _by_id(found["sbd"], ".mat"),
             objects=_by_id(found["objects"], ".xml"),
             scribbles=_by_id(found["scribbles"], ".xml"),
-            clicks=sorted([*found["clicks"].glob("*.json"), *found["clicks"].glob("*.json.gz")]),
+            clicks=sorted(found["clicks"].glob("*whats_the_point*.json*")),
         )
 
     def watched(self) -> Sequence[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import names
-from trees import BIKE, CAR, CARAVAN, CROWD, RIDER, STREET, STREETS, TINY, WALKER, cityscapes_tree, save, write
+from trees import BIKE, CAR, CARAVAN, CROWD, STREET, STREETS, TINY, WALKER, cityscapes_tree, save, write
 
 from semiseg_jax.data.datasets import make_builder
 from semiseg_jax.data.fields import Data

@@ -216,6 +216,7 @@ def test_an_option_that_does_not_exist_is_refused(whole, make):
 
 
 BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox>"
+CLICKS = "VOC2012/points/whats_the_point.json"
 XML, LINES = f"VOC2012/Annotations/{TRAIN[0]}.xml", f"scribble_annotation/pascal_2012/{TRAIN[0]}.xml"
 
 
@@ -228,8 +229,8 @@ XML, LINES = f"VOC2012/Annotations/{TRAIN[0]}.xml", f"scribble_annotation/pascal
         (XML, f"<a><object><name>cow</name>{BOX.format(900)}</object></a>", "lies outside its image, which is 64x48"),
         (LINES, "<a><polygon><tag>unicorn</tag></polygon></a>", "scribble 'unicorn' is no class of VOC"),
         (LINES, "<a><polygon><tag>cow</tag><point><X>1</X></point></polygon></a>", "a point of a cow has no X and Y"),
-        ("VOC2012/points/more.json", "[1]", r"more\.json: not JSON of the form"),
-        ("VOC2012/points/more.json", '{"a": [{"x": 1, "y": 1, "cls": 21}]}', r"of a has a class that is not 0\.\.20"),
+        (CLICKS, "[1]", r"whats_the_point\.json: not JSON of the form"),
+        (CLICKS, '{"a": [{"x": 1, "y": 1, "cls": 21}]}', r"of a has a class that is not 0\.\.20"),
         (f"SegmentationClassAug/{SBD[0]}.png", "", "not a readable PNG"),
     ],
 )  # fmt: skip
