@@ -40,7 +40,7 @@ def edit(path: str, value):
     ("change", "message"),
     [
         (edit("method", "magic"), r"unknown method 'magic'\. Known methods: .*supervised"),
-        (edit("data.name", "nowhere"), r"unknown dataset 'nowhere'\. Known datasets: folder, shapes"),
+        (edit("data.name", "nowhere"), r"unknown dataset 'nowhere'\. Known datasets: .*folder, shapes"),
         (edit("data.quota", {"dense": 1, "guess": 1}), "unknown supervision kind 'guess'; known kinds: .*scribble"),
         (edit("data.quota", {"dense": 0}), "must give a positive number of rows"),
         (edit("data.quota", {"points": 2}), "data.assign says nothing of points"),
