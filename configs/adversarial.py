@@ -2,7 +2,8 @@
 
     semiseg train --config=adversarial:path=DIR --workdir=runs/adv
     semiseg train --config=adversarial:path=DIR,labelled=50,weights=mnv2.npz,layout=torchvision --workdir=RUN
-    semiseg train --config=adversarial:setting=paper,path=VOC,weights=deeplab_coco.npz --workdir=runs/adv_voc
+    semiseg train --config=adversarial:setting=paper,dataset=voc,path=VOCdevkit,weights=resnet101.npz --workdir=RUN
+    semiseg train --config=adversarial:setting=paper,dataset=cityscapes,path=DIR,weights=resnet101.npz --workdir=RUN
 
 Arguments: `labelled`, which training images bring their mask: all that have one (as a folder does by default), a share
 (0.125), a number (50), a split, or a published list (`voc:u2pl:1/8`; `semiseg list splits`); and those of the
@@ -13,7 +14,9 @@ masks, whether the two fit teaches more than how maps look.
 
 `setting=paper` is the protocol of the text for Pascal VOC 2012 with 10,582 training images: DeepLab-v2 on ResNet-101,
 crops of 321, 10 labelled and 10 unlabelled images an update, 20,000 updates, self-training from update 5,000 on; with
-it goes what only the code does, an adversarial term on unlabelled images, whose predictions the discriminator sees.
+it goes what only the code does, an adversarial term on unlabelled images, whose predictions the discriminator sees. An
+eighth of the images brings masks unless `labelled` says otherwise. With dataset=cityscapes it is the text's protocol
+for Cityscapes: whole images at half their size, 2 + 2 an update, 40,000 updates.
 `setting=released` is what the published code does instead: two of the four ASPP branches, crops without scale or
 flip, block convolutions at 3 and shortcuts at 4 times the learning rate, batch statistics that move on unlabelled and
 labelled images in turn, and a third stream of masks for the discriminator.
@@ -22,12 +25,24 @@ labelled images in turn, and a third stream of masks for the discriminator.
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
-from semiseg_jax.presets import Fields, changed, crops, data, deeplab_v2, half_masks, parse, sgd, small, some_masks
+from semiseg_jax.presets import (
+    Fields,
+    changed,
+    crops,
+    data,
+    deeplab_v2,
+    half_masks,
+    parse,
+    published_images,
+    sgd,
+    small,
+    some_masks,
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper", "released"), labelled="")
-    setting = {"small": small_data, "paper": published, "released": released}[given.setting]
+    setting = {"small": small_data, "paper": paper, "released": released}[given.setting]
     return changed(default_config("adversarial"), data(given), setting(given))
 
 
@@ -44,8 +59,26 @@ def small_data(given: ConfigDict) -> Fields:
     }
 
 
+def paper(given: ConfigDict) -> Fields:
+    return published(given) | (on_cityscapes() if given.dataset == "cityscapes" else {})
+
+
+def on_cityscapes() -> Fields:
+    return {
+        "data.canvas": (512, 1024),
+        "data.max_side": -1,  # stored at the half of their size that training sees
+        "augment.crop": (512, 1024),
+        "augment.scale": (1.0, 1.0),
+        "steps": 40_000,
+        "batch_size": 4,
+        "adversarial.semi_start": 0.125,  # update 5,000
+        "eval.every": 4000,
+    }
+
+
 def published(given: ConfigDict) -> Fields:
     return {
+        **published_images(given),
         **some_masks(given, given.labelled or "0.125", "unlabeled", share="0.125"),
         **crops(321, (0.5, 1.5)),
         **sgd(2.5e-4, 1e-4, nesterov=True, decay_vectors=False),

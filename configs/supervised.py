@@ -5,9 +5,10 @@
     semiseg train --config=supervised:path=DIR,weights=mnv2.npz,layout=torchvision --workdir=RUN
 
 Arguments: `labels` (the kinds to train on, such as dense+scribble+points) and those of the small-data setting: `path`
-of a dataset folder (or `dataset=shapes`), `crop`, `batch` (images of each micro-batch), `steps`, `weights` (a
-MobileNetV2 trained on ImageNet, from which a light DeepLab then starts) and their `layout` (tensorflow or
-torchvision). Everything else is a field: --config.optimizer.learning_rate=1e-3.
+of a dataset folder (with `dataset=voc` or another name, of that dataset's tree; or `dataset=shapes` alone), `crop`,
+`batch` (images of each micro-batch), `steps`, `weights` (a MobileNetV2 trained on ImageNet, from which a light DeepLab
+then starts) and their `layout` (tensorflow or torchvision). Everything else is a field:
+--config.optimizer.learning_rate=1e-3.
 """
 
 from ml_collections import ConfigDict

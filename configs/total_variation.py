@@ -29,7 +29,7 @@ ours, and the weight is to be chosen for each fraction (0.01, 0.03, 0.1, 0.3, 1,
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
-from semiseg_jax.presets import Fields, changed, data, parse, shared_by, small
+from semiseg_jax.presets import Fields, changed, data, parse, published_images, shared_by, simulated, small
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -68,11 +68,11 @@ def pixels(given: ConfigDict) -> Fields:
     """A share of the pixels of each mask, drawn once."""
     if "partial" not in given.labels.split("+"):
         return {}
-    if data(given)["data.name"] != "shapes":
-        return {"data.simulate": {"partial": {"fraction": given.fraction}}}
-    if given.fraction != 0.01:
-        raise ValueError("fraction draws from masks of a folder, path=DIR; shapes comes with 0.01")
-    return {}
+    drawn = simulated(given, "partial", fraction=given.fraction)
+    if not drawn and given.fraction != 0.01:
+        name = data(given)["data.name"]
+        raise ValueError(f"fraction draws from masks of files, path=DIR; {name} comes with 0.01")
+    return drawn
 
 
 def small_data(given: ConfigDict) -> Fields:
@@ -83,11 +83,11 @@ def paper(given: ConfigDict) -> Fields:
     if given.weights:
         raise ValueError("setting=paper trains from scratch; leave weights out")
     return {
+        **published_images(given),
         "model": {"name": "unet", "widths": (32, 64, 128, 256), "norm": "batch"},
         "steps": 20_000,
         "batch_size": 8,
         "data.quota": shared_by(given.labels, 1 + given.labels.count("+")),
-        "data.max_side": 0,
         "augment.crop": (256, 256),
         "augment.scale": (0.5, 2.0),
         "augment.jitter": 0.0,

@@ -1,13 +1,14 @@
 """Masks of some classes, tags of all (Xiao et al., arXiv 1711.06828).
 
     semiseg train --config=transfer:path=DIR,strong=cat+dog,weights=mnv2.npz,layout=torchvision --workdir=RUN
+    semiseg train --config=transfer:setting=paper,dataset=voc,path=VOCdevkit,strong=cat+dog,weights=W.npz --workdir=RUN
 
 Arguments: `strong`, the names of the classes whose masks may be used, joined by +, or a group of those of Pascal VOC
 (`voc:first10`, `voc:last10`, or `voc:fold0` to `voc:fold3`: all but that fold of PASCAL-5i); `labels_from` (`l_net`, or
 `cam` for the baseline that trains on class activation maps alone); `rounds` (2 = label once more with the first
 P-Net); and those of the small-data setting, which `supervised` explains. One command trains classifier, L-Net and
-P-Net one after the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json); class 0
-must be background.
+P-Net one after the other; each leaves its maps in the workdir's `maps`. Every image needs tags (tags.json; of VOC its
+Annotations); class 0 must be background.
 
 Labels spread over a grid of cells; over a graph of superpixels, as published, with --config.transfer.diffusion=graph,
 where --config.transfer.graph.steps=20 iterates self-diffusion and 0 solves for where labels end.
@@ -21,7 +22,18 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config
 from semiseg_jax.data.published import strong_classes
-from semiseg_jax.presets import Fields, changed, crops, data, deeplab_v2, half_masks, parse, sgd, small
+from semiseg_jax.presets import (
+    Fields,
+    changed,
+    crops,
+    data,
+    deeplab_v2,
+    half_masks,
+    parse,
+    published_images,
+    sgd,
+    small,
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -57,6 +69,7 @@ def small_data(given: ConfigDict) -> Fields:
 
 def paper(given: ConfigDict) -> Fields:
     return {
+        **published_images(given),
         **crops(321, (0.5, 2.0)),
         "augment.jitter": 0.5,  # so that L-Net knows objects by more than the colours of their class
         **sgd(2.5e-4, 5e-4, decay_vectors=False),

@@ -70,6 +70,12 @@ def data(given: ConfigDict) -> Fields:
     return {"data.name": given.dataset or ("folder" if given.path else "shapes"), "data.path": given.path}
 
 
+def published_images(given: ConfigDict) -> Fields:
+    """Those of a paper's protocol, as they are: of Pascal VOC the 10,582 with masks of SBD."""
+    voc = {"data.train_split": "train_aug", "data.eval_split": "val"} if given.dataset == "voc" else {}
+    return {"data.max_side": 0, **voc}
+
+
 def small(given: ConfigDict) -> Fields:
     """What works on two cores: a U-Net from scratch, or a light DeepLab from ImageNet weights."""
     common = {"steps": given.steps, "augment.crop": (given.crop, given.crop)}
@@ -99,9 +105,8 @@ def pretrained(weights: str) -> Fields:
 
 
 def simulated(given: ConfigDict, kind: str, **options: float) -> Fields:
-    """Labels of this kind are drawn from the masks of a folder, or of a tfds set."""
-    name = data(given)["data.name"]
-    return {"data.simulate": {kind: options}} if name == "folder" or name.startswith("tfds:") else {}
+    """Images without labels of this kind get some that are drawn from their masks; those of shapes have all kinds."""
+    return {"data.simulate": {kind: options}} if data(given)["data.name"] != "shapes" else {}
 
 
 def sgd(learning_rate: float, weight_decay: float, *, nesterov: bool = False, decay_vectors: bool = True) -> Fields:

@@ -90,6 +90,42 @@ def test_boxes_are_drawn_from_masks_where_some_masks_are_withheld():
         assert bool(config.data.assign) == bool(simulated)
 
 
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("gated_crf", "setting=paper,weights=none"),
+        ("adversarial", "setting=paper,weights=none"),
+        ("adversarial", "setting=released,weights=none"),
+        ("transfer", "setting=paper,weights=none,strong=cat+dog"),
+    ],
+)
+def test_settings_of_papers_train_on_the_published_images_of_voc_as_they_are(name, arg):
+    data = getter(name)(f"{arg},dataset=voc,path=VOCdevkit").data
+    assert (data.name, data.path, data.train_split, data.eval_split) == ("voc", "VOCdevkit", "train_aug", "val")
+    assert data.max_side == 0
+    assert not data.simulate
+    assert data.assign.to_dict() == ({"dense": 0.125, "unlabeled": 0.875} if name == "adversarial" else {})
+    assert getter(name)(f"{arg},path=DIR").data.train_split == "train"
+
+
+def test_on_cityscapes_labels_are_uncertain_in_boxes_of_vehicles_and_persons():
+    get = getter("label_uncertainty")
+    for setting in ("small", "paper"):
+        data = get(f"setting={setting},weights=none,dataset=cityscapes,path=DIR").data
+        assert data.options.to_dict() == {"classes": "vehicles+persons"}
+        assert data.assign.to_dict() == {"dense": 0.18, "box": 0.8200000000000001}
+        assert not data.simulate
+    assert data.canvas == (512, 1024)
+    assert not get("path=DIR").data.options
+
+
+def test_on_cityscapes_the_adversarial_setting_sees_whole_images_at_half_their_size():
+    config = getter("adversarial")("setting=paper,weights=none,dataset=cityscapes,path=DIR")
+    assert config.augment.crop == config.data.canvas == (512, 1024)
+    assert (config.augment.scale, config.steps, config.batch_size) == ((1.0, 1.0), 40_000, 4)
+    assert config.adversarial.semi_start * config.steps == 5000
+
+
 def test_thin_structures_change_the_norm_of_the_term_and_its_weight_where_none_is_given():
     get = getter("total_variation")
     plain, thin = get("weight=0.1"), get("weight=0.1,thin=true")

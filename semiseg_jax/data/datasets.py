@@ -12,10 +12,12 @@ from semiseg_jax.data.folder import Folder
 from semiseg_jax.data.joined import JoinedSet
 from semiseg_jax.data.layouts.ade20k import Ade20k
 from semiseg_jax.data.layouts.camvid import Camvid
+from semiseg_jax.data.layouts.cityscapes import Cityscapes
 from semiseg_jax.data.layouts.coco import Coco
 from semiseg_jax.data.layouts.images import Images
 from semiseg_jax.data.layouts.sift_flow import SiftFlow
 from semiseg_jax.data.layouts.stanford_background import StanfordBackground
+from semiseg_jax.data.layouts.voc import Voc
 from semiseg_jax.data.layouts.weizmann_horse import WeizmannHorse
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
@@ -105,6 +107,8 @@ BUILDERS: Mapping[str, Callable[[Data], DataSet]] = {
     "folder": Folder,
     "tfds:NAME": TfdsSet,
     "images": Images,
+    "voc": Voc,
+    "cityscapes": Cityscapes,
     "ade20k": Ade20k,
     "camvid": Camvid,
     "coco": Coco,
