@@ -9,8 +9,10 @@ processes as ours has threads, for each image scaling the whole and cutting the 
 two take turns, a block of batches each; the numbers are medians. PyTorch is needed for theirs.
 """
 
+import itertools
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ flags.DEFINE_string("path", "", "dataset folder with masks")
 flags.DEFINE_integer("photos", 0, "so many generated photos of 20 megapixels instead")
 flags.DEFINE_multi_integer("crop", [160, 320], "sides of the crop, a row each")
 flags.DEFINE_integer("batch", 16, "images a batch")
-flags.DEFINE_integer("threads", 0, "of ours, and workers of theirs; 0 = one a core")
+flags.DEFINE_multi_integer("threads", [1, 2], "of ours, and workers of theirs, a row each; 0 = one a core")
 flags.DEFINE_integer("blocks", 5, "blocks of each contestant")
 flags.DEFINE_integer("batches", 30, "batches a block")
 
@@ -39,12 +41,13 @@ flags.DEFINE_integer("batches", 30, "batches a block")
 def main(argv: list[str]) -> None:
     del argv
     cv2.setNumThreads(0)
+    warnings.filterwarnings("ignore", message="os.fork")  # their workers run no JAX
     with tempfile.TemporaryDirectory() as scratch:
         folder = photos(Path(scratch, "photos"), FLAGS.photos) if FLAGS.photos else Path(FLAGS.path)
         print(f"{folder.name}, batches of {FLAGS.batch}")
         print(f"{'crop':>6}{'threads':>9}{'ours':>14}{'CPU ms each':>13}{'DataLoader':>14}{'ratio':>8}")
-        for crop in FLAGS.crop:
-            row(settings(config(folder, crop, scratch)), folder, crop)
+        for crop, threads in itertools.product(FLAGS.crop, FLAGS.threads):
+            row(settings(config(folder, crop, threads, scratch)), folder, crop)
 
 
 def row(run: Settings, folder: Path, crop: int) -> None:
@@ -68,9 +71,9 @@ def row(run: Settings, folder: Path, crop: int) -> None:
     print(f"{crop:>6}{run.data.workers:>9}{rates['ours']:>9.0f} im/s{each:>13.2f}{other}", flush=True)
 
 
-def config(folder: Path, crop: int, scratch: str) -> Any:
+def config(folder: Path, crop: int, threads: int, scratch: str) -> Any:
     run = supervised.get_config(f"path={folder},crop={crop},batch={FLAGS.batch}")
-    run.data.data_dir, run.data.threads = scratch, FLAGS.threads
+    run.data.data_dir, run.data.threads = scratch, threads
     run.augment.jitter = 0.0
     return run
 
@@ -78,8 +81,11 @@ def config(folder: Path, crop: int, scratch: str) -> Any:
 def ours(run: Settings) -> Iterator[Any]:
     inputs = make_input(run, open_dataset(run.data), 1, 1)
     augment: Callable[[Any], Any] = jax.jit(run.augment)
-    while True:
-        yield jax.block_until_ready(augment(next(inputs.batches)))
+    batch = augment(next(inputs.batches))
+    while True:  # as in training, the next batch is read while the device works
+        following = augment(next(inputs.batches))
+        yield jax.block_until_ready(batch)
+        batch = following
 
 
 def theirs(folder: Path, run: Settings, crop: int) -> Iterator[Any]:
@@ -87,6 +93,7 @@ def theirs(folder: Path, run: Settings, crop: int) -> Iterator[Any]:
     from torch.utils.data import DataLoader
 
     ids = (folder / "splits" / "train.txt").read_text().split()
+    images = {path.stem: str(path) for path in (folder / "images").iterdir()}
 
     class Files(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -94,8 +101,7 @@ def theirs(folder: Path, run: Settings, crop: int) -> Iterator[Any]:
 
         def __getitem__(self, index: int) -> Any:
             rng = np.random.default_rng()
-            path = next((folder / "images").glob(f"{ids[index]}.*"))
-            image: Any = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+            image: Any = cv2.cvtColor(cv2.imread(images[ids[index]]), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
             mask: Any = cv2.imread(str(folder / "masks" / f"{ids[index]}.png"), cv2.IMREAD_UNCHANGED)
             scale = rng.uniform(0.5, 2.0)
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)

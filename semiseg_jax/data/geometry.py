@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from semiseg_jax.data.types import IGNORE, STROKE_PIECE
 from semiseg_jax.ops import images
+from semiseg_jax.ops.convolution import for_cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Transform:
     def image(self, canvas: jax.Array) -> jax.Array:
         """[Hc,Wc,3] -> the crop [H,W,3] in [0,1]; what lies outside of the image is arbitrary."""
         margin = self.limits.margin
-        around = _resample(canvas, self.limits, margin, self.scale, self.shift)
         if not self.limits.angle:
-            return jnp.where(self.flip, around[:, ::-1], around)
+            return _resample(canvas, self.limits, margin, self.scale, self.shift, self.flip)
+        around = _resample(canvas, self.limits, margin, self.scale, self.shift)
         # Pixels beside the image show its edge, so that the edge is not blended with them.
         at = [
             jnp.clip(place - 0.5, start, end - 1) + before
@@ -132,9 +133,14 @@ class Transform:
 
 
 def _resample(
-    canvas: jax.Array, limits: Limits, margin: tuple[int, int], scale: jax.Array, shift: jax.Array
+    canvas: jax.Array,
+    limits: Limits,
+    margin: tuple[int, int],
+    scale: jax.Array,
+    shift: jax.Array,
+    flip: jax.Array | bool = False,
 ) -> jax.Array:
-    """The crop with a margin, scaled and shifted. Only the part of the canvas that it can see enters the products."""
+    """The crop with a margin, scaled, shifted and mirrored. Only the part of the canvas that it can see is read."""
     height, width = (side + 2 * more for side, more in zip(limits.crop, margin, strict=True))
     shift = shift + jnp.array(margin, jnp.float32)
     reach = math.ceil(1 / limits.scale[0]) + 1  # of the antialiasing filter, in source pixels
@@ -145,14 +151,41 @@ def _resample(
     start = jnp.floor(-shift / scale).astype(jnp.int32) - reach
     start = jnp.clip(start, 0, jnp.array(canvas.shape[:2]) - jnp.array(seen))
     window = jax.lax.dynamic_slice(canvas, (start[0], start[1], 0), (*seen, 3))
-    return jax.image.scale_and_translate(
-        images.to_unit(window),
-        (height, width, 3),
-        (0, 1),
-        jnp.stack([scale, scale]),
-        shift + start * scale,
-        "linear",
+    shift = shift + start * scale
+    if for_cpu():
+        columns = _few_weighted(window, 1, width, scale, shift[1], limits, flip)
+        crop = _few_weighted(columns, 0, height, scale, shift[0], limits, False)
+        return crop / 255 if canvas.dtype == jnp.uint8 else crop
+    # A matrix product along each axis, mostly with zeros: what GPUs and TPUs are fast at.
+    crop = jax.image.scale_and_translate(
+        images.to_unit(window), (height, width, 3), (0, 1), jnp.stack([scale, scale]), shift, "linear"
     )
+    return jnp.where(flip, crop[:, ::-1], crop)
+
+
+def _few_weighted(
+    source: jax.Array,
+    axis: int,
+    length: int,
+    scale: jax.Array,
+    shift: jax.Array,
+    limits: Limits,
+    flip: jax.Array | bool,
+) -> jax.Array:
+    """`source` [H,W,3] scaled, shifted and mirrored along one axis, by the few weights of each pixel that are not 0."""
+    side = source.shape[axis]
+    reach = jnp.maximum(1 / scale, 1.0)  # of the antialiasing filter, a triangle
+    middle = (jnp.arange(length) + 0.5 - shift) / scale - 0.5
+    middle = jnp.where(flip, middle[::-1], middle)
+    first = jnp.floor(middle - reach).astype(jnp.int32) + 1
+    at = first + jnp.arange(2 * math.ceil(max(1 / limits.scale[0], 1.0)))[:, None]
+    weights = jnp.maximum(0.0, 1 - jnp.abs(at - middle) / reach) * ((at >= 0) & (at < side))
+    weights = weights / jnp.maximum(weights.sum(0), 1e-6)
+    at = jnp.clip(at, 0, side - 1)
+    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+    seen = (source[index] if axis == 0 else source[:, index] for index in at)
+    parts = [weight.reshape(shape) * part.astype(jnp.float32) for weight, part in zip(weights, seen, strict=True)]
+    return functools.reduce(jnp.add, parts)  # one loop, once compiled
 
 
 def _stroke_samples(strokes: jax.Array, limits: Limits) -> jax.Array:

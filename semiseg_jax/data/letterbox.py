@@ -29,15 +29,15 @@ class Letterbox:
 
     def place_image(self, image: np.ndarray) -> np.ndarray:
         """[H,W,3] uint8 -> [Hc,Wc,3] uint8, mean colour outside."""
-        out = np.empty((*self.canvas, 3), np.uint8)
-        out[:] = FILL
-        out[: self.placed[0], : self.placed[1]] = resize(image, self.placed)
-        return out
+        return self._bordered(resize(image, self.placed), cv2.BORDER_CONSTANT)
 
     def place_mirrored(self, image: np.ndarray) -> np.ndarray:
         """[H,W,3] -> [Hc,Wc,3] with the image mirrored outside, so that a network sees the statistics of the image."""
+        return self._bordered(resize(image, self.placed), cv2.BORDER_REFLECT)
+
+    def _bordered(self, image: np.ndarray, border: int) -> np.ndarray:
         below, right = (canvas - placed for canvas, placed in zip(self.canvas, self.placed, strict=True))
-        return cv2.copyMakeBorder(resize(image, self.placed), 0, below, 0, right, cv2.BORDER_REFLECT)
+        return cv2.copyMakeBorder(image, 0, below, 0, right, border, value=FILL)
 
     def place_mask(self, mask: np.ndarray) -> np.ndarray:
         """[H,W] uint8 -> [Hc,Wc] uint8, 255 outside."""

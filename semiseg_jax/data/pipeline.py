@@ -228,6 +228,8 @@ def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:
 
 
 def _concatenate(units: Sequence[Mapping[str, np.ndarray]]) -> Example:
+    if len(units) == 1:
+        return cast(Example, units[0])
     return cast(Example, {key: np.concatenate([unit[key] for unit in units]) for key in units[0]})
 
 

@@ -19,9 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.proto import tf_example_pb2
 
 INCOMPLETE = "incomplete."
 VERSION = "1.2.0"
@@ -172,5 +174,34 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def open_split(folder: Path, split: str) -> Sequence[Any]:
     """The records of a split, read when they are asked for."""
-    source: Sequence[Any] = tfds.builder_from_directory(folder).as_data_source(split)
-    return source
+    return _Stored(tfds.builder_from_directory(folder), split)
+
+
+class _Stored(Sequence[dict[str, Any]]):
+    """As the data source of tfds, which takes four times as long to take a record apart."""
+
+    def __init__(self, builder: Any, split: str):
+        self.bytes = builder.as_data_source(split).data_source
+        self.fields = [
+            (name, None if isinstance(feature, tfds.features.Text) else np.dtype(feature.np_dtype),
+             [-1 if side is None else side for side in feature.shape])
+            for name, feature in builder.info.features.items()
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.bytes)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        stored = tf_example_pb2.Example.FromString(self.bytes[int(index)]).features.feature
+        record: dict[str, Any] = {}
+        for name, dtype, shape in self.fields:
+            field = stored[name]
+            if dtype is None:
+                record[name] = field.bytes_list.value[0]
+            else:
+                values = field.float_list.value if dtype.kind == "f" else field.int64_list.value
+                record[name] = np.array(values, dtype).reshape(shape)
+        return record

@@ -42,7 +42,7 @@ def convolve(
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """x [B,H,W,C], kernel [k,k,C,D] -> [B,h,w,D]; `pads` are rows and columns of zeros around x (before, after)."""
-    if _for_cpu():
+    if for_cpu():
         if x.dtype.itemsize < 4:  # XLA on CPU may add up half precision in half precision, which loses most of a sum
             single = convolve(
                 x.astype(jnp.float32),
@@ -63,12 +63,13 @@ def convolve(
 
 def depthwise_convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1, pads: Pads) -> jax.Array:
     """x [B,H,W,C], kernel [k,k,1,C] -> [B,h,w,C]: every channel has its own kernel."""
-    if _for_cpu():
+    if for_cpu():
         return _shifted_sum(x, kernel, stride, dilation, pads)
     return _library(x, kernel, stride, dilation, pads, groups=x.shape[-1])
 
 
-def _for_cpu() -> bool:
+def for_cpu() -> bool:
+    """Whether what is traced now should suit a CPU: not only convolutions have another form there."""
     form = _checked(_form.value)
     return form == "cpu" or (form == "auto" and jax.default_backend() == "cpu")
 

@@ -12,7 +12,9 @@ import pytest
 from example_rows import augment, make_row
 
 from semiseg_jax.data.augment import Augment
+from semiseg_jax.data.geometry import Limits, Transform
 from semiseg_jax.data.types import IGNORE
+from semiseg_jax.ops.convolution import convolution_form
 
 ANGLES = [-170.0, -45.0, 10.0, 33.0, 120.0]
 
@@ -205,3 +207,24 @@ def test_a_turn_of_nothing_is_what_is_not_turned():
         still = turned(row, 0.0, random_crop=True, **options)
         for key in plain:
             np.testing.assert_allclose(still[key], plain[key][place], atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("limits", [Limits((24, 20), (0.4, 2.5)), Limits((24, 20), (0.4, 2.5), math.radians(30))])
+def test_images_are_the_same_in_the_form_for_cpus_and_in_that_for_others(limits):
+    canvas = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    for scale, flip in ((0.4, False), (0.73, True), (1.0, True), (2.5, False)):
+        transform = Transform(
+            limits,
+            jnp.array([40.0, 48.0]),
+            jnp.float32(scale),
+            jnp.array([-2.0, 1.0]),
+            jnp.array(flip),
+            jnp.float32(0.3),
+        )
+        forms = {}
+        for form in ("cpu", "library"):
+            with convolution_form(form):
+                forms[form] = np.asarray(jax.jit(transform.image)(canvas))
+        valid = np.asarray(transform.mask(np.zeros((40, 48), np.uint8))[1])
+        assert valid.any()
+        np.testing.assert_allclose(forms["cpu"][valid], forms["library"][valid], atol=1e-4)
