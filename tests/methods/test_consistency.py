@@ -97,6 +97,7 @@ def test_the_teacher_follows_the_student():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), network.ema, expected)
 
 
+@pytest.mark.heavy
 def test_one_and_two_devices_see_the_same_views():
     batch = select(make_batch(ROWS * 2), (0, 1, 4, 5, 2, 3, 6, 7))
     spread = select(batch, (0, 1, 4, 5, 2, 3, 6, 7))

@@ -18,6 +18,7 @@ QUOTAS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", [method for method in QUOTAS if method != "supervised"])  # it has tests of its own
 def test_bfloat16_trains_with_float32_parameters_and_stays_finite(method):
     kinds = QUOTAS[method]

@@ -43,6 +43,7 @@ def stage_number(stage):
     return list(STAGES).index(stage)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stage", ["classifier", "p_net"])
 def test_bfloat16_trains_with_float32_parameters_and_stays_finite(stage):
     config = transfer_config(dtype="bfloat16", ema=0.9)

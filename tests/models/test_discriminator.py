@@ -87,6 +87,7 @@ def test_errors_say_what_is_wrong():
         Discriminator().init(jax.random.key(0), probs()[0])
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not FIXTURE.is_file(), reason="advsemiseg_discriminator.npz is absent from SEMISEG_FIXTURES")
 def test_published_numbers():
     stored = np.load(FIXTURE)

@@ -163,6 +163,7 @@ def test_variables_that_exist_keep_their_head(files):
     )
 
 
+@pytest.mark.heavy
 def test_norms_fold_into_convolutions_and_back(files, tmp_path):
     file, image = "torchvision_mobilenet_v2", np.random.default_rng(0).normal(size=(1, 40, 40, 3)).astype(np.float32)
     small = {name: 0.05 * x if x.ndim == 4 else x for name, x in tensors(NAMES[file]).items()}
@@ -220,6 +221,7 @@ def deeplab_v2_tensors(bookkeeping, classes=21):
     return {name: np.full(shape, index, np.float32) for index, (name, shape) in enumerate(shapes.items())}
 
 
+@pytest.mark.heavy
 def test_deeplab_v2_of_the_adversarial_method_loads(tmp_path, caplog):
     assert len(deeplab_v2_tensors(bookkeeping=False)) == 528
     named = deeplab_v2_tensors(bookkeeping=True)

@@ -97,6 +97,7 @@ def test_a_folder_that_no_run_made_is_left_alone(rounds, tmp_path):
     assert list(tmp_path.rglob("*.*")) == [tmp_path / "labels_2" / "mine.png"]
 
 
+@pytest.mark.heavy
 def test_a_finished_run_of_several_stages_is_read_and_not_evaluated_again(rounds, tmp_path, cuts, monkeypatch):
     metrics = train(rounds, tmp_path).metrics
     for name in ("_start", "Scorer"):

@@ -108,6 +108,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, stopped, 
     assert logged(straight.workdir, "eval") == logged(tmp_path / "resumed", "eval")  # that of step 3 is made up for
 
 
+@pytest.mark.heavy
 def test_pmap_saves_where_it_is_stopped_and_resumed_equals_shard_map_bit_for_bit(straight, tmp_path):
     config = ConfigDict(straight.config.to_dict())
     config.parallel = "pmap"
@@ -348,15 +349,15 @@ def test_balanced_classes_train_with_the_weights_of_their_shares_and_go_on(tiny_
 
 def test_fully_balanced_classes_weigh_the_same_and_missing_ones_no_more_than_the_rarest(tiny_config, make_folder):
     on_folder(tiny_config, make_folder(), {"dense": 2})
-    data = tiny_config.data
+    data = settings(tiny_config).data
     dataset = open_dataset(data)
     masks = [decode_mask(record["mask"], (0, 0)) for record in dataset.records("train")]
     counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)[: dataset.info.num_classes]
     weights = np.array(balanced_weights(data, dataset, 1.0))
     np.testing.assert_allclose(weights, counts.max() / np.maximum(counts, counts[counts > 0].min()), rtol=1e-3)
-    data.quota = ConfigDict({"unlabeled": 1})
+    unlabelled = dataclasses.replace(data, quota={"unlabeled": 1})
     with pytest.raises(ValueError, match="balance_classes: no label names a class"):
-        balanced_weights(data, dataset, 1.0)
+        balanced_weights(unlabelled, dataset, 1.0)
 
 
 def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
