@@ -63,6 +63,6 @@ def test_what_is_wrong_with_a_table_is_said_in_words(table, row, options, messag
 
 def test_a_table_that_changed_is_built_again(table):
     built = [
-        open_dataset(settings(table(*rows)).data).builder.data_path for rows in (["a.png,,,train"], ["b.png,,,train"])
+        open_dataset(settings(table(*rows)).data).source.data_path for rows in (["a.png,,,train"], ["b.png,,,train"])
     ]
     assert built[0] != built[1]
