@@ -293,6 +293,8 @@ class _Batch:
             for call in range(-(-len(jobs) // self._devices)):
                 self._results[call] = self._land(call)
             self._maps.clear()
+            if jax.default_backend() == "cpu":  # the host is the device: maps of two batches at once would gain nothing
+                jax.block_until_ready(self._results)
 
     def _land(self, call: int) -> dict[str, jax.Array]:
         """Starts landing the images number `call` of all devices."""
