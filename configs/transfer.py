@@ -35,11 +35,20 @@ from semiseg_jax.presets import (
     small,
 )
 
+COCO_AS_VOC = {
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "dining table": "diningtable",
+    "motorcycle": "motorbike",
+    "potted plant": "pottedplant",
+    "tv": "tvmonitor",
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
     given = parse(arg, setting=("small", "paper"), strong="", labels_from=("l_net", "cam"), rounds=1)
     setting = {"small": small_data, "paper": paper}[given.setting]
-    return changed(default_config("transfer"), data(given), method(given), setting(given))
+    return changed(default_config("transfer"), data(given), method(given), {**joined(given), **setting(given)})
 
 
 def method(given: ConfigDict) -> Fields:
@@ -55,6 +64,18 @@ def method(given: ConfigDict) -> Fields:
         "adversarial.optimizer.betas": (0.9, 0.99),
         "transfer.labels_from": given.labels_from,
         "transfer.rounds": given.rounds,
+    }
+
+
+def joined(given: ConfigDict) -> Fields:
+    """Masks of COCO's things beside the tags of VOC, whose names of classes hold."""
+    if given.dataset != "voc+coco":
+        return {}
+    return {
+        "data.class_map": {"coco": COCO_AS_VOC},
+        "data.options": {"coco": {"classes": "things"}},
+        "data.train_split": "voc:train+coco:train",
+        "data.eval_split": "voc:val",
     }
 
 

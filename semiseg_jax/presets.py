@@ -72,8 +72,11 @@ def data(given: ConfigDict) -> Fields:
 
 def published_images(given: ConfigDict) -> Fields:
     """Those of a paper's protocol, as they are: of Pascal VOC the 10,582 with masks of SBD."""
-    voc = {"data.train_split": "train_aug", "data.eval_split": "val"} if given.dataset == "voc" else {}
-    return {"data.max_side": 0, **voc}
+    splits = {
+        "voc": {"data.train_split": "train_aug", "data.eval_split": "val"},
+        "voc+coco": {"data.train_split": "voc:train_aug+coco:train", "data.eval_split": "voc:val"},
+    }
+    return {"data.max_side": 0, **splits.get(given.dataset, {})}
 
 
 def small(given: ConfigDict) -> Fields:

@@ -31,7 +31,12 @@ class JoinedSet(DataSet):
         strangers = sorted(set(data.class_map) - set(parts))
         if strangers:
             raise ValueError(f"data.class_map names {strangers[0]!r}, but the sets are {', '.join(parts)}")
-        plain = {name: make(dataclasses.replace(part, strong_classes=())) for name, part in parts.items()}
+        plain: dict[str, DataSet] = {}
+        for name, part in parts.items():
+            if part.name == "images" and plain and not part.options:  # it has no classes of its own
+                names = tuple(next(iter(plain.values())).class_names)
+                part = parts[name] = dataclasses.replace(part, options={"classes": names})
+            plain[name] = make(dataclasses.replace(part, strong_classes=()))
         self.members = {name: Member(name, tuple(part.class_names), renamed[name]) for name, part in plain.items()}
         for name, member in self.members.items():
             unknown = sorted(set(renamed[name]) - set(member.classes))
@@ -39,8 +44,8 @@ class JoinedSet(DataSet):
                 raise ValueError(
                     f"data.class_map: {name} has no class {unknown[0]!r}; it has {', '.join(member.classes)}"
                 )
-        names = itertools.chain.from_iterable(member.targets for member in self.members.values())
-        self._classes = tuple(name for name in dict.fromkeys(names) if name != LEFT_OUT)
+        targets = itertools.chain.from_iterable(member.targets for member in self.members.values())
+        self._classes = tuple(name for name in dict.fromkeys(targets) if name != LEFT_OUT)
         self.name = data.name
         self.groups = self._groups()
         self.sets = plain

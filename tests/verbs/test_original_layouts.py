@@ -1,5 +1,6 @@
 """Two steps of every method in its small setting, on miniature trees of Pascal VOC and Cityscapes."""
 
+import more_trees
 import pytest
 from method_steps import TinyBackbone
 from runs import logged
@@ -8,6 +9,7 @@ from trees import cityscapes_tree, voc_tree
 from semiseg_jax import load_config
 from semiseg_jax.models import backbones
 from semiseg_jax.verbs.evaluate import evaluate
+from semiseg_jax.verbs.predict import predict
 from semiseg_jax.verbs.train import train
 
 pytestmark = pytest.mark.heavy
@@ -73,3 +75,27 @@ def test_a_method_trains_on_the_tree_as_it_is_published(trees, tmp_path, data_di
     train(small(method, arguments, dataset, trees[dataset], data_dir), tmp_path)
     assert max(logged(tmp_path, "train")) == 2
     assert 0 <= evaluate(tmp_path)["miou"] <= 1
+
+
+def test_masks_of_coco_and_tags_of_voc_train_together(trees, tmp_path, data_dir):
+    more_trees.coco_instances(tmp_path / "COCO")
+    paths = f"{trees['voc']}+{tmp_path / 'COCO'}"
+    config = small("transfer", "strong=coco:*", "voc+coco", paths, data_dir)
+    assert config.data.class_map.coco["airplane"] == "aeroplane"
+    config.data.class_map = {}  # the miniature has three categories
+    config.data.options = {"coco": {"classes": "things"}}
+    train(config, tmp_path / "run")
+    found = evaluate(tmp_path / "run")
+    assert found["images"] == 2  # those of VOC
+    assert len(found["iou"]) == 22  # and a class that only COCO has
+
+
+def test_own_masks_train_beside_a_folder_of_plain_images(tmp_path, data_dir, make_folder):
+    plain = tmp_path / "plain" / "deep"
+    plain.mkdir(parents=True)
+    for number in range(3):
+        more_trees.save_image(plain / f"{number}.jpg", (40, 48))
+    config = small("adversarial", "labelled=folder:train", "folder+images", f"{make_folder()}+{plain.parent}", data_dir)
+    train(config, tmp_path / "run")
+    assert evaluate(tmp_path / "run")["images"] == 2
+    assert predict(tmp_path / "run", [plain / "0.jpg"], output=tmp_path / "out")

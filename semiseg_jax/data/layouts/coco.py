@@ -147,6 +147,10 @@ class Coco(Layout):
             items |= {id: Item(self.unlabeled / name, {}) for id, name in unlabeled.items()}
         return Listing(classes.names, classes.background, items, splits)
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self._classes().names
+
     def finish_index(self, index: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         for file in (*self.panoptic.values(), *self.instances.values()):
             file.forget()
