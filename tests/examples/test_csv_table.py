@@ -50,7 +50,7 @@ def test_a_table_becomes_records_with_the_labels_that_it_has(table):
     ("row", "options", "message"),
     [
         ("lost.png,,,train", {}, "lists 1 files that do not exist, the first is .*lost.png"),
-        ("a.png,wrong.png,,train", {}, "a.png: its mask must be 20x24 indices of 2 classes, or 255"),
+        ("a.png,wrong.png,,train", {}, r"wrong.png: has values \[3, 4, 5\] but the classes are 0..1"),
         ("a.png,,bird,train", {}, "a.png: its tags are 'bird', but the classes are sky, tree"),
         ("a.png,,", {"header": "image,mask,tags"}, "has no column split"),
         ("a.png,,,train", {"classes": ""}, "needs --config.data.path=TABLE.csv and data.options.classes"),
