@@ -90,8 +90,8 @@ MUTATIONS = (
         "data/pipeline.py",
         (
             (
-                "weights = [rows * (shard.rows // unit) for rows in quota.values()]",
-                "weights = [shard.rows // unit for _ in quota]",
+                "weights = [stream.rows * (shard.rows // unit) for stream in streams]",
+                "weights = [shard.rows // unit for _ in streams]",
             ),
         ),
         first=(
@@ -123,7 +123,7 @@ MUTATIONS = (
         "data-epoch-order",
         "every epoch has the same order",
         "data/pipeline.py",
-        (("[_hash(self.seed, self.kind.name), epoch]", "[_hash(self.seed, self.kind.name), 0]"),),
+        (("[_hash(self.seed, self.stream.name), epoch]", "[_hash(self.seed, self.stream.name), 0]"),),
         first=(
             "test_pipeline.py::test_epochs",
             "test_pipeline",
@@ -133,7 +133,7 @@ MUTATIONS = (
         "data-row-seed",
         "an image is augmented alike in every epoch",
         "data/pipeline.py",
-        (('_hash(self.seed, f"{self.kind.name} {place}")', '_hash(self.seed, f"{self.kind.name} {at}")'),),
+        (('_hash(self.seed, f"{self.stream.name} {place}")', '_hash(self.seed, f"{self.stream.name} {at}")'),),
         first=(
             "test_pipeline.py::test_epochs",
             "test_pipeline",
@@ -198,13 +198,8 @@ MUTATIONS = (
     Mutation(
         "data-ignore-label",
         "the ignore label of a folder stays what it is",
-        "data/folder_files.py",
-        (
-            (
-                "array = np.where(array == ignore_label, IGNORE, array.astype(np.int64))",
-                "array = array.astype(np.int64)",
-            ),
-        ),
+        "data/layout.py",
+        (("        out[array == ignore_label] = IGNORE\n", ""),),
         first=(
             "test_folder.py::test_a_custom_ignore",
             "test_folder",
@@ -223,8 +218,8 @@ MUTATIONS = (
     Mutation(
         "data-changed-folder",
         "a changed folder is not built again",
-        "data/folder.py",
-        (("_fingerprint(self.source.root) + spec", "str(self.source.root) + spec"),),
+        "data/layout.py",
+        (("_fingerprint(self.root, self.watched())", "str(self.root)"),),
         first=(
             "test_folder.py::test_a_changed",
             "test_folder",
@@ -273,5 +268,61 @@ MUTATIONS = (
             "test_folder.py",
             "test_shapes",
         ),
+    ),
+    Mutation(
+        "data-shrunk-points",
+        "points stay where they were when an image is stored smaller",
+        "data/layout.py",
+        (("value if kind == Supervision.TAGS else box.place_rows(value, pixels=True)", "value"),),
+        first=("test_stored.py::test_large_images",),
+    ),
+    Mutation(
+        "data-originals",
+        "evaluation reads the shrunk images",
+        "data/layout.py",
+        (('        if "full" not in row:\n', "        if True:\n"),),
+        first=("test_stored.py::test_large_images",),
+    ),
+    Mutation(
+        "data-drawn-size",
+        "labels are drawn at the size of the record, whatever training sees",
+        "data/drawn.py",
+        (("box = Letterbox.fit(size, self.canvas)", "box = Letterbox.fit(size, size)"),),
+        first=("test_stored.py::test_a_share",),
+    ),
+    Mutation(
+        "data-drawn-again",
+        "images keep no label of their own where labels are drawn",
+        "data/drawn.py",
+        (('[kind for kind in self.kinds if kind not in row["kinds"]]', "list(self.kinds)"),),
+        first=("test_folder.py::test_simulate_keeps",),
+    ),
+    Mutation(
+        "data-joined-masks",
+        "masks of a joined set keep the classes of their own set",
+        "data/joined.py",
+        (("table[decode_mask(mask, (0, 0))]", "decode_mask(mask, (0, 0))"),),
+        first=("test_joined.py::test_classes",),
+    ),
+    Mutation(
+        "data-joined-unknown",
+        "classes that a set does not know count as absent",
+        "data/joined.py",
+        (("tags = np.full(self.num_classes, -1, np.int8)", "tags = np.zeros(self.num_classes, np.int8)"),),
+        first=("test_joined.py::test_classes",),
+    ),
+    Mutation(
+        "data-view-order",
+        "a split that shares images reads those of the split that stores them",
+        "data/records.py",
+        (("        source, place = self.places[index]\n", "        source, place = self.places[index][0], index\n"),),
+        first=("test_stored.py::test_an_image_in_several",),
+    ),
+    Mutation(
+        "data-few-weights",
+        "images are enlarged and shrunk with the same filter on CPU",
+        "data/geometry.py",
+        (("reach = jnp.maximum(1 / scale, 1.0)  # of", "reach = 1 / scale  # of"),),
+        first=("test_geometry.py::test_images_are_the_same",),
     ),
 )
