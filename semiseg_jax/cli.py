@@ -20,6 +20,7 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg train     trains what a config describes, or goes on where it stopped
   semiseg evaluate  metrics of a trained model, at the original resolution
   semiseg predict   label maps, colour pictures and overlays for files, folders and globs
+  semiseg import-labels     a dataset folder from the files of an annotation tool
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
@@ -58,6 +59,11 @@ Without any file, the evaluation split of the training data is predicted.""",
   semiseg prepare DIR --clean
 
 With --clean, what earlier states of the folder left behind is removed.""",
+    "import-labels": """Writes a dataset folder from images and the files of an annotation tool, and says what it holds.
+
+  semiseg import-labels csv tags.csv DIR --images=photos
+
+Formats: csv (tags). Images below --images are copied, or linked with --link; folders become part of the ids.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=quickstart --output=batch.png""",
@@ -278,6 +284,24 @@ def _list(command: str, args: list[str]) -> int:
     return 0
 
 
+def _import_labels(command: str, args: list[str]) -> int:
+    parsed = Flags(command, _HELP[command])
+    parsed.string("images", "", "the folder of images; by default the one that holds the labels")
+    parsed.boolean("link", False, "link images instead of copying them")
+    parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
+    positional = parsed.parse(args)
+    if positional is None:
+        return 0
+    if len(positional) != 3:
+        raise UsageError(f"a format, the labels and the folder to write, please\n\n{_HELP[command]}")
+    from semiseg_jax.verbs.import_labels import import_labels
+
+    values = parsed.values
+    classes = [name.strip() for name in values.classes.split(",") if name.strip()]
+    import_labels(*positional, images=values.images, link=values.link, classes=classes)
+    return 0
+
+
 def _convert_weights(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
@@ -318,6 +342,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "prepare": _prepare,
+    "import-labels": _import_labels,
     "inspect": _inspect,
     "summary": _summary,
     "config": _config,

@@ -13,7 +13,18 @@ from semiseg_jax.config import default_config, to_json
 from semiseg_jax.config_files import shipped_configs
 from semiseg_jax.data.published import CLASS_GROUPS, published_lists
 
-COMMANDS = ["train", "evaluate", "predict", "prepare", "inspect", "summary", "config", "list", "convert-weights"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "predict",
+    "prepare",
+    "import-labels",
+    "inspect",
+    "summary",
+    "config",
+    "list",
+    "convert-weights",
+]
 
 
 @pytest.fixture
