@@ -62,8 +62,11 @@ With --clean, what earlier states of the folder left behind is removed.""",
     "import-labels": """Writes a dataset folder from images and the files of an annotation tool, and says what it holds.
 
   semiseg import-labels csv tags.csv DIR --images=photos
+  semiseg import-labels cvat job.zip DIR
+  semiseg import-labels label_studio export.json DIR --images=photos
 
-Formats: csv (tags). Images below --images are copied, or linked with --link; folders become part of the ids.""",
+Formats: csv (tags), cvat ("CVAT for images 1.1", .xml or .zip), label_studio (JSON or JSON-MIN).
+Images below --images are copied, or linked with --link; folders become part of the ids.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=quickstart --output=batch.png""",
@@ -289,6 +292,7 @@ def _import_labels(command: str, args: list[str]) -> int:
     parsed.string("images", "", "the folder of images; by default the one that holds the labels")
     parsed.boolean("link", False, "link images instead of copying them")
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
+    parsed.boolean("predictions", False, "of label_studio: take predictions on images that nobody annotated")
     positional = parsed.parse(args)
     if positional is None:
         return 0
@@ -298,7 +302,7 @@ def _import_labels(command: str, args: list[str]) -> int:
 
     values = parsed.values
     classes = [name.strip() for name in values.classes.split(",") if name.strip()]
-    import_labels(*positional, images=values.images, link=values.link, classes=classes)
+    import_labels(*positional, images=values.images, link=values.link, classes=classes, predictions=values.predictions)
     return 0
 
 

@@ -5,7 +5,7 @@ makes a `Drawings`; `folder.write_folder` makes a dataset folder of it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class Drawing:
     tags: Sequence[str] | None = None  # the classes that are in the image, if somebody said which
     complete: bool = False  # whether what no area covers is background, also where there is none; else it is unknown
     split: str = ""
+    other_name: str = ""  # that the image may have instead
 
     def labels(self) -> set[str]:
         """The classes that it names."""
@@ -86,6 +87,7 @@ class Drawings:
     drawings: Sequence[Drawing]
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()  # in words: what the files hold that the folder layout has no place for
+    colors: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # red, green, blue of some classes
 
     def all_classes(self) -> list[str]:
         """Classes in the order of the tool, then those that only drawings name, in alphabetical order."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -101,7 +102,7 @@ def write_folder(
             more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             shown = "\n  ".join(problems[:_SHOWN])
             raise LabelFileError(f"{len(problems)} problem(s), nothing was written:\n  {shown}{more}")
-        _write_json_files(folder, names, written, drawn)
+        _write_json_files(folder, names, written, drawn, drawings.colors)
         for name in ("masks", "scribbles"):
             with contextlib.suppress(OSError):  # which is not empty
                 (folder / name).rmdir()
@@ -147,12 +148,15 @@ def _assigned(drawings: Sequence[Drawing], found: Mapping[str, Path], root: Path
     """{ID: drawing}. A drawing belongs to the image whose path ends like the one that it names."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for id, path in found.items():
-        by_name.setdefault(path.name, []).append((path.relative_to(root).parts, id))
+        for name in {path.name, _plain(path.name)}:
+            by_name.setdefault(name, []).append((path.relative_to(root).parts, id))
     assigned: dict[str, Drawing] = {}
     problems = []
     for drawing in drawings:
-        parts = PurePosixPath(drawing.image.replace("\\", "/")).parts
-        candidates = by_name.get(parts[-1] if parts else "", [])
+        for image in (drawing.image, drawing.other_name):
+            parts = PurePosixPath(image.replace("\\", "/")).parts
+            if candidates := by_name.get(parts[-1] if parts else "", []):
+                break
         best = max((_common_end(own, parts) for own, _ in candidates), default=0)
         ids = [id for own, id in candidates if _common_end(own, parts) == best]
         if len(ids) != 1:
@@ -166,6 +170,11 @@ def _assigned(drawings: Sequence[Drawing], found: Mapping[str, Path], root: Path
         more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise LabelFileError("\n  ".join(["labels and images do not fit:", *problems[:_SHOWN]]) + more)
     return assigned
+
+
+def _plain(name: str) -> str:
+    """A file's name as servers keep it that allow neither spaces nor signs in names."""
+    return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))
 
 
 def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
@@ -265,12 +274,19 @@ def image_size(path: Path) -> Size:
 
 
 def _write_json_files(
-    folder: Path, names: Sequence[str], written: Sequence[_Written], drawn: Mapping[str, Drawing]
+    folder: Path,
+    names: Sequence[str],
+    written: Sequence[_Written],
+    drawn: Mapping[str, Drawing],
+    known_colors: Mapping[str, Sequence[int]],
 ) -> None:
     def write(name: str, content: Any) -> None:
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
-    write("dataset.json", {"classes": list(names), "ignore_label": IGNORE, "colors": default_colors(len(names))})
+    colors = [
+        list(known_colors.get(name, color)) for name, color in zip(names, default_colors(len(names)), strict=True)
+    ]
+    write("dataset.json", {"classes": list(names), "ignore_label": IGNORE, "colors": colors})
     if points := {item.id: item.points for item in written if item.points}:
         write("points.json", points)
     if tags := {item.id: item.tags for item in written if item.tags is not None}:

@@ -1,14 +1,22 @@
 """`semiseg import-labels`: from the files of an annotation tool to a dataset folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from semiseg_jax.exchange import csv_tags
+from semiseg_jax.exchange import csv_tags, cvat, label_studio
+from semiseg_jax.exchange.archive import unpack_images
 from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import Report, write_folder
 
 # A reader takes the file or folder that the tool wrote.
-READERS: Mapping[str, Callable[[Path], Drawings]] = {"csv": csv_tags.read}
+READERS: Mapping[str, Callable[[Path], Drawings]] = {
+    "csv": csv_tags.read,
+    "cvat": cvat.read,
+    "label_studio": label_studio.read,
+}
 
 
 def import_labels(
@@ -19,6 +27,7 @@ def import_labels(
     images: str | Path = "",
     link: bool = False,
     classes: Sequence[str] = (),
+    predictions: bool = False,
 ) -> Report:
     """Writes a dataset folder of images and of what people drew on them, and prints what it holds.
 
@@ -26,18 +35,35 @@ def import_labels(
       format: what wrote the labels, one of `READERS`.
       source: the file or folder that it wrote.
       output: the dataset folder to write; it must be absent or empty.
-      images: the folder with the images; by default the one that holds the labels.
+      images: the folder with the images; by default the one that holds the labels, or the .zip that also has them.
       link: link images instead of copying them.
       classes: names in order; by default background, then those that the labels name.
+      predictions: of `label_studio`, take what models predicted on images that nobody annotated.
     """
     if format not in READERS:
         raise ValueError(f"unknown format {format!r}; known formats: {', '.join(READERS)}")
     source = Path(source).expanduser()
     if not source.exists():
         raise LabelFileError(f"{source}: there is no such file or folder")
-    drawings = READERS[format](source)
-    place = Path(images).expanduser() if images else source if source.is_dir() else source.parent
-    report = write_folder(drawings, place, Path(output).expanduser(), link=link, classes=classes)
+    if predictions and format != "label_studio":
+        raise ValueError(f"predictions are read from label_studio only, not from {format}")
+    reader = partial(label_studio.read, predictions=True) if predictions else READERS[format]
+    drawings = reader(source)
+    if link and not images and source.suffix.lower() == ".zip":
+        raise ValueError("images inside of a .zip can be copied only; leave out --link")
+    with _folder_of_images(source, images) as place:
+        report = write_folder(drawings, place, Path(output).expanduser(), link=link, classes=classes)
     print(report)
     print(f"next: semiseg prepare {report.output}")
     return report
+
+
+@contextlib.contextmanager
+def _folder_of_images(source: Path, images: str | Path) -> Iterator[Path]:
+    if images:
+        yield Path(images).expanduser()
+    elif source.suffix.lower() == ".zip" and source.is_file():
+        with tempfile.TemporaryDirectory(prefix="semiseg-import-") as folder:
+            yield unpack_images(source, Path(folder))
+    else:
+        yield source if source.is_dir() else source.parent
