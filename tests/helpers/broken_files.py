@@ -1,0 +1,31 @@
+"""Broken files, made of whole ones."""
+
+from hypothesis import strategies as st
+
+from semiseg_jax.exchange.drawings import LabelFileError
+
+
+def mutated(content: bytes):
+    """A file in which some pieces are replaced, repeated or cut."""
+    piece = st.tuples(st.integers(0, len(content)), st.integers(0, 40), st.binary(max_size=6))
+
+    def apply(pieces):
+        changed = content
+        for at, count, new in pieces:
+            changed = changed[:at] + new + changed[at + count :]
+        return changed
+
+    return st.lists(piece, min_size=1, max_size=4).map(apply)
+
+
+def assert_drawn_or_refused(read, path):
+    """Reads a file and draws what it holds; nothing but a refusal that names the file may come of it."""
+    refused = []
+    try:
+        drawings = read(path)
+        for drawing in drawings.drawings:
+            for area in drawing.areas:
+                area.pixels(drawing.size)
+    except LabelFileError as error:
+        refused.append(str(error))
+    assert all(path.name in message for message in refused)
