@@ -138,7 +138,7 @@ def test_every_shape_arrives(read):
     expected = np.zeros(SIZE, np.uint8)
     expected[2:8, 2:10] = 2
     expected[brush] = 1
-    expected[1:9, 14:16] = expected[3:7, 13:17] = 1  # an ellipse of half axes 2 and 4 around x = 15, y = 5
+    expected[1:9, 14:16] = expected[2:8, 13:17] = 1  # an ellipse of half axes 2 and 4 around x = 15, y = 5
     expected[9] = 255
     np.testing.assert_array_equal(shown(drawing, "cat", "dog"), expected)
     upright, quarter, askew = drawing.boxes
@@ -284,7 +284,7 @@ def region(kind, **value):
         ([task(annotations=7)], "annotations is '7', not a list"),
         (
             [task(result("polygonlabels", POLYGON, original_width=21), result("polygonlabels", POLYGON))],
-            "different siz",
+            "different sizes",
         ),
         ([task(result("polygonlabels", POLYGON, original_width=None))], "has no original_width"),
         ([task(result("polygonlabels", POLYGON, original_width=10**6))], "the width is '1000000'"),
