@@ -23,7 +23,7 @@ def decode_alpha(packed: bytes, what: str, size: Size) -> np.ndarray:
         )
     value_bits = bits.take(5) + 1
     length_bits = [bits.take(4) + 1 for _ in range(4)]
-    alpha = np.zeros(height * width, np.uint32)
+    alpha = np.zeros(height * width, np.min_scalar_type((1 << value_bits) - 1))
     at = 0
     while at < count:
         repeated = bits.take(1)

@@ -1,5 +1,6 @@
 """CVAT's XML: what its files hold, to the pixel, and what is refused."""
 
+import contextlib
 import io
 import json
 import zipfile
@@ -13,6 +14,7 @@ from PIL import Image
 
 from semiseg_jax import import_labels
 from semiseg_jax.exchange import cvat
+from semiseg_jax.exchange.archive import unpack_images
 from semiseg_jax.exchange.drawings import LabelFileError
 from semiseg_jax.exchange.folder import paint
 
@@ -238,3 +240,17 @@ def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, te
     path = tmp_path_factory.mktemp("cvat") / "annotations.xml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert_drawn_or_refused(cvat.read, path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_archive_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("archive")
+    path = archive(folder / "job.zip", ["images/a.png"], document(SHAPES))
+    path.write_bytes(data.draw(mutated(path.read_bytes())))
+    assert_drawn_or_refused(cvat.read, path)
+    (folder / "in" / "here").mkdir(parents=True)
+    with contextlib.suppress(LabelFileError):
+        unpack_images(path, folder / "in" / "here")
+    assert set(folder.iterdir()) == {path, folder / "in"}
+    assert list((folder / "in").iterdir()) == [folder / "in" / "here"]

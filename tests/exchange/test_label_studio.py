@@ -209,6 +209,12 @@ def test_predictions_are_taken_when_asked_for(read):
     assert asked.left_out == ["1 predictions of annotated images"]
 
 
+def test_predictions_of_other_formats_are_refused(tmp_path):
+    (tmp_path / "tags.csv").write_text("image,tags\na.png,dog\n")
+    with pytest.raises(ValueError, match="from label_studio only, not from csv"):
+        import_labels("csv", tmp_path / "tags.csv", tmp_path / "out", predictions=True)
+
+
 def test_an_image_on_which_nobody_found_anything_is_background(read):
     drawings = read([task(result("polygonlabels", POLYGON)), task(number=2, image="b.png")]).drawings
     assert [drawing.complete for drawing in drawings] == [True, True]
