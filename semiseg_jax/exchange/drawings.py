@@ -101,10 +101,17 @@ def fill(rings: Sequence[Ring], size: Size) -> np.ndarray:
     Every edge crosses some rows of pixel centres; a pixel is inside if an odd number of crossings lies to its left.
     (OpenCV's fillPoly also fills the pixels that the outline touches: a quarter more of small shapes.)
     """
-    height, width = size
+    inside = np.zeros(size, bool)
+    corners = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings] or [np.zeros((0, 2))])
+    if not len(corners):
+        return inside
+    # Only the part of the image that the rings reach.
+    top, left = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
+    bottom, right = np.clip(np.ceil(corners.max(0)), 0, size).astype(int)
+    height, width = bottom - top, right - left
     crossings = np.zeros((height, width + 1), np.int32)
     for ring in rings:
-        y0, x0 = np.asarray(ring, np.float64).T
+        y0, x0 = (np.asarray(ring, np.float64).reshape(-1, 2) - (top, left)).T
         y1, x1 = np.roll(y0, -1), np.roll(x0, -1)
         first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(int)
         rows = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(int) - first
@@ -112,4 +119,5 @@ def fill(rings: Sequence[Ring], size: Size) -> np.ndarray:
         row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
         x = x0[edge] + (x1 - x0)[edge] * (row + 0.5 - y0[edge]) / (y1 - y0)[edge]
         np.add.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
-    return np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
+    inside[top:bottom, left:right] = np.cumsum(crossings, axis=1, out=crossings)[:, :width] % 2 == 1
+    return inside

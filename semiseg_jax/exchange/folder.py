@@ -308,6 +308,9 @@ def _write_json_files(
         for item in written:
             split = drawn[item.id].split if item.id in drawn else ""
             splits.setdefault(split or "train", []).append(item.id)
+    odd = [split for split in splits if not split.replace("-", "").replace("_", "").isalnum()]
+    if odd:
+        raise LabelFileError(f"a split is called {odd[0]!r}, but its name must be of letters, digits, - and _")
     for split, ids in splits.items():
         (folder / "splits").mkdir(exist_ok=True)
         (folder / "splits" / f"{split}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
