@@ -2,8 +2,8 @@
 
 Classes are joined by their names. Those of the first set come first, then those that only later sets have; a class of
 another name is renamed with `data.class_map`, {"coco": {"airplane": "aeroplane"}}, where the name "ignore" leaves its
-pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set, and
-"coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
+pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set that has
+it, and "coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
 """
 
 import dataclasses
@@ -122,8 +122,9 @@ class JoinedSet(DataSet):
                 backgrounds.append(member.targets[info.background])
             for split, rows in info.splits.items():
                 splits[f"{name}:{split}"] = [self._row(name, row, name != first) for row in rows]
-        for split in infos[first].splits:
-            splits[split] = splits[f"{first}:{split}"]
+        for name, info in infos.items():
+            for split in info.splits:
+                splits.setdefault(split, splits[f"{name}:{split}"])
         splits["train"] = [row for name in infos for row in splits.get(f"{name}:train", ())]
         background = self._classes.index(backgrounds[0]) if backgrounds else None
         shown = tuple(colors[name] for name in self._classes)
@@ -152,13 +153,16 @@ class JoinedSet(DataSet):
         return self._opened(split, lambda part, own: part.originals(own))
 
     def _opened(self, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
-        first = next(iter(self.sets))
         if split == "train":
             parts = [name for name, part in self.sets.items() if "train" in part.dataset_info().splits]
             opened = {name: self._translated(name, "train", read) for name in parts}
             return View(opened, [(name, index) for name in parts for index in range(len(opened[name]))])
-        name, _, own = split.rpartition(":")
-        return self._translated(name or first, own, read)
+        prefixed = [name for name in self.sets if split.startswith(f"{name}:")]
+        if prefixed:
+            owner = max(prefixed, key=len)
+            return self._translated(owner, split.removeprefix(f"{owner}:"), read)
+        owner = next(name for name, part in self.sets.items() if split in part.dataset_info().splits)
+        return self._translated(owner, split, read)
 
     def _translated(self, name: str, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
         prefix = "" if name == next(iter(self.sets)) else f"{name}-"

@@ -163,3 +163,16 @@ def test_a_new_name_close_to_a_class_is_told(join, caplog):
     with caplog.at_level("WARNING", logger="semiseg_jax"):
         join(class_map={"folder2": {"box": "squar"}})
     assert "Is 'square' meant?" in caplog.text
+
+
+def test_evaluation_finds_the_first_set_that_has_the_split(tmp_path):
+    FolderMaker(tmp_path / "one")()
+    data = Data(
+        name="images+folder",
+        path=f"{tmp_path / 'one' / 'images'}+{tmp_path / 'one'}",
+        data_dir=str(tmp_path / "built"),
+        options={"images": {"classes": ["background", "square", "other"]}},
+    )
+    dataset = open_dataset(data)
+    assert dataset.eval_split("") == "val"
+    assert dataset.originals("val")[0]["id"].startswith(b"folder-")
