@@ -19,7 +19,7 @@ from semiseg_jax.data.layouts.sift_flow import SiftFlow
 from semiseg_jax.data.layouts.stanford_background import StanfordBackground
 from semiseg_jax.data.layouts.voc import Voc
 from semiseg_jax.data.layouts.weizmann_horse import WeizmannHorse
-from semiseg_jax.data.pools import make_pools, parse_quota
+from semiseg_jax.data.pools import make_pools, make_streams, parse_quota
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
 from semiseg_jax.data.tfds_mappings import KNOWN
@@ -166,9 +166,14 @@ def plan(data: Data, outline: DatasetInfo) -> None:
         for row in info.splits.get(data.train_split, ())
     ]
     splits = {**info.splits, data.train_split: rows} if data.train_split in info.splits else info.splits
-    make_pools(
-        dataclasses.replace(info, splits=splits), data.train_split, parse_quota(data.quota), data.assign, data.seed
-    )
+    check_pools(dataclasses.replace(data, strong_classes=()), dataclasses.replace(info, splits=splits))
+
+
+def check_pools(data: Data, info: DatasetInfo) -> None:
+    """Raises if the images of an open set cannot fill the quota."""
+    quota = parse_quota(data.quota)
+    pools = make_pools(info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
+    make_streams(data.quota, pools, info.splits[data.train_split])
 
 
 def _with_joined_splits(info: DatasetInfo, data: Data) -> DatasetInfo:

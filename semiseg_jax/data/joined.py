@@ -2,15 +2,18 @@
 
 Classes are joined by their names. Those of the first set come first, then those that only later sets have; a class of
 another name is renamed with `data.class_map`, {"coco": {"airplane": "aeroplane"}}, where the name "ignore" leaves its
-pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set, and
-"coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
+pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set that has
+it, and "coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ import numpy as np
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records, View, decode_mask
 from semiseg_jax.data.types import IGNORE
+
+logger = logging.getLogger("semiseg_jax")
 
 LEFT_OUT = "ignore"
 
@@ -46,6 +51,7 @@ class JoinedSet(DataSet):
                 )
         targets = itertools.chain.from_iterable(member.targets for member in self.members.values())
         self._classes = tuple(name for name in dict.fromkeys(targets) if name != LEFT_OUT)
+        self._warn_of_new_classes()
         self.name = data.name
         self.groups = self._groups()
         self.sets = plain
@@ -59,6 +65,18 @@ class JoinedSet(DataSet):
         digest = hashlib.sha256("\n".join(homes).encode()).hexdigest()[:12]
         self.home = next(iter(self.sets.values())).home / f"joined-{digest}"
 
+    def _warn_of_new_classes(self) -> None:
+        """A new name that nearly is one of another class is most often a slip."""
+        own = {klass for member in self.members.values() for klass in member.classes}
+        for member in self.members.values():
+            for klass, name in member.renamed.items():
+                near = difflib.get_close_matches(name, own - {klass}, n=1, cutoff=0.85)
+                if name not in own and name != LEFT_OUT and near:
+                    logger.warning(
+                        "data.class_map calls %r of %s %r, which makes a new class: no set has it. Is %r meant?",
+                        klass, member.name, name, near[0],
+                    )  # fmt: skip
+
     @property
     def class_names(self) -> Sequence[str]:
         return self._classes
@@ -70,6 +88,16 @@ class JoinedSet(DataSet):
             name: tuple(klass for klass in dict.fromkeys(member.targets) if held[klass] == 1 and klass != LEFT_OUT)
             for name, member in self.members.items()
         }
+
+    @property
+    def places(self) -> Sequence[Path]:
+        return [place for part in self.sets.values() for place in part.places]
+
+    def leftovers(self) -> Sequence[Path]:
+        """Those of each set, but for what another one of them reads, as two of one folder may."""
+        used = {place for own in self.places for place in (own, *own.parents)}
+        found = dict.fromkeys(folder for part in self.sets.values() for folder in part.leftovers())
+        return [folder for folder in found if folder not in used]
 
     def build(self) -> None:
         for part in self.sets.values():
@@ -94,8 +122,9 @@ class JoinedSet(DataSet):
                 backgrounds.append(member.targets[info.background])
             for split, rows in info.splits.items():
                 splits[f"{name}:{split}"] = [self._row(name, row, name != first) for row in rows]
-        for split in infos[first].splits:
-            splits[split] = splits[f"{first}:{split}"]
+        for name, info in infos.items():
+            for split in info.splits:
+                splits.setdefault(split, splits[f"{name}:{split}"])
         splits["train"] = [row for name in infos for row in splits.get(f"{name}:train", ())]
         background = self._classes.index(backgrounds[0]) if backgrounds else None
         shown = tuple(colors[name] for name in self._classes)
@@ -124,13 +153,16 @@ class JoinedSet(DataSet):
         return self._opened(split, lambda part, own: part.originals(own))
 
     def _opened(self, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
-        first = next(iter(self.sets))
         if split == "train":
             parts = [name for name, part in self.sets.items() if "train" in part.dataset_info().splits]
             opened = {name: self._translated(name, "train", read) for name in parts}
             return View(opened, [(name, index) for name in parts for index in range(len(opened[name]))])
-        name, _, own = split.rpartition(":")
-        return self._translated(name or first, own, read)
+        prefixed = [name for name in self.sets if split.startswith(f"{name}:")]
+        if prefixed:
+            owner = max(prefixed, key=len)
+            return self._translated(owner, split.removeprefix(f"{owner}:"), read)
+        owner = next(name for name, part in self.sets.items() if split in part.dataset_info().splits)
+        return self._translated(owner, split, read)
 
     def _translated(self, name: str, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
         prefix = "" if name == next(iter(self.sets)) else f"{name}-"
@@ -208,6 +240,8 @@ def parts_of(data: Data) -> dict[str, Data]:
             options=data.options.get(name, {}),
             class_map={},
             simulate={},
+            # Rows that name no set may come from any: no set has to have labels of their kind.
+            quota={kind.removeprefix(f"{name}:"): rows for kind, rows in data.quota.items() if f"{name}:" in kind},
         )
     return parts
 

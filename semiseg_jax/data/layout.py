@@ -159,23 +159,23 @@ class Layout(StoredSet):
         owners = list(self._stored_in.values())
         return {split: owners.count(split) for split in self.listing.splits}
 
-    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
+    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]] | None]:
         """Reads every file once. Problems are collected to the end; after the first nothing more is written."""
-        problems: list[str] = []
+        found: dict[str, None] = {}  # problems, each once: several images may share a file
         values: set[int] = set()
         for split, ids in self.listing.splits.items():
             own = [id for id in ids if self._stored_in[id] == split]
             for made, problem in in_order(self._try, own):
                 if made is None:
-                    problems += problem.split("\n")
+                    found |= dict.fromkeys(problem.split("\n"))
                     if self.data.skip_bad:
                         logger.warning("left out: %s", problem)
+                    yield None
                     continue
                 record, row = made
                 values |= set(row["classes"])
-                if self.data.skip_bad or not problems:
-                    yield split, record, row
-        problems = [] if self.data.skip_bad else [*problems, *(self.verdict(values) if not problems else ())]
+                yield (split, record, row) if self.data.skip_bad or not found else None
+        problems = [] if self.data.skip_bad else list(found or self.verdict(values))
         if problems:
             shown = "\n  ".join(problems[:_SHOWN])
             more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -247,7 +247,7 @@ class Layout(StoredSet):
             except FolderError as error:
                 problems.append(str(error))
         if problems:
-            raise FolderError("\n".join(problems))
+            raise FolderError("\n".join(dict.fromkeys(problems)))
         return data, image, labels
 
     def originals(self, split: str) -> Sequence[Record]:

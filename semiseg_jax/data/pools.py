@@ -221,9 +221,15 @@ def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool)
             f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
             "other kinds; give some images away with data.assign (labelled=0.125 of a config), or leave unlabeled out"
         )
-    hint = ""
-    if kind != Supervision.DENSE:
+    there = sorted({kind for row in info.splits[split] for kind in row["kinds"]}, reverse=True)
+    if Supervision.DENSE in there:
         hint = f"; draw them from masks with --config.data.simulate='{{\"{name}\": {{}}}}'"
+    else:
+        hint = (
+            f"; ask for others, as --config.data.quota='{{\"{Supervision(there[0]).name.lower()}\": 8}}'"
+            if there
+            else ""
+        )
     return f"data.quota asks for {name} rows but no image of split {split!r} of {info.name} has {name} labels{hint}"
 
 

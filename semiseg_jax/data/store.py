@@ -101,7 +101,13 @@ def appearing(folder: Path) -> Iterator[Path]:
     for broken in _broken_off(folder.parent):
         shutil.rmtree(broken, ignore_errors=True)
     building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
-    building.mkdir(parents=True)
+    try:
+        building.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder.parent} cannot be made ({error.strerror}); another place for sets is named by TFDS_DATA_DIR or "
+            "--config.data.data_dir=DATA_DIR"
+        ) from None
     try:
         yield building
         with contextlib.suppress(OSError):  # a folder that is not empty is there already

@@ -295,6 +295,6 @@ def _report(folder: Path, problems: Sequence[str]) -> str:
     more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
         f"{folder} has {len(problems)} problem(s):\n  {shown}{more}\n"
-        "Say what the values of masks are with --config.data.options, or leave these images out with "
-        "--config.data.skip_bad=True."
+        "Prepare the set again if its files are damaged or missing. If masks hold other values than expected, say what "
+        "they mean with --config.data.options. Or leave these images out with --config.data.skip_bad=True."
     )

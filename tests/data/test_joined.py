@@ -1,13 +1,17 @@
 """Several sets in one: classes by name, splits and rows by set."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 from conftest import FolderMaker
 from folders import SIZE
+from trees import voc_tree
 
-from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.datasets import check_pools, open_dataset
 from semiseg_jax.data.fields import Data
+from semiseg_jax.data.layout import FolderError
 from semiseg_jax.data.pools import make_pools, make_streams, parse_quota
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
@@ -128,3 +132,47 @@ def test_assign_names_the_splits_of_a_set(join):
     pools = make_pools(dataset.info, "train", quota, {"dense": "folder2:train", "unlabeled": 1.0}, 0)
     assert pools[Supervision.DENSE].tolist() == [4, 5, 6, 7]
     assert pools[Supervision.UNLABELED].tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_one_set_need_no_labels_of_another(tmp_path):
+    voc_tree(tmp_path / "VOCdevkit", more=False)
+    FolderMaker(tmp_path / "one")(scribbles=True)
+    data = Data(
+        name="voc+folder",
+        path=f"{tmp_path / 'VOCdevkit'}+{tmp_path / 'one'}",
+        data_dir=str(tmp_path / "built"),
+        quota={"voc:dense": 1, "folder:scribble": 1},
+    )
+    dataset = open_dataset(data, planned=True)
+    check_pools(data, dataset.info)
+    assert {place.parent.parent.name for place in dataset.source.places} == {"voc", "folder"}
+    with pytest.raises(FolderError, match="asks for scribble rows"):
+        open_dataset(dataclasses.replace(data, quota={"voc:scribble": 1}))
+
+
+def test_what_earlier_states_of_any_set_left_is_found(tmp_path, join):
+    join()
+    (tmp_path / "one" / "tags.json").unlink()
+    source = join().source
+    (left,) = source.leftovers()
+    assert left.parent.name == "folder"
+    assert left.name.startswith("one-")
+
+
+def test_a_new_name_close_to_a_class_is_told(join, caplog):
+    with caplog.at_level("WARNING", logger="semiseg_jax"):
+        join(class_map={"folder2": {"box": "squar"}})
+    assert "Is 'square' meant?" in caplog.text
+
+
+def test_evaluation_finds_the_first_set_that_has_the_split(tmp_path):
+    FolderMaker(tmp_path / "one")()
+    data = Data(
+        name="images+folder",
+        path=f"{tmp_path / 'one' / 'images'}+{tmp_path / 'one'}",
+        data_dir=str(tmp_path / "built"),
+        options={"images": {"classes": ["background", "square", "other"]}},
+    )
+    dataset = open_dataset(data)
+    assert dataset.eval_split("") == "val"
+    assert dataset.originals("val")[0]["id"].startswith(b"folder-")

@@ -93,8 +93,8 @@ def test_assignment_depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("quota", "assign", "message"),
     [
-        ({"scribble": 1}, {}, "no image of split 'train' of fake has scribble labels; draw them from masks"),
-        ({"dense": 1}, {}, "no image of split 'train' of fake has dense labels$"),
+        ({"scribble": 1}, {}, "no image of split 'train' of fake has scribble labels; ask for others"),
+        ({"dense": 1}, {}, "no image of split 'train' of fake has dense labels; ask for others, as .*box"),
         ({"box": 1, "unlabeled": 1}, {}, "every image of split 'train' of fake has labels"),
         ({"box": 1, "unlabeled": 1}, {"box": 4}, "says nothing of unlabeled"),
         ({"box": 1}, {"box": 99}, "wants 99 images for box but only 6 are left that can"),
@@ -125,6 +125,12 @@ def test_impossible_pools_are_refused_with_the_reason(quota, assign, message):
     _, info = make_set(6, lambda _: (B,), list=[1, 2], empty=[])
     with pytest.raises(ValueError, match=message):
         pools_of(info, quota, assign)
+
+
+def test_missing_labels_can_be_drawn_where_there_are_masks():
+    _, info = make_set(2, lambda _: (D,))
+    with pytest.raises(ValueError, match="of fake has scribble labels; draw them from masks"):
+        pools_of(info, {"scribble": 1}, {})
 
 
 def set_with_tags(tags):

@@ -203,3 +203,13 @@ def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
     assert pipeline.ahead(loader, pipeline.Shard(rows=8, units=1), threads=16) == (16, 18)
     assert pipeline.ahead(loader, pipeline.Shard(rows=64, units=8), threads=16) == (2, 2)
     assert pipeline.ahead(loader, pipeline.Shard(rows=512, units=8), threads=16) == (1, 1)
+
+
+def test_preparing_again_still_says_that_the_quota_cannot_be_filled(make_folder, tmp_path, capsys):
+    config = semiseg_jax.load_config(f"supervised:path={make_folder()}")
+    config.data.data_dir = str(tmp_path / "built")
+    semiseg_jax.prepare(config)
+    config.data.quota = {"points": 1}
+    with pytest.raises(ValueError, match="asks for points rows"):
+        semiseg_jax.prepare(config)
+    assert "train: 4 images" in capsys.readouterr().out  # what is there is said before

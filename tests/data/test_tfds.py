@@ -350,3 +350,11 @@ def test_kinds_of_a_known_set_are_counted_by_the_index_alone(tmp_path, open_tfds
     write_pet(tmp_path)
     dataset = open_tfds("oxford_iiit_pet")
     assert dataset.labels_beside("train", [Supervision.DENSE]) == {Supervision.TAGS: 4}
+
+
+def test_a_folder_of_several_sets_is_searched_by_name_and_slips_are_told(tmp_path, open_tfds):
+    write_pet(tmp_path)
+    write_cityscapes(tmp_path)
+    assert open_tfds("cityscapes", path=str(tmp_path)).info.name == "tfds:cityscapes"
+    with pytest.raises(FolderError, match=r"Did you mean tfds:oxford_iiit_pet\?"):
+        open_tfds("oxford_iit_pet")

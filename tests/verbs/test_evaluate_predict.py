@@ -215,6 +215,9 @@ def test_predictions_of_other_images_in_the_same_folder_are_warned_of(workdir, s
 def test_nothing_found_is_an_error(workdir, tmp_path):
     with pytest.raises(ValueError, match="no image found"):
         semiseg_jax.predict(workdir, [tmp_path])
+    with pytest.raises(ValueError, match="none of the images is there"):
+        semiseg_jax.predict(workdir, [tmp_path / "absent"], output=tmp_path)
+    assert not (tmp_path / "predictions.json").exists()
 
 
 def test_without_inputs_the_evaluation_split_is_predicted(workdir, tmp_path):
