@@ -104,9 +104,11 @@ class Layout(StoredSet):
         if problems:
             raise FolderError(f"{self.root} is no dataset of the layout {self.name!r}:\n  " + "\n  ".join(problems))
         closed = [sorted(data.strong_classes), data.train_split] if data.strong_classes else []
-        spec = [VERSION, _fingerprint(self.root, self.watched()), data.stored_side, data.skip_bad, closed]
-        spec += [dict(data.options)]
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self.how = json.dumps(
+            [data.stored_side, data.skip_bad, closed, dict(data.options)], sort_keys=True, default=str
+        )
+        spec = f"{VERSION} {_fingerprint(self.root, self.watched())} {self.how}"
+        digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
         super().__init__(data_dir=data.data_dir, config_name=f"{_slug(self.root.name)}-{digest}")
 
     def missing(self) -> Sequence[str]:
@@ -133,7 +135,7 @@ class Layout(StoredSet):
 
     @property
     def meta(self) -> Mapping[str, Any]:  # type: ignore[override]
-        return {**self.listing.meta, "root": str(self.root.absolute())}
+        return {**self.listing.meta, "root": str(self.root.absolute()), "how": self.how}
 
     def outline(self) -> DatasetInfo | None:
         """What is known before any image is read: ids and kinds; of a set that is built already, nothing."""

@@ -169,6 +169,9 @@ def test_cleaning_removes_what_earlier_states_left(make_folder, tmp_path, capsys
     assert not broken.exists()
     assert running.exists()
     assert "folders removed" in capsys.readouterr().out
+    config.data.max_side = 32  # another way to store the same images leaves the first one
+    semiseg_jax.prepare(config, clean=True)
+    assert len(list((tmp_path / "built").rglob("index.json"))) == 3
     semiseg_jax.prepare(config, clean=True)
     assert "nothing to remove" in capsys.readouterr().out
 
@@ -203,3 +206,29 @@ def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
     assert pipeline.ahead(loader, pipeline.Shard(rows=8, units=1), threads=16) == (16, 18)
     assert pipeline.ahead(loader, pipeline.Shard(rows=64, units=8), threads=16) == (2, 2)
     assert pipeline.ahead(loader, pipeline.Shard(rows=512, units=8), threads=16) == (1, 1)
+
+
+def test_labels_are_drawn_for_each_split_of_its_own(make_folder, open_set):
+    """Also for one without images, and for two whose names differ in a character that no file should have."""
+    root = make_folder()
+    for name, ids in (("half a", "im0\nim1"), ("half_a", "im3\nim2"), ("none", ""), ("ä-1.8", "im4")):
+        (root / "splits" / f"{name}.txt").write_text(ids)
+    dataset = open_set(root, train_split="half a+none+half_a", simulate={"box": {}})
+    boxes = [record["boxes"][0].tolist() for record in dataset.records("half a+none+half_a")]
+    assert boxes == [[10 + i, 12, 26 + i, 30] for i in (0, 1, 3, 2)]
+    assert [record["id"] for record in dataset.records("ä-1.8")] == [b"im4"]
+
+
+def test_a_set_that_another_process_finishes_first_is_used(make_folder, open_folder, monkeypatch):
+    root = make_folder()
+    late = open_folder(root)
+    sizes = late.split_sizes
+
+    def overtaken():
+        open_folder(root).build()
+        return sizes()
+
+    monkeypatch.setattr(late, "split_sizes", overtaken)
+    late.build()
+    assert len(late.records("train")) == 4
+    assert len(list(late.data_path.parent.iterdir())) == 1
