@@ -111,7 +111,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     for broken in _broken_off(folder.parent):
         shutil.rmtree(broken, ignore_errors=True)
     building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
-    building.mkdir(parents=True)
+    make_folder(building)
     try:
         yield building
         with contextlib.suppress(OSError):  # a folder that is not empty is there already
@@ -120,6 +120,16 @@ def appearing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
     if not folder.exists():
         raise OSError(f"{folder} could not be written")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of ours, also one that is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made ({error.strerror}); --config.data.data_dir=DIR keeps built sets elsewhere"
+        ) from None
 
 
 @contextlib.contextmanager

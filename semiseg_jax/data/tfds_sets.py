@@ -110,7 +110,7 @@ class TfdsSet(DataSet):
             tfds_convert.convert(self.folder, self.converted)
         if not self._index_file.exists():
             index = json.dumps(self._make_index())
-            self.own.mkdir(parents=True, exist_ok=True)
+            store.make_folder(self.own)
             written = self.own / f"{store.INCOMPLETE}{uuid.uuid4().hex[:8]}"
             written.write_text(index)
             written.replace(self._index_file)

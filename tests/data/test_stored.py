@@ -17,6 +17,7 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image, decode_mask, features
 from semiseg_jax.data.types import Supervision
+from semiseg_jax.options import OptionError
 
 
 def save_photo(root, id, size, suffix=".jpg"):
@@ -196,6 +197,17 @@ def test_a_set_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), store.writing(tmp_path / "set" / "1.0.0", "many", features(2)):
         raise RuntimeError("full")
     assert not list((tmp_path / "set").iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_told_with_a_remedy(make_folder, open_set, tmp_path):
+    (tmp_path / "built").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be made .*data_dir=DIR keeps built sets elsewhere"):
+        open_set(make_folder())
+
+
+def test_images_are_not_stored_smaller_than_they_are_evaluated():
+    with pytest.raises(OptionError, match=r"is 64 but the canvas is \(96, 128\)"):
+        Data(max_side=64, canvas=(96, 128))
 
 
 def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
