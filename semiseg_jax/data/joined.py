@@ -9,6 +9,7 @@ pixels out. The split `train` is that of all sets. Any other name without a set'
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -96,7 +97,7 @@ class JoinedSet(DataSet):
             if info.background is not None and member.targets[info.background] != LEFT_OUT:
                 backgrounds.append(member.targets[info.background])
             for split, rows in info.splits.items():
-                splits[f"{name}:{split}"] = [self._row(name, row, name != first) for row in rows]
+                splits[f"{name}:{split}"] = [self._row(name, row) for row in rows]
         for split in infos[first].splits:
             splits[split] = splits[f"{first}:{split}"]
         splits["train"] = [row for name in infos for row in splits.get(f"{name}:train", ())]
@@ -104,9 +105,13 @@ class JoinedSet(DataSet):
         shown = tuple(colors[name] for name in self._classes)
         return DatasetInfo(self.name, self._classes, shown, background, splits, self.groups)
 
-    def _row(self, name: str, row: Mapping[str, Any], prefixed: bool) -> dict[str, Any]:
+    def _prefix(self, name: str) -> str:
+        """Of the ids of a set's images, which are names of files, too."""
+        return "" if name == next(iter(self.sets)) else re.sub(r"[^\w.-]", "_", name) + "-"
+
+    def _row(self, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         table = self._table(name)
-        out = {**row, "set": name} | ({"id": f"{name}-{row['id']}"} if prefixed else {})
+        out = {**row, "set": name, "id": self._prefix(name) + row["id"]}
         for field in ("tags", "classes"):
             if field in row:
                 out[field] = sorted({int(table[klass]) for klass in row[field]} - {IGNORE})
@@ -136,8 +141,8 @@ class JoinedSet(DataSet):
         return self._translated(name, split.removeprefix(f"{name}:"), read)
 
     def _translated(self, name: str, split: str, read: Callable[[DataSet, str], Sequence[Record]]) -> Sequence[Record]:
-        prefix = "" if name == next(iter(self.sets)) else f"{name}-"
-        return Translated(read(self.sets[name], split), self._table(name), prefix, len(self._classes))
+        records = read(self.sets[name], split)
+        return Translated(records, self._table(name), self._prefix(name), len(self._classes))
 
 
 @dataclasses.dataclass(frozen=True)

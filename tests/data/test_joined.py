@@ -1,10 +1,13 @@
 """Several sets in one: classes by name, splits and rows by set."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 from conftest import FolderMaker
 from folders import SIZE
+from tfds_written import write_pet
 from trees import voc_tree
 
 from semiseg_jax.data.datasets import open_dataset
@@ -185,6 +188,24 @@ def test_a_quota_by_set_says_nothing_of_what_each_tree_holds(tmp_path):
         name="voc+folder", path=f"{voc}+{one}", data_dir=str(tmp_path / "built"), quota=quota, simulate={"scribble": {}}
     )
     assert len(open_dataset(data, planned=True).info.splits["train"]) == 10
+
+
+def test_a_set_of_tfds_is_joined_and_its_ids_are_names_of_files(tmp_path):
+    one = FolderMaker(tmp_path / "one")(tags=True)
+    write_pet(tmp_path)
+    joined = "train+tfds:oxford_iiit_pet:train[:50%]"
+    data = Data(
+        name="folder+tfds:oxford_iiit_pet", path=f"{one}+", data_dir=str(tmp_path), train_split=joined,
+        eval_split="tfds:oxford_iiit_pet:test[:1]", simulate={"box": {}},
+    )  # fmt: skip
+    dataset = open_dataset(data)
+    part = "tfds:oxford_iiit_pet:train[:50%]"
+    records = dataset.records(part)
+    assert [record["id"].decode() for record in records] == [row["id"] for row in dataset.info.splits[part]]
+    assert all(re.fullmatch(r"tfds_oxford_iiit_pet-cat_\d", record["id"].decode()) for record in records)
+    assert [record["box_class"].tolist() for record in records] == [[3], [3]]
+    assert len(dataset.records(joined)) == 10
+    assert len(dataset.originals(data.eval_split)) == 1
 
 
 def test_parts_of_splits_belong_to_their_set():
