@@ -204,8 +204,10 @@ def _listed(info: DatasetInfo, name: str, known: Mapping[str, int], train_split:
     """The images of a published list or of a split, all of which must be `known`: those of the training split."""
     if published.is_published(name) and name not in info.splits:  # joined sets have splits such as "voc:train"
         entry = published.find_list(name)
-        published.check_fit(entry, known, train_split.replace(f"{entry.dataset}:", ""))
-        return entry.ids
+        own = f"{entry.dataset}-"  # begins the ids of a set that is joined to another one
+        here = {id.removeprefix(own): id for id in known}
+        published.check_fit(entry, here, train_split.replace(f"{entry.dataset}:", ""))
+        return [here[id] for id in entry.ids]
     listed = [str(row["id"]) for row in _split(info, name)]
     strangers = [id for id in listed if id not in known]
     if strangers:
