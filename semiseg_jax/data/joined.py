@@ -3,7 +3,8 @@
 Classes are joined by their names. Those of the first set come first, then those that only later sets have; a class of
 another name is renamed with `data.class_map`, {"coco": {"airplane": "aeroplane"}}, where the name "ignore" leaves its
 pixels out. The split `train` is that of all sets. Any other name without a set's is a split of the first set, and
-"coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set.
+"coco:val" one of the set `coco`, so that splits, shares and evaluation can name a set. Ids of later sets begin with
+the set's name: "coco-000000000139".
 """
 
 import dataclasses
