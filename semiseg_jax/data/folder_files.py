@@ -14,7 +14,7 @@ import numpy as np
 
 from semiseg_jax.data.layout import FolderError, default_colors, read_index_map
 from semiseg_jax.data.records import IMAGE_SUFFIXES
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 
 logger = logging.getLogger("semiseg_jax")
 
@@ -43,9 +43,10 @@ def read_source(root: Path) -> Source:
     """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
-    if not isinstance(classes, list) or not 2 <= len(classes) <= 254:
+    if not isinstance(classes, list) or not 2 <= len(classes) <= MOST_CLASSES:
         raise FolderError(
-            f"{root}/dataset.json: `classes` must list 2 to 254 names; what is no thing is a class too, the background"
+            f"{root}/dataset.json: `classes` must list 2 to {MOST_CLASSES} names; what is no thing is a class too, the "
+            "background"
         )
     colors = meta.get("colors") or default_colors(len(classes))
     if len(colors) < len(classes):

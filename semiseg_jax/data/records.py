@@ -199,7 +199,7 @@ class StoredSet(DataSet):
             out.index = {**self.meta, **self.finish_index(index)}
 
     def leftovers(self) -> Sequence[Path]:
-        return store.leftovers(self.data_path, self._index.get("root"))
+        return store.leftovers(self.data_path)
 
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""
