@@ -329,7 +329,12 @@ MUTATIONS = (
         "data-joined-unknown",
         "classes that a set does not know count as absent",
         "data/joined.py",
-        (("tags = np.full(self.num_classes, -1, np.int8)", "tags = np.zeros(self.num_classes, np.int8)"),),
+        (
+            (
+                "tags, own, target = np.full(self.num_classes, -1, np.int8)",
+                "tags, own, target = np.zeros(self.num_classes, np.int8)",
+            ),
+        ),
         first=("test_joined.py::test_classes",),
     ),
     Mutation(
