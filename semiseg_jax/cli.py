@@ -56,6 +56,7 @@ Without any file, the evaluation split of the training data is predicted.""",
 
   semiseg prepare DIR
   semiseg prepare --config=supervised:path=DIR,labels=scribble
+  semiseg prepare --config=supervised:dataset=voc,path=DIR     # other layouts: `semiseg list datasets`
   semiseg prepare DIR --clean
 
 With --clean, what earlier states of the folder left behind is removed.""",
@@ -223,7 +224,9 @@ def _prepare(command: str, args: list[str]) -> int:
         raise UsageError(f"one folder, please, not {positional}")
     config = parsed.config()
     if positional:
-        config.data.name, config.data.path = "folder", positional[0]
+        config.data.path = positional[0]
+        if config.data.name == "shapes":  # which has no folder
+            config.data.name = "folder"
     elif not has_file:
         raise UsageError(f"a folder or --config is missing:\n\n{_HELP[command]}")
     from semiseg_jax.verbs.prepare import prepare

@@ -27,7 +27,7 @@ __all__ = [
 # A dataset may be moved: that its images are the same is checked when training goes on.
 FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "data.path", "distributed")
 # Dicts whose keys the user invents; assigned as a whole.
-OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "data.options", "model")
+OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "data.options", "data.class_map", "model")
 # Fields that had another name, or another meaning, when older workdirs were made.
 RENAMED = {
     "total_variation.rounds": "rounds.number",

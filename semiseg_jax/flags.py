@@ -95,6 +95,11 @@ class Flags:
             if error.flagname.startswith("config."):
                 raise UsageError(self.missing("config")) from None
             raise
+        except flags.IllegalFlagValueError as error:
+            if "as a ConfigDict" in str(error):
+                flag = str(error).split(":")[0].removeprefix("flag ")
+                raise UsageError(f"{flag} must be a dict, such as '{{\"name\": value}}'") from None
+            raise
         logging.set_verbosity(self.values.verbosity)
         return rest
 

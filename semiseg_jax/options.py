@@ -148,7 +148,7 @@ def _in_words(kind: Any) -> str:
 def _check_limits(name: str, value: Any, about: Mapping[str, Any]) -> None:
     choices = about.get("choices")
     if choices and value not in choices:
-        raise OptionError(name, f"is {value!r}; known: {', '.join(map(str, choices))}")
+        raise OptionError(name, f"is {value!r}; known: {', '.join(str(choice) or 'empty' for choice in choices)}")
     low, high, below = (about.get(limit) for limit in ("low", "high", "below"))
     if (low, high, below) == (None, None, None):
         return

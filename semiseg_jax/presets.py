@@ -165,9 +165,11 @@ def half_masks(batch: int, others: str) -> Fields:
 def some_masks(given: ConfigDict, labelled: str, others: str, share: str) -> Fields:
     """A share ("0.125"), a number ("50"), a split or published list of images brings masks, others are of another kind.
 
-    "all", the default for a folder, are the masks that there are; other datasets have them all and give `share`.
+    "all", the default for a folder and beside plain images, are the masks that there are; other datasets have them
+    all and give `share`.
     """
-    labelled = labelled or ("all" if data(given)["data.name"] == "folder" else share)
+    own_choice = {"folder", "images"} & set(data(given)["data.name"].split("+"))
+    labelled = labelled or ("all" if own_choice else share)
     if labelled == "all":
         return {}
     try:

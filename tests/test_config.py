@@ -204,7 +204,12 @@ def test_curvilinear_total_variation_knows_no_contrast():
 @pytest.mark.parametrize("path", OPEN_FIELDS)
 def test_open_dicts_may_hold_any_key(path):
     config = default_config()
-    value = {"data.simulate": {"whatever": {}}, "model": {"name": "unet", "whatever": 1}}.get(path, {"whatever": 1})
+    values = {
+        "data.simulate": {"whatever": {}},
+        "data.class_map": {"whatever": {"what": "ever"}},
+        "model": {"name": "unet", "whatever": 1},
+    }
+    value = values.get(path, {"whatever": 1})
     assign(config, path, value)
     assert settings(config)
 
@@ -220,12 +225,14 @@ def test_json_round_trip_replaces_open_dicts_as_a_whole():
     config.data.quota = {"scribble": 3}
     config.data.assign = {"scribble": 0.25, "dense": 4}
     config.data.simulate = {"points": {"number": 2}}
+    config.data.class_map = {"coco": {"airplane": "aeroplane"}}
     config.model = ConfigDict({"name": "unet", "widths": (8, 16), "norm": "batch"})
     config.optimizer.multipliers = (("classifier/.*", 10.0),)
     restored = from_json(to_json(config))
     assert restored.data.quota.to_dict() == {"scribble": 3}  # without the default's "dense"
     assert restored.data.assign.to_dict() == {"scribble": 0.25, "dense": 4}
     assert restored.data.simulate.to_dict() == {"points": {"number": 2}}
+    assert restored.data.class_map.to_dict() == {"coco": {"airplane": "aeroplane"}}
     assert restored.model.name == "unet"
     assert list(restored.model.widths) == [8, 16]
     assert [tuple(pair) for pair in restored.optimizer.multipliers] == [("classifier/.*", 10.0)]

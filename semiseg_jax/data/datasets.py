@@ -19,7 +19,7 @@ from semiseg_jax.data.layouts.sift_flow import SiftFlow
 from semiseg_jax.data.layouts.stanford_background import StanfordBackground
 from semiseg_jax.data.layouts.voc import Voc
 from semiseg_jax.data.layouts.weizmann_horse import WeizmannHorse
-from semiseg_jax.data.pools import make_pools, parse_quota
+from semiseg_jax.data.pools import ONLY_TAGS, make_pools, make_streams, parse_quota, weak_rows
 from semiseg_jax.data.records import DataSet, DatasetInfo, Record, Records
 from semiseg_jax.data.shapes import Shapes
 from semiseg_jax.data.tfds_mappings import KNOWN
@@ -36,17 +36,20 @@ class Dataset:
     source: DataSet
     info: DatasetInfo
     drawn: Mapping[str, AddDrawn] = dataclasses.field(default_factory=dict)  # by split
+    hidden: Mapping[str, Sequence[bool]] = dataclasses.field(default_factory=dict)  # by split, see `_hide`
 
     def records(self, split: str) -> Sequence[Record]:
         """The records of one split, or of several joined by +, as training reads them."""
-        return self._joined(split, lambda part: self._with_drawn(part, self.source.records(part)))
+        return self._joined(split, self._records)
 
     def originals(self, split: str) -> Sequence[Record]:
         """Images and masks of a split at their own size."""
         return self._joined(split, self.source.originals)
 
-    def _with_drawn(self, part: str, records: Sequence[Record]) -> Sequence[Record]:
-        return self.drawn[part](records) if part in self.drawn else records
+    def _records(self, part: str) -> Sequence[Record]:
+        records = self.source.records(part)
+        records = self.drawn[part](records) if part in self.drawn else records
+        return OnlyTags(records, self.hidden[part]) if part in self.hidden else records
 
     def _joined(self, split: str, open_part: Callable[[str], Sequence[Record]]) -> Sequence[Record]:
         if split not in self.info.splits:
@@ -89,6 +92,23 @@ class Joined(Records):
     def __getitem__(self, index: Any) -> Any:
         source = bisect.bisect_right(self.ends, index)
         return self.sources[source][index - (self.ends[source - 1] if source else 0)]
+
+
+class OnlyTags(Records):
+    """Records of which some have no label but their tags."""
+
+    def __init__(self, records: Sequence[Record], hidden: Sequence[bool]):
+        self.records, self.hidden = records, hidden
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.records[index]
+        if self.hidden[index]:
+            rows = {field: record[field][:0] for field in ("points", "strokes", "partial", "boxes", "box_class")}
+            record = {**record, **rows, "mask": b""}
+        return record
 
 
 class _Shapes(Shapes):
@@ -154,7 +174,8 @@ def open_dataset(data: Data, *, planned: bool = False) -> Dataset:
     drawn: dict[str, AddDrawn] = {}
     if data.simulate and data.train_split in info.splits:
         info, drawn = draw_labels(data, source, info)
-    return Dataset(source, _with_joined_splits(info, data), drawn)
+    info, hidden = _hide(info, data) if data.strong_classes else (info, {})
+    return Dataset(source, _with_joined_splits(info, data), drawn, hidden)
 
 
 def plan(data: Data, outline: DatasetInfo) -> None:
@@ -166,9 +187,31 @@ def plan(data: Data, outline: DatasetInfo) -> None:
         for row in info.splits.get(data.train_split, ())
     ]
     splits = {**info.splits, data.train_split: rows} if data.train_split in info.splits else info.splits
-    make_pools(
-        dataclasses.replace(info, splits=splits), data.train_split, parse_quota(data.quota), data.assign, data.seed
-    )
+    check_pools(dataclasses.replace(data, strong_classes=()), dataclasses.replace(info, splits=splits))
+
+
+def check_pools(data: Data, info: DatasetInfo) -> None:
+    """Raises if the images of an open set cannot fill the quota."""
+    quota = parse_quota(data.quota)
+    pools = make_pools(info, data.train_split, quota, data.assign, data.seed, data.strong_classes)
+    make_streams(data.quota, pools, info.splits[data.train_split])
+
+
+def _hide(info: DatasetInfo, data: Data) -> tuple[DatasetInfo, dict[str, list[bool]]]:
+    """`data.strong_classes`: training images that may show other classes keep their tags alone, in any set.
+
+    -> (info without their other labels, which images these are by split)
+    """
+    parts = [part for part in data.train_split.split("+") if part in info.splits]
+    hidden = {part: weak_rows(info, info.splits[part], data.strong_classes) for part in parts}
+    nothing = dict.fromkeys(("points", "strokes", "partial", "boxes"), 0)
+    splits = dict(info.splits)
+    for part, weak in hidden.items():
+        splits[part] = [
+            {**row, **nothing, "kinds": [kind for kind in row["kinds"] if kind in ONLY_TAGS]} if is_weak else row
+            for row, is_weak in zip(info.splits[part], weak, strict=True)
+        ]
+    return dataclasses.replace(info, splits=splits), hidden
 
 
 def _with_joined_splits(info: DatasetInfo, data: Data) -> DatasetInfo:

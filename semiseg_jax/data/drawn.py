@@ -58,14 +58,13 @@ def draw_labels(data: Data, source: DataSet, info: DatasetInfo) -> tuple[Dataset
     splits = dict(info.splits)
     drawn: dict[str, AddDrawn] = {}
     for part in data.train_split.split("+"):
-        stored_as = "".join(c if c.isalnum() else "_" for c in part)  # such as train[:90%]
-        folder = source.home / f"{stored_as}-{artist.digest}"
+        folder = source.home / f"{store.file_name(part)}-{artist.digest}"
         if not folder.exists():
-            _write(folder, stored_as, artist, source.records(part), info.splits[part])
+            _write(folder, part, artist, source.records(part), info.splits[part])
         changes = store.read_index(folder)["rows"]
         rows = [{**row, **change} for row, change in zip(info.splits[part], changes, strict=True)]
         splits[part] = rows
-        drawn[part] = functools.partial(WithDrawn, folder, stored_as, [change["drawn"] for change in changes])
+        drawn[part] = functools.partial(WithDrawn, folder, part, [change["drawn"] for change in changes])
     return dataclasses.replace(info, splits=splits), drawn
 
 
@@ -122,7 +121,7 @@ class WithDrawn(Records):
 
     def __init__(self, folder: Path, part: str, drawn: Sequence[Sequence[int]], records: Sequence[Record]):
         self.records, self.drawn = records, drawn
-        self.labels = store.open_split(folder, part)
+        self.labels = store.open_split(folder, part) if drawn else []
 
     def __len__(self) -> int:
         return len(self.records)

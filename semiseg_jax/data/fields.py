@@ -66,6 +66,12 @@ class Data(Options):
         super().__post_init__()
         if any(self.canvas) and not all(self.canvas):
             raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
+        if 0 < self.max_side < max(self.canvas):
+            raise OptionError(
+                "max_side",
+                f"is {self.max_side} but the canvas is {self.canvas}: evaluation would see images larger than training "
+                "does; give a smaller canvas, or (0, 0)",
+            )
         try:
             own = [f"{name}:" for name in self.name.split("+")] if "+" in self.name else []  # splits of joined sets
             lists = [amount for amount in self.assign.values() if isinstance(amount, str)]

@@ -39,7 +39,10 @@ class Folder(Layout):
         if not self.root.is_dir():
             return ("there is no such folder; see the folder layout in the README",)
         if not (self.root / "dataset.json").is_file():
-            return ('dataset.json is missing; the least it may hold is {"classes": ["background", "thing"]}',)
+            return (
+                'dataset.json is missing; the least it may hold is {"classes": ["background", "thing"]}',
+                "other layouts are named, as --config=supervised:dataset=voc,path=DIR; `semiseg list datasets` has all",
+            )
         return ()
 
     def watched(self) -> Sequence[Path]:

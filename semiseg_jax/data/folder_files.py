@@ -14,7 +14,7 @@ import numpy as np
 
 from semiseg_jax.data.layout import FolderError, default_colors, read_index_map
 from semiseg_jax.data.records import IMAGE_SUFFIXES
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 
 logger = logging.getLogger("semiseg_jax")
 
@@ -43,9 +43,10 @@ def read_source(root: Path) -> Source:
     """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
-    if not isinstance(classes, list) or not 2 <= len(classes) <= 254:
+    if not isinstance(classes, list) or not 2 <= len(classes) <= MOST_CLASSES:
         raise FolderError(
-            f"{root}/dataset.json: `classes` must list 2 to 254 names; what is no thing is a class too, the background"
+            f"{root}/dataset.json: `classes` must list 2 to {MOST_CLASSES} names; what is no thing is a class too, the "
+            "background"
         )
     colors = meta.get("colors") or default_colors(len(classes))
     if len(colors) < len(classes):
@@ -90,32 +91,34 @@ def read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray
 
 
 def read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
-    rows = _rows(f"points.json: {id}", source.points[id], ("y", "x", "class"))
+    rows = _rows(f"{source.root}/points.json: {id}", source.points[id], ("y", "x", "class"))
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
     if outside.any():
-        raise FolderError(f"points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}")
+        raise FolderError(
+            f"{source.root}/points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}"
+        )
     places = rows[:, :2]
     if ((places > 0) & (places < 1)).any() and (places <= 1).all() and max(size) > 1:
         raise FolderError(
-            f"points.json: {id}: point {rows[0].tolist()} looks like shares of the image; points are rows and columns "
-            f"of pixels, here up to {[size[0] - 1, size[1] - 1]}"
+            f"{source.root}/points.json: {id}: point {rows[0].tolist()} looks like shares of the image; "
+            f"points are rows and columns of pixels, here up to {[size[0] - 1, size[1] - 1]}"
         )
-    _check_classes(source, f"points.json: {id}", rows[:, 2])
+    _check_classes(source, f"{source.root}/points.json: {id}", rows[:, 2])
     return rows
 
 
 def read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rows = _rows(f"boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
+    rows = _rows(f"{source.root}/boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
     limit = np.array([size[0], size[1]] * 2, np.float32)
     if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
-        raise FolderError(f"boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
+        raise FolderError(f"{source.root}/boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
     return np.clip(rows, 0, limit), np.asarray([klass for _, klass in source.boxes[id]], np.int32)
 
 
 def read_tags(source: Source, id: str) -> np.ndarray:
     """Listed classes are present, the others absent; background is unknown unless it is listed."""
-    listed = _rows(f"tags.json: {id}", source.tags[id], ())
-    _check_classes(source, f"tags.json: {id}", listed)
+    listed = _rows(f"{source.root}/tags.json: {id}", source.tags[id], ())
+    _check_classes(source, f"{source.root}/tags.json: {id}", listed)
     tags = np.zeros(len(source.classes), np.int8)
     if source.background is not None:
         tags[source.background] = -1
@@ -134,7 +137,7 @@ def _rows(where: str, rows: Any, columns: Sequence[str]) -> np.ndarray:
         return array.reshape(0, *shape)
     if array.ndim != 1 + len(shape) or array.shape[1:] != shape or not np.isfinite(array).all():
         items = f"[{', '.join(columns)}]" if columns else "class indices"
-        raise FolderError(f"{where}: must be a list of {items}")
+        raise FolderError(f"{where}: is {str(rows)[:60]} but must be a list of {items}")
     return array
 
 

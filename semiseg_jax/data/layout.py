@@ -104,9 +104,11 @@ class Layout(StoredSet):
         if problems:
             raise FolderError(f"{self.root} is no dataset of the layout {self.name!r}:\n  " + "\n  ".join(problems))
         closed = [sorted(data.strong_classes), data.train_split] if data.strong_classes else []
-        spec = [VERSION, _fingerprint(self.root, self.watched()), data.stored_side, data.skip_bad, closed]
-        spec += [dict(data.options)]
-        digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self.how = json.dumps(
+            [data.stored_side, data.skip_bad, closed, dict(data.options)], sort_keys=True, default=str
+        )
+        spec = f"{VERSION} {_fingerprint(self.root, self.watched())} {self.how}"
+        digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
         super().__init__(data_dir=data.data_dir, config_name=f"{_slug(self.root.name)}-{digest}")
 
     def missing(self) -> Sequence[str]:
@@ -133,7 +135,7 @@ class Layout(StoredSet):
 
     @property
     def meta(self) -> Mapping[str, Any]:  # type: ignore[override]
-        return {**self.listing.meta, "root": str(self.root.absolute())}
+        return {**self.listing.meta, "root": str(self.root.absolute()), "how": self.how}
 
     def outline(self) -> DatasetInfo | None:
         """What is known before any image is read: ids and kinds; of a set that is built already, nothing."""
@@ -159,23 +161,23 @@ class Layout(StoredSet):
         owners = list(self._stored_in.values())
         return {split: owners.count(split) for split in self.listing.splits}
 
-    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
+    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]] | None]:
         """Reads every file once. Problems are collected to the end; after the first nothing more is written."""
-        problems: list[str] = []
+        found: dict[str, None] = {}  # problems, each once: several images may share a file
         values: set[int] = set()
         for split, ids in self.listing.splits.items():
             own = [id for id in ids if self._stored_in[id] == split]
             for made, problem in in_order(self._try, own):
                 if made is None:
-                    problems += problem.split("\n")
+                    found |= dict.fromkeys(problem.split("\n"))
                     if self.data.skip_bad:
                         logger.warning("left out: %s", problem)
+                    yield None
                     continue
                 record, row = made
                 values |= set(row["classes"])
-                if self.data.skip_bad or not problems:
-                    yield split, record, row
-        problems = [] if self.data.skip_bad else [*problems, *(self.verdict(values) if not problems else ())]
+                yield (split, record, row) if self.data.skip_bad or not found else None
+        problems = [] if self.data.skip_bad else list(found or self.verdict(values))
         if problems:
             shown = "\n  ".join(problems[:_SHOWN])
             more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -208,8 +210,7 @@ class Layout(StoredSet):
         """An image and its labels as they are stored -> (record, its row of the index)."""
         data, image, labels = self.read(id)
         size = (image.shape[0], image.shape[1])
-        classes = np.flatnonzero(np.bincount(labels[Supervision.DENSE].ravel(), minlength=1)).tolist() \
-            if Supervision.DENSE in labels else []  # fmt: skip
+        classes = values_of(labels[Supervision.DENSE]).tolist() if Supervision.DENSE in labels else []
         side = self.data.stored_side or max(size)
         box = Letterbox.fit(size, (side, side))
         if box.placed != size:
@@ -247,7 +248,7 @@ class Layout(StoredSet):
             except FolderError as error:
                 problems.append(str(error))
         if problems:
-            raise FolderError("\n".join(problems))
+            raise FolderError("\n".join(dict.fromkeys(problems)))
         return data, image, labels
 
     def originals(self, split: str) -> Sequence[Record]:
@@ -351,6 +352,13 @@ def default_colors(num_classes: int) -> list[list[int]]:
     return colors.tolist()
 
 
+def values_of(mask: np.ndarray) -> np.ndarray:
+    """The different values of a map, in order; those of bytes without a copy."""
+    if mask.dtype != np.uint8:
+        return np.unique(mask)
+    return np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))
+
+
 def read_index_map(
     path: Path, size: Size, num_classes: int, *, table: np.ndarray | None = None, ignore_label: int = IGNORE
 ) -> np.ndarray:
@@ -371,7 +379,7 @@ def read_index_map(
         raise FolderError(f"{path}: is {array.shape[1]}x{array.shape[0]} but its image is {size[1]}x{size[0]}")
     if array.dtype != np.uint8:
         array = array.astype(np.int64)
-    values = np.flatnonzero(np.bincount(array.ravel())) if array.dtype == np.uint8 else np.unique(array)
+    values = values_of(array)
     if table is None:
         strange = np.setdiff1d(values, [*range(num_classes), IGNORE, ignore_label])
         if len(strange):

@@ -13,6 +13,7 @@ from semiseg_jax.data.records import DatasetInfo, Record, label_counts
 from semiseg_jax.data.types import Supervision
 
 Quota = Mapping[Supervision, int]
+ONLY_TAGS = {int(Supervision.TAGS), int(Supervision.UNLABELED)}
 
 
 def parse_quota(quota: Mapping[str, int]) -> dict[Supervision, int]:
@@ -136,15 +137,18 @@ def _by_strong_classes(
     untagged = [row["id"] for row, has in zip(rows, kinds, strict=True) if Supervision.TAGS not in has]
     if untagged:
         raise ValueError(f"data.strong_classes needs tags of every image, but {untagged[0]!r} has none")
-    strong = {info.classes.index(name) for name in strong_classes} | {info.background}
-    only_tags = {int(Supervision.TAGS), int(Supervision.UNLABELED)}
-    served = []
-    for row, has in zip(rows, kinds, strict=True):
-        if set(row["tags"]) <= strong:
-            served.append(has - {Supervision.TAGS} if uses_masks else has)
-        else:
-            served.append(has & only_tags)
-    return served
+    weak = weak_rows(info, rows, strong_classes)
+    return [
+        has & ONLY_TAGS if is_weak else has - {Supervision.TAGS} if uses_masks else has
+        for has, is_weak in zip(kinds, weak, strict=True)
+    ]
+
+
+def weak_rows(info: DatasetInfo, rows: Sequence[Mapping[str, Any]], strong_classes: Sequence[str]) -> list[bool]:
+    """Which images may show a class that is neither strong nor background: all but their tags is not to be used."""
+    names = expand(strong_classes, info.groups)
+    strong = {info.classes.index(name) for name in names if name in info.classes} | {info.background}
+    return [Supervision.TAGS not in row["kinds"] or not set(row["tags"]) <= strong for row in rows]
 
 
 def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
@@ -200,8 +204,10 @@ def _listed(info: DatasetInfo, name: str, known: Mapping[str, int], train_split:
     """The images of a published list or of a split, all of which must be `known`: those of the training split."""
     if published.is_published(name) and name not in info.splits:  # joined sets have splits such as "voc:train"
         entry = published.find_list(name)
-        published.check_fit(entry, known, train_split.replace(f"{entry.dataset}:", ""))
-        return entry.ids
+        own = f"{entry.dataset}-"  # begins the ids of a set that is joined to another one
+        here = {id.removeprefix(own): id for id in known}
+        published.check_fit(entry, here, train_split.replace(f"{entry.dataset}:", ""))
+        return [here[id] for id in entry.ids]
     listed = [str(row["id"]) for row in _split(info, name)]
     strangers = [id for id in listed if id not in known]
     if strangers:
@@ -221,9 +227,15 @@ def _no_images(info: DatasetInfo, split: str, kind: Supervision, assigned: bool)
             f"data.quota asks for unlabeled rows but every image of split {split!r} of {info.name} has labels of the "
             "other kinds; give some images away with data.assign (labelled=0.125 of a config), or leave unlabeled out"
         )
-    hint = ""
-    if kind != Supervision.DENSE:
+    there = sorted({kind for row in info.splits[split] for kind in row["kinds"]}, reverse=True)
+    if Supervision.DENSE in there:
         hint = f"; draw them from masks with --config.data.simulate='{{\"{name}\": {{}}}}'"
+    else:
+        hint = (
+            f"; ask for others, as --config.data.quota='{{\"{Supervision(there[0]).name.lower()}\": 8}}'"
+            if there
+            else ""
+        )
     return f"data.quota asks for {name} rows but no image of split {split!r} of {info.name} has {name} labels{hint}"
 
 

@@ -150,6 +150,11 @@ class DataSet(abc.ABC):
         """Images and masks of a split at their own size."""
         return self.records(split)
 
+    @property
+    def places(self) -> Sequence[Path]:
+        """Where what `build` makes is kept."""
+        return [self.home.parent]
+
     def leftovers(self) -> Sequence[Path]:
         """Folders of ours that nothing will read any more: builds of earlier states of the source, or broken off."""
         return ()
@@ -185,14 +190,16 @@ class StoredSet(DataSet):
                 total=sum(sizes.values()), desc=f"building {self.name}", unit="image", leave=False, disable=None
             ) as bar,
         ):
-            for split, record, row in self.entries():
-                out.add(split, record)
-                index[split].append(row)
+            for entry in self.entries():
                 bar.update()
+                if entry:
+                    split, record, row = entry
+                    out.add(split, record)
+                    index[split].append(row)
             out.index = {**self.meta, **self.finish_index(index)}
 
     def leftovers(self) -> Sequence[Path]:
-        return store.leftovers(self.data_path, self._index.get("root"))
+        return store.leftovers(self.data_path)
 
     def check_source(self) -> None:
         """Raises if the source cannot be built; called before anything is written."""
@@ -202,8 +209,8 @@ class StoredSet(DataSet):
         """Images that each split stores."""
 
     @abc.abstractmethod
-    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
-        """(split, record, its row of the index) of every image, split by split."""
+    def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]] | None]:
+        """(split, record, its row of the index) of every image, split by split; None for one that is not written."""
 
     def finish_index(self, index: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         """Rows by split; and `views`, splits whose images others store, as pairs of a split and a place in it."""

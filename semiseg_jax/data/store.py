@@ -10,9 +10,11 @@ A set appears under its name when it is complete; until then it is an `incomplet
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +37,13 @@ def default_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def file_name(split: str) -> str:
+    """What a split is called in names of files: only letters, digits and _ of ASCII can be read back."""
+    if re.fullmatch(r"\w+", split, re.ASCII):
+        return split
+    return re.sub(r"\W", "_", split, flags=re.ASCII) + f"_{hashlib.sha256(split.encode()).hexdigest()[:8]}"
+
+
 class Writer:
     """Writes the records of one set, split by split."""
 
@@ -50,6 +59,7 @@ class Writer:
 
     def add_bytes(self, split: str, data: bytes) -> None:
         """Adds a record that is serialized already. A split is written in one go."""
+        split = file_name(split)
         shards = self._shards.setdefault(split, [])
         if not shards or shards[-1][1] > _SHARD_BYTES:
             self._close()
@@ -101,7 +111,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     for broken in _broken_off(folder.parent):
         shutil.rmtree(broken, ignore_errors=True)
     building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
-    building.mkdir(parents=True)
+    make_folder(building)
     try:
         yield building
         with contextlib.suppress(OSError):  # a folder that is not empty is there already
@@ -112,11 +122,19 @@ def appearing(folder: Path) -> Iterator[Path]:
         raise OSError(f"{folder} could not be written")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder of ours, also one that is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made ({error.strerror}); --config.data.data_dir=DIR keeps built sets elsewhere"
+        ) from None
+
+
 @contextlib.contextmanager
 def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> Iterator[Writer]:
     """A set that will stand in `folder`, if nothing fails; if another process is faster, its set stays."""
-    if folder.exists():
-        raise FileExistsError(folder)
     with appearing(folder) as building:
         writer = Writer(building, name, features)
         try:
@@ -126,12 +144,13 @@ def writing(folder: Path, name: str, features: tfds.features.FeaturesDict) -> It
             writer._close()
 
 
-def leftovers(folder: Path, root: str | None) -> list[Path]:
+def leftovers(folder: Path) -> list[Path]:
     """What stands beside a set, FOLDER = .../NAME/CONFIG/VERSION, and will not be read again.
 
     That is what a killed process was writing, sets of older versions of this program, and sets of earlier states of
-    the same source, `root`.
+    the same source, `root`, that were built in the same way, `how`.
     """
+    own = read_index(folder)
     found = []
     for config in folder.parent.parent.iterdir():
         found += _broken_off(config)
@@ -142,7 +161,8 @@ def leftovers(folder: Path, root: str | None) -> list[Path]:
             if not (other / "index.json").is_file():
                 stale = same_name and (other / "dataset_info.json").is_file()
             else:
-                stale = root is not None and same_name and read_index(other).get("root") == root
+                index = read_index(other)
+                stale = same_name and "root" in own and all(index.get(key) == own.get(key) for key in ("root", "how"))
             found += [config if stale and len(list(config.iterdir())) == 1 else other] if stale else []
     return found
 
@@ -174,7 +194,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def open_split(folder: Path, split: str) -> Sequence[Any]:
     """The records of a split, read when they are asked for."""
-    return _Stored(tfds.builder_from_directory(folder), split)
+    return _Stored(tfds.builder_from_directory(folder), file_name(split))
 
 
 class _Stored(Sequence[dict[str, Any]]):

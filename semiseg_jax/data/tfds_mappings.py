@@ -14,11 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from semiseg_jax.data.tfds_names import ADE_OF_INSTANCE, ADE_SCENES, CITYSCAPES, CITYSCAPES_IDS
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 from semiseg_jax.options import Options, option
 
 STRANGE = -1  # of values that stand for nothing
-MOST_CLASSES = 254
 _IDS = ("id", "image_id", "image/id", "file_name", "filename", "image/filename", "image/file_name", "name")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 

@@ -1,5 +1,6 @@
 """Where a prepared tfds set lies: DATA_DIR/NAME/[CONFIG/]VERSION."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def find_set(text: str, data_dir: Path, path: str) -> Path:
         root = Path(path).expanduser()
         if _is_set(root):
             return root
-        places = [root, root / name]
+        places = [root / name, root]
     else:
         root = data_dir
         places = [root / name]
@@ -41,11 +42,13 @@ def find_set(text: str, data_dir: Path, path: str) -> Path:
     there = [str(folder.relative_to(root)) for place in places for folder in _sets_below(place)]
     has = f" There is: {', '.join(there)}." if there else ""
     title = "/".join(filter(None, [name, config]))
+    near = difflib.get_close_matches(name, {*KNOWN, *(folder.name for folder in _folders(root))}, n=1)
+    hint = f" Did you mean tfds:{near[0]}?" if near and near[0] != name else ""
     raise FolderError(
-        f"{text} is not prepared: there is no {wanted}.{has} Prepare it where TensorFlow is installed, with\n"
+        f"{text} is not prepared: there is no {wanted}.{has}{hint} Prepare it where TensorFlow is installed, with\n"
         f"  tfds build {title} --data_dir={root} --file_format=array_record\n"
         f'or with tfds.builder("{title}", data_dir=..., file_format="array_record").download_and_prepare(). A set that '
-        "lies elsewhere is named by --config.data.data_dir=DATA_DIR, or its own folder by --config.data.path=DIR."
+        "lies elsewhere is named by TFDS_DATA_DIR or --config.data.data_dir, or its folder by --config.data.path=DIR."
     )
 
 

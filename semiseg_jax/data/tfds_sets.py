@@ -40,7 +40,7 @@ from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import read
 
-_VERSION = 1  # of the index
+_VERSION = 2  # of the index
 _SHOWN = 20
 Example = dict[str, Any]
 
@@ -110,7 +110,7 @@ class TfdsSet(DataSet):
             tfds_convert.convert(self.folder, self.converted)
         if not self._index_file.exists():
             index = json.dumps(self._make_index())
-            self.own.mkdir(parents=True, exist_ok=True)
+            store.make_folder(self.own)
             written = self.own / f"{store.INCOMPLETE}{uuid.uuid4().hex[:8]}"
             written.write_text(index)
             written.replace(self._index_file)
@@ -125,6 +125,7 @@ class TfdsSet(DataSet):
         )
         problems: list[str] = []
         splits: dict[str, list[dict[str, Any]]] = {}
+        ids: set[str] = set()
         total = sum(split.num_examples for split in info.splits.values())
         with tqdm(total=total, desc=f"indexing {info.name}", unit="image", leave=False, disable=None) as bar:
             for split, about in info.splits.items():
@@ -134,7 +135,7 @@ class TfdsSet(DataSet):
                     bar.update()
                     problems += [problem] if problem else []
                     rows += [row] if row else []
-                splits[split] = _told_apart(rows)
+                splits[split] = _told_apart(rows, split, ids)
         if problems and not (self.data.skip_bad and any(splits.values())):
             raise FolderError(_report(self.folder, problems))
         for problem in problems:
@@ -280,12 +281,11 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """IDs that occur again get their number: label maps are written as ID.png."""
-    seen: set[str] = set()
+def _told_apart(rows: Sequence[dict[str, Any]], split: str, seen: set[str]) -> list[dict[str, Any]]:
+    """IDs that were `seen` in this or another split get split and number: label maps are written as ID.png."""
     told = []
     for row in rows:
-        told.append(row | {"id": f"{row['id']}_{row['at']:06d}"} if row["id"] in seen else row)
+        told.append(row | {"id": f"{row['id']}_{split}_{row['at']:06d}"} if row["id"] in seen else row)
         seen.add(row["id"])
     return told
 
@@ -295,6 +295,6 @@ def _report(folder: Path, problems: Sequence[str]) -> str:
     more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
         f"{folder} has {len(problems)} problem(s):\n  {shown}{more}\n"
-        "Say what the values of masks are with --config.data.options, or leave these images out with "
-        "--config.data.skip_bad=True."
+        "Prepare the set again if its files are damaged or missing. If masks hold other values than expected, say what "
+        "they mean with --config.data.options. Or leave these images out with --config.data.skip_bad=True."
     )

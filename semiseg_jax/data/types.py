@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 IGNORE = 255  # the label of pixels without a label
+MOST_CLASSES = 254
 STROKE_PIECE = 16  # pixels; strokes are stored in pieces no longer than this, so that drawing has a fixed cost
 
 

@@ -100,15 +100,16 @@ def _file_name(split: str, config: Settings, own: Settings) -> str:
     """Other data or another way of evaluation does not overwrite what the run's own config gave."""
     how, usual = config.eval, own.eval
     path = workdirs.absolute(config.data.path, config.data.name)
+    others_name = config.data.name if config.data.name != own.data.name else ""
     scales = "_".join(f"{scale:g}" for scale in how.scales)
     other = [
-        Path(path).name if path != workdirs.absolute(own.data.path, own.data.name) else "",
+        Path(path).name if path != workdirs.absolute(own.data.path, own.data.name) else others_name,
         how.mode if how.mode != usual.mode else "",
         ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
         f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",
         how.post.name,
     ]
-    return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json"
+    return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json".replace("/", "_")
 
 
 def evaluate_split(

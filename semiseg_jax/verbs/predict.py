@@ -143,6 +143,8 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
         if not matches:
             raise ValueError(f"no image found in {given!r} (looked for {', '.join(IMAGE_SUFFIXES)})")
         found |= dict.fromkeys(matches)
+    if found and not any(path.exists() for path in found):  # else a slip would empty predictions.json
+        raise ValueError(f"none of the images is there, the first is {next(iter(found))}")
     return list(found)
 
 

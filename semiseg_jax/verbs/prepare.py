@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import settings
-from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.datasets import Dataset, check_pools, open_dataset
 from semiseg_jax.data.records import DataSet
 from semiseg_jax.data.types import Supervision
 
@@ -16,21 +16,25 @@ def prepare(config: ConfigDict, *, check_quota: bool = True, clean: bool = False
 
     Args:
       config: with `data`.
-      check_quota: whether images that cannot fill `data.quota` are an error, told before anything is read.
+      check_quota: whether images that cannot fill `data.quota` are an error, told before anything is read if it can be.
       clean: also remove what earlier states of the same source left behind, and builds that were interrupted.
     """
-    dataset = open_dataset(settings(config).data, planned=check_quota)
+    data = settings(config).data
+    dataset = open_dataset(data, planned=check_quota)
     if clean:
         _clean(dataset.source)
     counts = count_kinds(dataset)
     print(f"{dataset.info.name}: {dataset.info.num_classes} classes ({', '.join(dataset.info.classes)})")
-    print(f"built in {dataset.source.home.parent}")
+    for place in dataset.source.places:
+        print(f"built in {place}")
     for split, kinds in counts.items():
         labels = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         bare = sum(len(row["kinds"]) == 1 for row in dataset.info.splits[split])
         print(
             f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}; {bare} without any label"
         )
+    if check_quota:  # of a set that was built before, nothing was known beforehand
+        check_pools(data, dataset.info)
     return counts
 
 

@@ -59,7 +59,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
 def anchored(config: ConfigDict) -> ConfigDict:
     """The config with absolute paths of what is read again later, wherever that is done from."""
     config = ConfigDict(config.to_dict())
-    for name in ("path", "made_labels"):
+    for name in ("path", "data_dir", "made_labels"):
         if config.data[name]:
             config.data[name] = absolute(config.data[name], config.data.name if name == "path" else "")
     return config

@@ -150,12 +150,12 @@ FILE_PROBLEMS = [
     (write("points.json", '{"im1": [[-1, 2, 1]]}'), r"points\.json: im1: point .* lies outside"),
     (write("points.json", '{"im1": [[0.4, 0.2, 1], [1.0, 0.0, 0]]}'), r"points\.json: im1: point .* looks like shares"),
     (write("points.json", '{"im1": [[4, 2, 3]]}'), r"points\.json: im1: class 3 but"),
-    (write("points.json", '{"im1": [[4, 2]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
-    (write("points.json", '{"im1": [["a", 2, 1]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
-    (write("points.json", '{"im1": [[NaN, 2, 1]]}'), r"points\.json: im1: must be a list of \[y, x, class\]"),
+    (write("points.json", '{"im1": [[4, 2]]}'), r"points\.json: im1: is .* but must be a list of \[y, x, class\]"),
+    (write("points.json", '{"im1": [["a", 2, 1]]}'), r"points\.json: im1: is .* but must be a list of \[y, x, class\]"),
+    (write("points.json", '{"im1": [[NaN, 2, 1]]}'), r"points\.json: im1: is .* but must be a list of \[y, x, class\]"),
     (write("tags.json", '{"im1": [3]}'), r"tags\.json: im1: class 3 but the classes are 0\.\.2"),
-    (write("tags.json", '{"im1": ["square"]}'), r"tags\.json: im1: must be a list of class indices"),
-    (write("tags.json", '{"im1": 1}'), r"tags\.json: im1: must be a list of class indices"),
+    (write("tags.json", '{"im1": ["square"]}'), r"tags\.json: im1: is .* but must be a list of class indices"),
+    (write("tags.json", '{"im1": 1}'), r"tags\.json: im1: is .* but must be a list of class indices"),
     (write("tags.json", '{"im1": [0.5]}'), r"tags\.json: im1: class 0\.5 but"),
 ]
 

@@ -1,13 +1,20 @@
 """Several sets in one: classes by name, splits and rows by set."""
 
+import dataclasses
+import re
+
 import cv2
 import numpy as np
 import pytest
 from conftest import FolderMaker
 from folders import SIZE
+from tfds_written import write_pet
+from trees import voc_tree
 
-from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.datasets import check_pools, open_dataset
 from semiseg_jax.data.fields import Data
+from semiseg_jax.data.joined import parts_of
+from semiseg_jax.data.layout import FolderError
 from semiseg_jax.data.pools import make_pools, make_streams, parse_quota
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
@@ -128,3 +135,130 @@ def test_assign_names_the_splits_of_a_set(join):
     pools = make_pools(dataset.info, "train", quota, {"dense": "folder2:train", "unlabeled": 1.0}, 0)
     assert pools[Supervision.DENSE].tolist() == [4, 5, 6, 7]
     assert pools[Supervision.UNLABELED].tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_one_set_need_no_labels_of_another(tmp_path):
+    voc_tree(tmp_path / "VOCdevkit", more=False)
+    FolderMaker(tmp_path / "one")(scribbles=True)
+    data = Data(
+        name="voc+folder",
+        path=f"{tmp_path / 'VOCdevkit'}+{tmp_path / 'one'}",
+        data_dir=str(tmp_path / "built"),
+        quota={"voc:dense": 1, "folder:scribble": 1},
+    )
+    dataset = open_dataset(data, planned=True)
+    check_pools(data, dataset.info)
+    assert {place.parent.parent.name for place in dataset.source.places} == {"voc", "folder"}
+    with pytest.raises(FolderError, match="asks for scribble rows"):
+        open_dataset(dataclasses.replace(data, quota={"voc:scribble": 1}))
+
+
+def test_what_earlier_states_of_any_set_left_is_found(tmp_path, join):
+    join()
+    (tmp_path / "one" / "tags.json").unlink()
+    source = join().source
+    (left,) = source.leftovers()
+    assert left.parent.name == "folder"
+    assert left.name.startswith("one-")
+
+
+def test_a_new_name_close_to_a_class_is_told(join, caplog):
+    with caplog.at_level("WARNING", logger="semiseg_jax"):
+        join(class_map={"folder2": {"box": "squar"}})
+    assert "Is 'square' meant?" in caplog.text
+
+
+def test_evaluation_finds_the_first_set_that_has_the_split(tmp_path):
+    FolderMaker(tmp_path / "one")()
+    data = Data(
+        name="images+folder",
+        path=f"{tmp_path / 'one' / 'images'}+{tmp_path / 'one'}",
+        data_dir=str(tmp_path / "built"),
+        options={"images": {"classes": ["background", "square", "other"]}},
+    )
+    dataset = open_dataset(data)
+    assert dataset.eval_split("") == "val"
+    assert dataset.originals("val")[0]["id"].startswith(b"folder-")
+
+
+def test_a_tag_is_unknown_unless_all_classes_of_that_name_are_known(join):
+    absent = join(class_map={"folder": {"other": "background"}}).records("folder:train")[0]
+    assert absent["tags"].tolist() == [-1, 1, -1, -1]  # background is unknown although `other` is absent
+    present = join(class_map={"folder": {"square": "background"}}).records("folder:train")[0]
+    assert present["tags"].tolist() == [1, 0, -1, -1]
+
+
+def test_a_background_that_is_left_out_is_none(join):
+    dataset = join(class_map={"folder": {"background": "ignore"}, "folder2": {"background": "ignore"}})
+    assert dataset.info.background is None
+    assert set(np.unique(decode_mask(dataset.records("train")[0]["mask"], SIZE))) == {0, IGNORE}
+
+
+def test_classes_that_are_left_out_close_no_mask(join):
+    options = {"class_map": {"folder": {"square": "ignore"}}, "strong_classes": ("box",)}
+    dataset = join(train_split="folder:train+folder2:train", **options)
+    assert all(row["kinds"] == [0, 1, 2, 6] for row in dataset.info.splits["folder:train"])
+    assert dataset.records("folder:train")[0]["mask"]
+
+
+def test_images_have_the_joined_classes_and_come_last(tmp_path):
+    one = FolderMaker(tmp_path / "one")(tags=True)
+    (tmp_path / "plain").mkdir()
+    cv2.imwrite(str(tmp_path / "plain" / "a.png"), np.zeros((*SIZE, 3), np.uint8))
+
+    def classes(first, second, **options):
+        path = "+".join(str(tmp_path / {"folder": one, "images": "plain"}[name]) for name in (first, second))
+        data = Data(name=f"{first}+{second}", path=path, data_dir=str(tmp_path / "built"), **options)
+        return open_dataset(data).info.classes
+
+    renamed = classes("folder", "images", class_map={"folder": {"square": "thing"}})
+    assert renamed == ("background", "thing", "other")
+    with pytest.raises(ValueError, match="images come after the set whose classes they have"):
+        classes("images", "folder")
+
+
+def test_more_classes_than_a_mask_can_hold_are_refused(tmp_path):
+    for name in ("one", "two"):
+        maker = FolderMaker(tmp_path / name)
+        maker.classes = ("background", *(f"{name} {number}" for number in range(150)))
+        maker()
+    with pytest.raises(ValueError, match="has 301 classes together, but a mask can hold 254"):
+        open_dataset(Data(name="folder+folder", path=f"{tmp_path / 'one'}+{tmp_path / 'two'}"))
+
+
+def test_a_quota_by_set_says_nothing_of_what_each_tree_holds(tmp_path):
+    one = FolderMaker(tmp_path / "one")(points=True)
+    voc = voc_tree(tmp_path / "VOCdevkit", more=False)
+    quota = {"voc:dense": 1, "folder:points": 1, "folder:scribble": 1, "points": 1}
+    data = Data(
+        name="voc+folder", path=f"{voc}+{one}", data_dir=str(tmp_path / "built"), quota=quota, simulate={"scribble": {}}
+    )
+    assert len(open_dataset(data, planned=True).info.splits["train"]) == 10
+
+
+def test_a_set_of_tfds_is_joined_and_its_ids_are_names_of_files(tmp_path):
+    one = FolderMaker(tmp_path / "one")(tags=True)
+    write_pet(tmp_path)
+    joined = "train+tfds:oxford_iiit_pet:train[:50%]"
+    data = Data(
+        name="folder+tfds:oxford_iiit_pet", path=f"{one}+", data_dir=str(tmp_path), train_split=joined,
+        eval_split="tfds:oxford_iiit_pet:test[:1]", simulate={"box": {}},
+    )  # fmt: skip
+    dataset = open_dataset(data)
+    part = "tfds:oxford_iiit_pet:train[:50%]"
+    records = dataset.records(part)
+    assert [record["id"].decode() for record in records] == [row["id"] for row in dataset.info.splits[part]]
+    assert all(re.fullmatch(r"tfds_oxford_iiit_pet-cat_\d", record["id"].decode()) for record in records)
+    assert [record["box_class"].tolist() for record in records] == [[3], [3]]
+    assert len(dataset.records(joined)) == 10
+    assert len(dataset.originals(data.eval_split)) == 1
+
+
+def test_parts_of_splits_belong_to_their_set():
+    data = Data(
+        name="tfds:pets+tfds:birds", path="+", train_split="train[:90%]+tfds:birds:train[:10%]",
+        eval_split="tfds:birds:test[:5]", assign={"dense": "tfds:pets:train[:5]", "unlabeled": 1.0},
+    )  # fmt: skip
+    pets, birds = parts_of(data).values()
+    assert (pets.train_split, pets.eval_split, pets.assign["dense"]) == ("train[:90%]", "", "train[:5]")
+    assert (birds.train_split, birds.eval_split, dict(birds.assign)) == ("train[:10%]", "test[:5]", {})

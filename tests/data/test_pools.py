@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from few_records import SIZE, B, C, D, K, P, S, U, make_set, pools_of, record_of
 
+from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.pools import class_shares, evenly_shown, make_pools, parse_quota
 from semiseg_jax.data.records import DatasetInfo, describe_record, encode_png
 from semiseg_jax.data.types import IGNORE, Supervision
@@ -93,8 +95,8 @@ def test_assignment_depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("quota", "assign", "message"),
     [
-        ({"scribble": 1}, {}, "no image of split 'train' of fake has scribble labels; draw them from masks"),
-        ({"dense": 1}, {}, "no image of split 'train' of fake has dense labels$"),
+        ({"scribble": 1}, {}, "no image of split 'train' of fake has scribble labels; ask for others"),
+        ({"dense": 1}, {}, "no image of split 'train' of fake has dense labels; ask for others, as .*box"),
         ({"box": 1, "unlabeled": 1}, {}, "every image of split 'train' of fake has labels"),
         ({"box": 1, "unlabeled": 1}, {"box": 4}, "says nothing of unlabeled"),
         ({"box": 1}, {"box": 99}, "wants 99 images for box but only 6 are left that can"),
@@ -127,6 +129,12 @@ def test_impossible_pools_are_refused_with_the_reason(quota, assign, message):
         pools_of(info, quota, assign)
 
 
+def test_missing_labels_can_be_drawn_where_there_are_masks():
+    _, info = make_set(2, lambda _: (D,))
+    with pytest.raises(ValueError, match="of fake has scribble labels; draw them from masks"):
+        pools_of(info, {"scribble": 1}, {})
+
+
 def set_with_tags(tags):
     """Images whose tags are given; class 0, "a", is background."""
     records = [record_of(i) for i in range(len(tags))]
@@ -144,6 +152,29 @@ def test_images_that_show_a_weak_class_serve_as_tags_only():
     pools = with_strong_classes({"dense": 1, "tags": 1}, ("b",), ("b", "bc", "c", ""))
     assert pools[Supervision.DENSE].tolist() == [0, 3]
     assert pools[Supervision.TAGS].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["shapes", "folder"])
+def test_images_that_show_a_weak_class_have_nothing_but_their_tags(name, few_shapes, make_folder, tmp_path):
+    """Whatever labels a set has of them, and also where rows may bring labels beside those of their kind."""
+    root = make_folder(tags=True, boxes=True, points=True) if name == "folder" else ""
+    make_folder.write_json("tags.json", {"im0": [1], "im1": [1, 2], "im2": [2]}) if root else None
+    strong = {"shapes": "disk", "folder": "square"}[name]
+    data = Data(name=name, path=str(root), data_dir=str(tmp_path / "built"), strong_classes=(strong,))
+    dataset = open_dataset(data)
+    allowed = {dataset.info.background, dataset.info.classes.index(strong)}
+    weak = 0
+    for row, record in zip(dataset.info.splits["train"], dataset.records("train"), strict=True):
+        labels = [record[field] for field in ("mask", "points", "boxes")]
+        if set(row["tags"]) <= allowed and row["tags"]:
+            assert all(map(len, labels))
+            continue
+        weak += 1
+        assert not any(map(len, labels))
+        assert set(row["kinds"]) <= {Supervision.UNLABELED, Supervision.TAGS}
+        assert (row["points"], row["boxes"]) == (0, 0)
+    assert weak > 1
+    assert all(len(record["mask"]) for record in dataset.records("val"))
 
 
 def test_where_no_mask_is_asked_for_all_images_serve_their_tags():

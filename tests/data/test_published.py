@@ -1,5 +1,6 @@
 """Published splits are what was published, and training takes them or says why it cannot."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -117,6 +118,13 @@ def test_a_changed_list_is_noticed(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"voc\.txt was changed: 'voc:val' is not the list"):
         _ = entry.ids
     published._table.cache_clear()
+
+
+def test_a_published_list_is_found_in_a_set_that_is_joined_to_another_one(voc):
+    rows = [{**row, "id": f"voc-{row['id']}", "set": "voc"} for row in voc.splits["train_aug"]]
+    joined = dataclasses.replace(voc, splits={"coco:train+voc:train_aug": rows})
+    pools = pools_of(joined, {"dense": "voc:u2pl:1/8", "unlabeled": 1.0}, "coco:train+voc:train_aug")
+    assert tuple(rows[i]["id"] for i in pools[D]) == tuple(f"voc-{id}" for id in find_list("voc:u2pl:1/8").ids)
 
 
 def test_a_published_list_gives_its_images_their_kind_and_leaves_the_others(voc):

@@ -17,6 +17,7 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image, decode_mask, features
 from semiseg_jax.data.types import Supervision
+from semiseg_jax.options import OptionError
 
 
 def save_photo(root, id, size, suffix=".jpg"):
@@ -169,6 +170,9 @@ def test_cleaning_removes_what_earlier_states_left(make_folder, tmp_path, capsys
     assert not broken.exists()
     assert running.exists()
     assert "folders removed" in capsys.readouterr().out
+    config.data.max_side = 32  # another way to store the same images leaves the first one
+    semiseg_jax.prepare(config, clean=True)
+    assert len(list((tmp_path / "built").rglob("index.json"))) == 3
     semiseg_jax.prepare(config, clean=True)
     assert "nothing to remove" in capsys.readouterr().out
 
@@ -195,6 +199,17 @@ def test_a_set_that_fails_leaves_nothing(tmp_path):
     assert not list((tmp_path / "set").iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_told_with_a_remedy(make_folder, open_set, tmp_path):
+    (tmp_path / "built").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be made .*data_dir=DIR keeps built sets elsewhere"):
+        open_set(make_folder())
+
+
+def test_images_are_not_stored_smaller_than_they_are_evaluated():
+    with pytest.raises(OptionError, match=r"is 64 but the canvas is \(96, 128\)"):
+        Data(max_side=64, canvas=(96, 128))
+
+
 def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
     dataset = open_set(make_folder())
     pools = make_pools(dataset.info, "train", parse_quota({"dense": 1}), {}, 0)
@@ -203,3 +218,39 @@ def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
     assert pipeline.ahead(loader, pipeline.Shard(rows=8, units=1), threads=16) == (16, 18)
     assert pipeline.ahead(loader, pipeline.Shard(rows=64, units=8), threads=16) == (2, 2)
     assert pipeline.ahead(loader, pipeline.Shard(rows=512, units=8), threads=16) == (1, 1)
+
+
+def test_preparing_again_still_says_that_the_quota_cannot_be_filled(make_folder, tmp_path, capsys):
+    config = semiseg_jax.load_config(f"supervised:path={make_folder()}")
+    config.data.data_dir = str(tmp_path / "built")
+    semiseg_jax.prepare(config)
+    config.data.quota = {"points": 1}
+    with pytest.raises(ValueError, match="asks for points rows"):
+        semiseg_jax.prepare(config)
+    assert "train: 4 images" in capsys.readouterr().out  # what is there is said before
+
+
+def test_labels_are_drawn_for_each_split_of_its_own(make_folder, open_set):
+    """Also for one without images, and for two whose names differ in a character that no file should have."""
+    root = make_folder()
+    for name, ids in (("half a", "im0\nim1"), ("half_a", "im3\nim2"), ("none", ""), ("ä-1.8", "im4")):
+        (root / "splits" / f"{name}.txt").write_text(ids)
+    dataset = open_set(root, train_split="half a+none+half_a", simulate={"box": {}})
+    boxes = [record["boxes"][0].tolist() for record in dataset.records("half a+none+half_a")]
+    assert boxes == [[10 + i, 12, 26 + i, 30] for i in (0, 1, 3, 2)]
+    assert [record["id"] for record in dataset.records("ä-1.8")] == [b"im4"]
+
+
+def test_a_set_that_another_process_finishes_first_is_used(make_folder, open_folder, monkeypatch):
+    root = make_folder()
+    late = open_folder(root)
+    sizes = late.split_sizes
+
+    def overtaken():
+        open_folder(root).build()
+        return sizes()
+
+    monkeypatch.setattr(late, "split_sizes", overtaken)
+    late.build()
+    assert len(late.records("train")) == 4
+    assert len(list(late.data_path.parent.iterdir())) == 1

@@ -119,7 +119,8 @@ def test_segments_of_a_panoptic_image_give_classes_and_tags(tmp_path, open_tfds)
         "panoptic_image": png(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)),
         "panoptic_objects": segments,
     }
-    custom("coco", features, tmp_path, {"train": [example, example | {"panoptic_objects": []}]})
+    other = example | {"panoptic_objects": []}
+    custom("coco", features, tmp_path, {"train": [example, other], "validation": [other]})
     dataset = open_tfds("coco")
     first, second = dataset.records("train")
     expected = square(0, 0, 2)
@@ -128,7 +129,8 @@ def test_segments_of_a_panoptic_image_give_classes_and_tags(tmp_path, open_tfds)
     np.testing.assert_array_equal(mask_of(labelled), expected)
     assert labelled["tags"].tolist() == [1, 0, 1]
     assert dataset.info.classes == ("person", "car", "sky")
-    assert sorted(row["id"] for row in dataset.info.splits["train"]) == ["a_000001", "a_000001_000001"]
+    ids = [row["id"] for split in ("train", "validation") for row in dataset.info.splits[split]]
+    assert ids == ["a_000001", "a_000001_train_000001", "a_000001_validation_000000"]
     assert len(dataset.masked_indices("train")) == 1
 
 
@@ -350,3 +352,11 @@ def test_kinds_of_a_known_set_are_counted_by_the_index_alone(tmp_path, open_tfds
     write_pet(tmp_path)
     dataset = open_tfds("oxford_iiit_pet")
     assert dataset.labels_beside("train", [Supervision.DENSE]) == {Supervision.TAGS: 4}
+
+
+def test_a_folder_of_several_sets_is_searched_by_name_and_slips_are_told(tmp_path, open_tfds):
+    write_pet(tmp_path)
+    write_cityscapes(tmp_path)
+    assert open_tfds("cityscapes", path=str(tmp_path)).info.name == "tfds:cityscapes"
+    with pytest.raises(FolderError, match=r"Did you mean tfds:oxford_iiit_pet\?"):
+        open_tfds("oxford_iit_pet")

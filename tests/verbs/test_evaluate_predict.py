@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import semiseg_jax
-from semiseg_jax.config import default_config
+from semiseg_jax.config import default_config, settings
 from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import ConfusionMatrix
-from semiseg_jax.verbs.evaluate import evenly
+from semiseg_jax.verbs.evaluate import _file_name, evenly
 from semiseg_jax.verbs.workdir import read_config
 
 
@@ -215,6 +215,9 @@ def test_predictions_of_other_images_in_the_same_folder_are_warned_of(workdir, s
 def test_nothing_found_is_an_error(workdir, tmp_path):
     with pytest.raises(ValueError, match="no image found"):
         semiseg_jax.predict(workdir, [tmp_path])
+    with pytest.raises(ValueError, match="none of the images is there"):
+        semiseg_jax.predict(workdir, [tmp_path / "absent"], output=tmp_path)
+    assert not (tmp_path / "predictions.json").exists()
 
 
 def test_without_inputs_the_evaluation_split_is_predicted(workdir, tmp_path):
@@ -259,6 +262,14 @@ def test_evaluation_on_other_data_writes_another_file(workdir, tmp_path):
     config.data.path = str(FolderMaker(tmp_path / "elsewhere")())
     semiseg_jax.evaluate(workdir, config=config)
     assert (workdir / "evaluation_val_elsewhere.json").exists()
+
+
+def test_a_set_of_another_name_and_one_with_a_config_have_a_file_of_their_own():
+    own, other = default_config(), default_config()
+    own.data.name, other.data.name = "tfds:cityscapes", "tfds:coco/2017_panoptic"
+    own, other = settings(own), settings(other)
+    assert _file_name("validation", own, own) == "evaluation_validation.json"
+    assert _file_name("validation", other, own) == "evaluation_validation_tfds:coco_2017_panoptic.json"
 
 
 def test_the_same_data_by_a_relative_path_is_not_other_data(workdir, source, monkeypatch):

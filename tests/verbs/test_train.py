@@ -365,11 +365,13 @@ def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
 ):
     root = make_folder(scribbles=True)
     on_folder(tiny_config, Path(root.name), {"dense": 2})
+    tiny_config.data.data_dir = "built"
     monkeypatch.chdir(root.parent)
     train(tiny_config, tmp_path / "run", on_step=terminate_at(3))
     assert "labels that data.quota does not ask for: 4 scribble" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path / "run")
     assert evaluate(tmp_path / "run")["images"] == 2
+    assert not Path("built").exists()  # what is built already is found
     shutil.move(root, tmp_path / "moved")
     tiny_config.data.path = "../moved"
     assert train(tiny_config, tmp_path / "run").step == 6

@@ -7,7 +7,6 @@
 `data.path` is ADEChallengeData2016, or the folder that holds it.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
-from semiseg_jax.data.layouts.pairs import Pair
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.layouts.pairs import Pair, put
+from semiseg_jax.data.types import IGNORE
 
 NAMES = (
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door, "
@@ -69,12 +68,9 @@ class Ade20k(Layout):
         items: dict[str, Item] = {}
         splits: dict[str, list[str]] = {}
         for split, pair in self.pairs.items():
-            files = pair.files(self.root)
-            splits[split] = list(files)
-            items |= {
-                id: Item(image, {Supervision.DENSE: functools.partial(_read, mask)})
-                for id, (image, mask) in files.items()
-            }
+            found = pair.items(self.root, _read)
+            splits[split] = list(found)
+            put(items, found)
         return Listing(self._classes(), None, items, splits)
 
     def _classes(self) -> Sequence[str]:

@@ -18,8 +18,8 @@ import numpy as np
 
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
-from semiseg_jax.data.layouts.pairs import Pair, check_size
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.layouts.pairs import Pair, check_size, put
+from semiseg_jax.data.types import IGNORE
 
 CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian"),
@@ -86,16 +86,14 @@ class Camvid(Layout):
         items: dict[str, Item] = {}
         splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         if self.original:
-            for id, (image, mask) in ORIGINAL.files(self.root).items():
-                items[id] = Item(image, {Supervision.DENSE: functools.partial(read_colors, mask)})
+            items = ORIGINAL.items(self.root, read_colors)
+            for id in items:
                 splits[split_of(id)].append(id)
             return Listing(CLASSES, None, items, splits, COLORS)
         for split, pair in self.pairs.items():
-            for id, (image, mask) in pair.files(self.root).items():
-                if id in items:
-                    raise FolderError(f"{items[id].image} and {image} have the same name; a frame is in one split")
-                items[id] = Item(image, {Supervision.DENSE: functools.partial(_read_indices, mask)})
-                splits[split].append(id)
+            found = pair.items(self.root, _read_indices)
+            splits[split] = list(found)
+            put(items, found)
         return Listing(CLASSES, None, items, splits, COLORS)
 
 

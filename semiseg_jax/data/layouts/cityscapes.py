@@ -28,6 +28,7 @@ import numpy as np
 
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
+from semiseg_jax.data.layouts.pairs import put
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.options import Options, option
 
@@ -175,7 +176,7 @@ class Cityscapes(Layout):
         items: dict[str, Item] = {}
         for split, images in self.images.items():
             labels = self.labels.get(split, {})
-            items |= {id: Item(path, dict(self._readers(labels, id))) for id, path in images.items()}
+            put(items, {id: Item(path, dict(self._readers(labels, id))) for id, path in images.items()})
         splits = {split: list(images) for split, images in self.images.items()}
         return Listing(self.classes.names, self.classes.background, items, splits, self.classes.colors)
 

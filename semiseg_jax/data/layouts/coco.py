@@ -25,7 +25,7 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
 from semiseg_jax.data.layouts.coco_files import Annotations, draw_instances, read_boxes, read_panoptic
 from semiseg_jax.data.layouts.coco_names import PIXELMAP_NAMES, THING_IDS
-from semiseg_jax.data.layouts.pairs import by_id, lacks, without
+from semiseg_jax.data.layouts.pairs import by_id, lacks, put, without
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.options import Options, option
 
@@ -137,14 +137,15 @@ class Coco(Layout):
             maps = self.maps[self.source][split] if self.source in self.maps else None
             images = by_id(folder, ".jpg")
             splits[split] = list(images)
-            items |= {
+            found = {
                 id: Item(folder / name, self._readers(split, id, maps / f"{id}.png" if maps else None, classes))
                 for id, name in images.items()
             }
+            put(items, found)
         unlabeled = by_id(self.unlabeled, ".jpg")
         if unlabeled:
             splits["unlabeled"] = list(unlabeled)
-            items |= {id: Item(self.unlabeled / name, {}) for id, name in unlabeled.items()}
+            put(items, {id: Item(self.unlabeled / name, {}) for id, name in unlabeled.items()})
         return Listing(classes.names, classes.background, items, splits)
 
     @property

@@ -25,6 +25,7 @@ class Annotations:
     def __init__(self, path: Path):
         self.path = path
         self._content: tuple[list[Row], dict[str, tuple[Size, list[Row]]]] | None = None
+        self._problem = ""  # why it cannot be read; it is not tried again for each image
         self._lock = threading.Lock()
 
     def categories(self) -> list[Row]:
@@ -47,6 +48,8 @@ class Annotations:
 
     def _parsed(self) -> tuple[list[Row], dict[str, tuple[Size, list[Row]]]]:
         with self._lock:
+            if self._problem:
+                raise FolderError(self._problem)
             if self._content is None:
                 self._content = self._parse()
             return self._content
@@ -64,7 +67,8 @@ class Annotations:
                 by_number[row["image_id"]] += row.get("segments_info", [row])
             return sorted(content["categories"], key=operator.itemgetter("id")), images
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise FolderError(f"{self.path}: not COCO (images, annotations, categories): {error!r}") from None
+            self._problem = f"{self.path}: not COCO (images, annotations, categories): {error!r}"
+            raise FolderError(self._problem) from None
 
 
 def read_boxes(rows: Sequence[Row], classes: Mapping[int, int], size: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing
 from semiseg_jax.data.records import IMAGE_SUFFIXES
+from semiseg_jax.data.types import MOST_CLASSES
 from semiseg_jax.options import OptionError, Options, option
 
 
@@ -20,8 +21,8 @@ class ImagesOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= len(set(self.classes)) == len(self.classes) <= 254:
-            raise OptionError("classes", f"is {self.classes!r} but must be 2 to 254 different names")
+        if not 2 <= len(set(self.classes)) == len(self.classes) <= MOST_CLASSES:
+            raise OptionError("classes", f"is {self.classes!r} but must be 2 to {MOST_CLASSES} different names")
 
 
 class Images(Layout):

@@ -1,12 +1,15 @@
 """Folders of images beside folders of their labels, and random splits: what several published layouts share."""
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from semiseg_jax.data.layout import FolderError, Size
+from semiseg_jax.data.layout import FolderError, Item, Layout, Size
+from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import Options, option
 
 
@@ -32,6 +35,13 @@ class Pair:
         images, labels = by_id(root / self.images, self.image_end), by_id(root / self.labels, self.label_end)
         return {id: (root / self.images / name, root / self.labels / labels[id]) for id, name in images.items()}
 
+    def items(self, root: Path, read: Callable[[Path, Size], Any]) -> dict[str, Item]:
+        """What `read` makes of a label file is the mask of its image."""
+        return {
+            id: Item(image, {Supervision.DENSE: functools.partial(read, labels)})
+            for id, (image, labels) in self.files(root).items()
+        }
+
     def problems(self, root: Path) -> list[str]:
         """What is missing, in words."""
         ends = {self.images: self.image_end, self.labels: self.label_end}
@@ -44,6 +54,26 @@ class Pair:
             *without(images, labels, f"{self.labels}/ has no labels for", self.label_end),
             *without(labels, images, f"{self.images}/ has no image for", self.image_end),
         ]
+
+
+class PairLayout(Layout):
+    """Base of layouts of one folder of images and one of labels."""
+
+    pair: Pair
+
+    def missing(self) -> Sequence[str]:
+        return super().missing() or self.pair.problems(self.root)
+
+    def watched(self) -> Sequence[Path]:
+        return [self.root / self.pair.images, self.root / self.pair.labels]
+
+
+def put(items: dict[str, Item], more: Mapping[str, Item]) -> None:
+    """Adds the items of another split, which must have other ids: one image would be read for both."""
+    for id, item in more.items():
+        if id in items:
+            raise FolderError(f"{items[id].image} and {item.image} have the same name; an image is in one split")
+        items[id] = item
 
 
 def by_id(folder: Path, end: str) -> dict[str, str]:

@@ -5,16 +5,15 @@ SemanticLabels/spatial_envelope_256x256_static_8outdoorcategories/ID.mat    `S`:
 TestSet1.txt                the 200 images that test, as FOLDER\ID.jpg; all others train
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size
-from semiseg_jax.data.layouts.pairs import Pair, SplitOptions, check_size, with_val
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.layout import Card, FolderError, Listing, Size
+from semiseg_jax.data.layouts.pairs import Pair, PairLayout, SplitOptions, check_size, with_val
+from semiseg_jax.data.types import IGNORE
 
 CLASSES = (
     *("awning", "balcony", "bird", "boat", "bridge", "building", "bus", "car", "cow", "crosswalk", "desert"),
@@ -25,7 +24,7 @@ SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
 TEST = "TestSet1.txt"
 
 
-class SiftFlow(Layout):
+class SiftFlow(PairLayout):
     """SIFT Flow: 2,688 outdoor scenes in 33 classes."""
 
     name = "sift_flow"
@@ -44,21 +43,14 @@ class SiftFlow(Layout):
         super().__init__(data)
 
     def missing(self) -> Sequence[str]:
-        problems = super().missing()
-        if problems:
-            return problems
-        lost = [] if (self.root / TEST).is_file() else [f"{TEST} is missing, the list of the images that test"]
-        return [*self.pair.problems(self.root), *lost]
+        listed = not self.root.is_dir() or (self.root / TEST).is_file()
+        return [*super().missing(), *([] if listed else [f"{TEST} is missing, the list of the images that test"])]
 
     def watched(self) -> Sequence[Path]:
-        return [self.root / self.pair.images, self.root / self.pair.labels, self.root / TEST]
+        return [*super().watched(), self.root / TEST]
 
     def scan(self) -> Listing:
-        files = self.pair.files(self.root)
-        items = {
-            id: Item(image, {Supervision.DENSE: functools.partial(read_scene, labels)})
-            for id, (image, labels) in files.items()
-        }
+        items = self.pair.items(self.root, read_scene)
         lines = (self.root / TEST).read_text().split("\n")
         test = [Path(line.strip().replace("\\", "/")).stem for line in lines if line.strip()]
         strange = [id for id in test if id not in items]

@@ -8,17 +8,15 @@ random by a seed, and the option `fold` says which one tests.
 """
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size
-from semiseg_jax.data.layouts.pairs import Pair, SplitOptions, check_size, shuffled, with_val
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.layout import Card, FolderError, Listing, Size
+from semiseg_jax.data.layouts.pairs import Pair, PairLayout, SplitOptions, check_size, shuffled, with_val
+from semiseg_jax.data.types import IGNORE
 from semiseg_jax.options import option
 
 CLASSES = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
@@ -30,7 +28,7 @@ class StanfordOptions(SplitOptions):
     fold: int = option(0, "which fifth of the images tests", low=0, high=FOLDS - 1)
 
 
-class StanfordBackground(Layout):
+class StanfordBackground(PairLayout):
     """Stanford background: 715 outdoor scenes in 8 classes."""
 
     name = "stanford_background"
@@ -48,18 +46,8 @@ class StanfordBackground(Layout):
         self.options = StanfordOptions(**data.options)
         super().__init__(data)
 
-    def missing(self) -> Sequence[str]:
-        return super().missing() or self.pair.problems(self.root)
-
-    def watched(self) -> Sequence[Path]:
-        return [self.root / self.pair.images, self.root / self.pair.labels]
-
     def scan(self) -> Listing:
-        files = self.pair.files(self.root)
-        items = {
-            id: Item(image, {Supervision.DENSE: functools.partial(read_regions, regions)})
-            for id, (image, regions) in files.items()
-        }
+        items = self.pair.items(self.root, read_regions)
         order = shuffled(items, self.options.seed)
         test = set(order[self.options.fold :: FOLDS])
         splits = with_val([id for id in order if id not in test], sorted(test), self.options)

@@ -9,17 +9,14 @@ seed, and parts of an incomplete tree in proportion.
 """
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size
-from semiseg_jax.data.layouts.pairs import Pair, SplitOptions, shuffled, with_val
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.layout import Card, FolderError, Listing, Size
+from semiseg_jax.data.layouts.pairs import Pair, PairLayout, SplitOptions, shuffled, with_val
 from semiseg_jax.options import option
 
 IMAGES, TRAIN = 328, 200
@@ -30,7 +27,7 @@ class HorseOptions(SplitOptions):
     images: str = option("rgb", "which pictures", choices=("rgb", "gray"))
 
 
-class WeizmannHorse(Layout):
+class WeizmannHorse(PairLayout):
     """Weizmann horses: 328 side views, horse or background."""
 
     name = "weizmann_horse"
@@ -48,18 +45,8 @@ class WeizmannHorse(Layout):
         self.pair = Pair(self.options.images, "figure_ground", ".jpg", ".jpg")
         super().__init__(data)
 
-    def missing(self) -> Sequence[str]:
-        return super().missing() or self.pair.problems(self.root)
-
-    def watched(self) -> Sequence[Path]:
-        return [self.root / self.pair.images, self.root / self.pair.labels]
-
     def scan(self) -> Listing:
-        files = self.pair.files(self.root)
-        items = {
-            id: Item(image, {Supervision.DENSE: functools.partial(read_figure, mask)})
-            for id, (image, mask) in files.items()
-        }
+        items = self.pair.items(self.root, read_figure)
         order = shuffled(items, self.options.seed)
         cut = round(len(order) * TRAIN / IMAGES)
         splits = with_val(order[:cut], order[cut:], self.options)

@@ -1,5 +1,7 @@
 """ADE20K as the scene parsing challenge has it."""
 
+import shutil
+
 import numpy as np
 import pytest
 from more_trees import ADE_ROWS, ade, assert_masks, built_masks, opened, problems, remove, save, split_ids
@@ -43,3 +45,14 @@ def test_each_missing_piece_is_named(tmp_path, piece):
     remove(tmp_path / "ADEChallengeData2016" / piece)
     words = problems("ade20k", tmp_path, tmp_path / "built")
     assert all(part in words for part in piece.split("/"))
+
+
+def test_an_image_in_both_splits_is_refused(tmp_path):
+    """Its id would stand for one of the two files, and training would read what is evaluated."""
+    ade(tmp_path)
+    root = tmp_path / "ADEChallengeData2016"
+    for folder in ("images", "annotations"):
+        file = min((root / folder / "training").iterdir())
+        shutil.copy(file, root / folder / "validation" / file.name)
+    with pytest.raises(FolderError, match="have the same name; an image is in one split"):
+        opened("ade20k", tmp_path, tmp_path / "built").build()

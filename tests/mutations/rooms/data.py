@@ -155,6 +155,27 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "data-weak-boxes",
+        "images of weak classes keep what labels they have beside their tags",
+        "data/datasets.py",
+        (("if self.hidden[index]:", "if False:"),),
+        first=("test_pools.py::test_images_that_show_a_weak",),
+    ),
+    Mutation(
+        "data-joined-absent",
+        "a class is absent although one of the same name in the set is not known",
+        "data/joined.py",
+        (("for value in (0, -1, 1):", "for value in (-1, 0, 1):"),),
+        first=("test_joined.py::test_a_tag_is_unknown",),
+    ),
+    Mutation(
+        "data-two-splits",
+        "an image in two splits is read as that of the last one",
+        "data/layouts/pairs.py",
+        (("        if id in items:", "        if False:"),),
+        first=("test_ade20k.py::test_an_image_in_both",),
+    ),
+    Mutation(
         "data-assign-leak",
         "an image may be assigned to two kinds",
         "data/pools.py",
@@ -179,7 +200,7 @@ MUTATIONS = (
         "data-weak-masks",
         "images of weak classes keep their masks",
         "data/pools.py",
-        (("served.append(has & only_tags)", "served.append(has)"),),
+        (("has & ONLY_TAGS if is_weak else", "has if is_weak else"),),
         first=(
             "test_pools.py::test_images_that_show_a_weak",
             "test_pools",
@@ -199,7 +220,7 @@ MUTATIONS = (
         "data-ignore-label",
         "the ignore label of a folder stays what it is",
         "data/layout.py",
-        (("        out[array == ignore_label] = IGNORE\n", ""),),
+        (("out[array == ignore_label] = IGNORE", "out[array == IGNORE] = IGNORE"),),
         first=(
             "test_folder.py::test_a_custom_ignore",
             "test_folder",
@@ -219,7 +240,7 @@ MUTATIONS = (
         "data-changed-folder",
         "a changed folder is not built again",
         "data/layout.py",
-        (("_fingerprint(self.root, self.watched())", "str(self.root)"),),
+        (("{_fingerprint(self.root, self.watched())}", "{self.root}"),),
         first=(
             "test_folder.py::test_a_changed",
             "test_folder",
@@ -308,7 +329,12 @@ MUTATIONS = (
         "data-joined-unknown",
         "classes that a set does not know count as absent",
         "data/joined.py",
-        (("tags = np.full(self.num_classes, -1, np.int8)", "tags = np.zeros(self.num_classes, np.int8)"),),
+        (
+            (
+                "tags, own, target = np.full(self.num_classes, -1, np.int8)",
+                "tags, own, target = np.zeros(self.num_classes, np.int8)",
+            ),
+        ),
         first=("test_joined.py::test_classes",),
     ),
     Mutation(
