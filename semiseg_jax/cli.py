@@ -21,6 +21,7 @@ _USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg evaluate  metrics of a trained model, at the original resolution
   semiseg predict   label maps, colour pictures and overlays for files, folders and globs
   semiseg import-labels     a dataset folder from the files of an annotation tool
+  semiseg export-labels     predictions as files of an annotation tool, so that people correct instead of draw
   semiseg prepare   checks a folder of images and labels and builds the dataset
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
@@ -64,6 +65,13 @@ With --clean, what earlier states of the folder left behind is removed.""",
   semiseg import-labels csv tags.csv DIR --images=photos
 
 Formats: csv (tags). Images below --images are copied, or linked with --link; folders become part of the ids.""",
+    "export-labels": """Writes predictions as outlines for an annotation tool, the most uncertain images first.
+
+  semiseg export-labels coco photos/ --workdir=runs/mine --output=to_correct
+  semiseg export-labels label_studio photos/ --workdir=runs/mine --tolerance=2 --min-area=200
+
+Formats: coco, labelme, label_studio. Without any file, the evaluation split of the training data is exported. What
+people corrected comes back by `semiseg import-labels`.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=quickstart --output=batch.png""",
@@ -302,6 +310,36 @@ def _import_labels(command: str, args: list[str]) -> int:
     return 0
 
 
+def _export_labels(command: str, args: list[str]) -> int:
+    parsed = Flags(command, _HELP[command])
+    parsed.string("output", "", "folder to write, absent or empty; empty = labels_FORMAT in the workdir")
+    parsed.integer("limit", 0, "at most this many images; 0 = all")
+    parsed.number("tolerance", 1.0, "pixels by which outlines may be simplified; 0 = exact")
+    parsed.integer("min-area", 64, "pixels of the smallest region; smaller ones join what is around them")
+    parsed.string("image-prefix", "/data/local-files/?d=", "Label Studio: what stands before the paths of images")
+    positional = _with_workdir(parsed, args)
+    if positional is None:
+        return 0
+    if not positional:
+        raise UsageError(f"a format, please\n\n{_HELP[command]}")
+    from semiseg_jax.verbs.export_labels import export_labels
+
+    values = parsed.values
+    summary = export_labels(
+        positional[0],
+        values.workdir,
+        positional[1:],
+        output=values.output,
+        checkpoint=values.checkpoint,
+        config=_with_post(values),
+        limit=values.limit,
+        tolerance=values.tolerance,
+        min_area=parsed.get("min-area"),
+        image_prefix=parsed.get("image-prefix"),
+    )
+    return 0 if summary["images"] or not summary["failed"] else 1
+
+
 def _convert_weights(command: str, args: list[str]) -> int:
     parsed = Flags(command, _HELP[command])
     parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
@@ -343,6 +381,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "predict": _predict,
     "prepare": _prepare,
     "import-labels": _import_labels,
+    "export-labels": _export_labels,
     "inspect": _inspect,
     "summary": _summary,
     "config": _config,
