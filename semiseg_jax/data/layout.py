@@ -29,7 +29,9 @@ from semiseg_jax.data.records import (
     decode_image,
     describe_record,
     encode_png,
+    is_turned,
     make_record,
+    why_unreadable,
 )
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import IGNORE, Supervision
@@ -38,10 +40,12 @@ logger = logging.getLogger("semiseg_jax")
 
 Size = tuple[int, int]
 Labels = dict[Supervision, Any]
-VERSION = 4
+VERSION = 5
 _JPEG = (".jpg", ".jpeg")
 _DIRECT = (*_JPEG, ".png")  # stored as they are; anything else becomes PNG
 _SHOWN = 20
+_SIZES = " but its image is "
+_TURNED = " (the image is turned by its EXIF tag; its labels must be turned as well)"
 
 
 class FolderError(ValueError):
@@ -64,7 +68,7 @@ class Item:
     """An image file and how the labels of each kind are read, given the image's size.
 
     Labels are a mask [H,W] uint8, points [P,3], strokes [S,5], boxes ([M,4], [M]) or tags [K], as `make_record` takes
-    them. What reads them raises `FolderError`.
+    them, or None where a file labels nothing. What reads them raises `FolderError`.
     """
 
     image: Path
@@ -121,8 +125,8 @@ class Layout(StoredSet):
     def scan(self) -> Listing:
         """What there is; raises `FolderError` where the layout does not hold."""
 
-    def verdict(self, values: set[int]) -> Sequence[str]:
-        """Problems of all masks together, given the values that they hold."""
+    def verdict(self, values: Mapping[str, set[int]]) -> Sequence[str]:
+        """Problems of all masks together, given the values that the mask of each image holds."""
         del values
         return ()
 
@@ -162,7 +166,7 @@ class Layout(StoredSet):
     def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]]]:
         """Reads every file once. Problems are collected to the end; after the first nothing more is written."""
         problems: list[str] = []
-        values: set[int] = set()
+        values: dict[str, set[int]] = {}
         for split, ids in self.listing.splits.items():
             own = [id for id in ids if self._stored_in[id] == split]
             for made, problem in in_order(self._try, own):
@@ -172,10 +176,11 @@ class Layout(StoredSet):
                         logger.warning("left out: %s", problem)
                     continue
                 record, row = made
-                values |= set(row["classes"])
+                values[row["id"]] = set(row["classes"])
                 if self.data.skip_bad or not problems:
                     yield split, record, row
-        problems = [] if self.data.skip_bad else [*problems, *(self.verdict(values) if not problems else ())]
+        problems = [] if self.data.skip_bad else problems
+        problems += [] if problems else self.verdict(values)
         if problems:
             shown = "\n  ".join(problems[:_SHOWN])
             more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -235,19 +240,20 @@ class Layout(StoredSet):
         try:
             data = item.image.read_bytes()
             image = decode_image(data)
-        except (OSError, ValueError, cv2.error):
-            raise FolderError(f"{item.image}: not a readable image") from None
+        except (OSError, ValueError, cv2.error) as error:
+            raise FolderError(f"{item.image}: {why_unreadable(item.image, error)}") from None
         if item.image.suffix.lower() not in _DIRECT:
             data = encode_png(image)
         labels, problems = {}, []
         for kind, read in item.labels.items():
             try:
-                if kind in kinds:
-                    labels[kind] = read((image.shape[0], image.shape[1]))
+                if kind in kinds and (found := read((image.shape[0], image.shape[1]))) is not None:
+                    labels[kind] = found
             except FolderError as error:
                 problems.append(str(error))
         if problems:
-            raise FolderError("\n".join(problems))
+            turned = _TURNED if any(_SIZES in text for text in problems) and is_turned(data) else ""
+            raise FolderError("\n".join(problems) + turned)
         return data, image, labels
 
     def originals(self, split: str) -> Sequence[Record]:
@@ -363,8 +369,11 @@ def read_index_map(
     try:
         with Image.open(path) as file:
             array = np.asarray(file)
-    except Exception:
-        raise FolderError(f"{path}: not a readable PNG") from None
+    except Image.DecompressionBombError:
+        raise FolderError(f"{path}: has more pixels than Pillow reads; make image and mask smaller") from None
+    except Exception as error:
+        reason = why_unreadable(path, error) if path.is_symlink() else "not a readable PNG"
+        raise FolderError(f"{path}: {reason}") from None
     if array.ndim != 2:
         raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
     if array.shape != tuple(size):
@@ -373,7 +382,7 @@ def read_index_map(
         array = array.astype(np.int64)
     values = np.flatnonzero(np.bincount(array.ravel())) if array.dtype == np.uint8 else np.unique(array)
     if table is None:
-        strange = np.setdiff1d(values, [*range(num_classes), IGNORE, ignore_label])
+        strange = np.setdiff1d(values, [*range(num_classes), ignore_label])
         if len(strange):
             raise FolderError(
                 f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "

@@ -157,7 +157,9 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            matches = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+            )
         elif glob.has_magic(str(given)) and not path.exists():
             matches = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
         else:
