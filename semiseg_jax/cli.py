@@ -57,9 +57,10 @@ Without any file, the evaluation split of the training data is predicted.""",
 
   semiseg prepare DIR
   semiseg prepare --config=supervised:path=DIR,labels=scribble
-  semiseg prepare DIR --clean
+  semiseg prepare DIR --clean --picture=labels.png
 
-With --clean, what earlier states of the folder left behind is removed.""",
+It prints images and pixels of each class by kind of label. With --clean, what earlier states of the folder left behind
+is removed; --picture draws images and labels.""",
     "import-labels": """Writes a dataset folder from images and the files of an annotation tool, and says what it holds.
 
   semiseg import-labels csv tags.csv DIR --images=photos
@@ -216,6 +217,7 @@ def _prepare(command: str, args: list[str]) -> int:
 
     parsed = Flags(command, _HELP[command])
     parsed.boolean("clean", False, "also remove what was built of earlier states of the same source")
+    parsed.string("picture", "", "draw a dozen images and their labels into this file")
     has_file = bool(take(args, "config")[0])
     if has_file or wants_help(args):
         positional = parsed.parse_with_config(args)
@@ -233,7 +235,7 @@ def _prepare(command: str, args: list[str]) -> int:
         raise UsageError(f"a folder or --config is missing:\n\n{_HELP[command]}")
     from semiseg_jax.verbs.prepare import prepare
 
-    prepare(config, check_quota=has_file, clean=parsed.values.clean)
+    prepare(config, check_quota=has_file, clean=parsed.values.clean, picture=parsed.values.picture)
     return 0
 
 
