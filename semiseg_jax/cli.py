@@ -339,7 +339,7 @@ def _export_labels(command: str, args: list[str]) -> int:
         min_area=parsed.get("min-area"),
         image_prefix=parsed.get("image-prefix"),
     )
-    return 0 if summary["images"] or not summary["failed"] else 1
+    return int(bool(summary["failed"]) and not summary["images"])
 
 
 def _convert_weights(command: str, args: list[str]) -> int:
