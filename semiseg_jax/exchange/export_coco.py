@@ -27,13 +27,12 @@ def write(export: Export, output: Path) -> Path:
             "mean_confidence": round(image.confidence, 5),
         })  # fmt: skip
         for region in image.regions:
-            if region.klass != export.background:  # what nothing covers is background
-                top, left, bottom, right = _edges(region)
-                annotations.append({
-                    "id": len(annotations) + 1, "image_id": number, "category_id": region.klass + 1, "iscrowd": 0,
-                    "bbox": [left, top, right - left, bottom - top], "area": region.pixels,
-                    "segmentation": _segmentation(region, image.size),
-                })  # fmt: skip
+            top, left, bottom, right = _edges(region)
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "category_id": region.klass + 1, "iscrowd": 0,
+                "bbox": [left, top, right - left, bottom - top], "area": region.pixels,
+                "segmentation": _segmentation(region, image.size),
+            })  # fmt: skip
     categories = [
         {"id": klass + 1, "name": name, "supercategory": ""}
         for klass, name in enumerate(export.classes)

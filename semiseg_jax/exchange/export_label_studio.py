@@ -1,7 +1,8 @@
 """`label_studio`: tasks with predictions, and the labelling interface that they are made for.
 
 Points are in percent of the image. The score of a prediction is its mean confidence, by which Label Studio can order
-tasks, too. Polygons have no holes: what lies in a hole is a polygon that comes later and covers, background too.
+tasks, too. Polygons have no holes: a seam joins the outline of a hole to the outer one. What no polygon covers is
+background, which therefore is none of the labels of the interface.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from semiseg_jax.exchange.exported import Export, ExportedImage, write_json
+from semiseg_jax.exchange.outlines import seamed
 
 FILE, INTERFACE = "tasks.json", "interface.xml"
 
@@ -22,7 +24,8 @@ def write(export: Export, output: Path) -> Path:
     write_json(path, [_task(export, image) for image in export.images])
     labels = "".join(
         f'\n    <Label value={quoteattr(name)} background="#{bytes(color).hex()}"/>'
-        for name, color in zip(export.classes, export.colors, strict=True)
+        for klass, (name, color) in enumerate(zip(export.classes, export.colors, strict=True))
+        if klass != export.background
     )
     (output / INTERFACE).write_text(
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
@@ -45,7 +48,7 @@ def _task(export: Export, image: ExportedImage) -> dict[str, Any]:
             "original_height": height,
             "image_rotation": 0,
             "value": {
-                "points": np.round(region.rings[0][:, ::-1] * (100 / np.array([width, height])), 7).tolist(),
+                "points": np.round(seamed(region.rings)[:, ::-1] * (100 / np.array([width, height])), 7).tolist(),
                 "closed": True,
                 "polygonlabels": [export.classes[region.klass]],
             },

@@ -1,6 +1,6 @@
 """`labelme`: a JSON file an image, of the same name, for `labelme IMAGES --output FOLDER`.
 
-LabelMe's polygons have no holes: what lies in a hole is a polygon that comes later and covers, background too.
+LabelMe's polygons have no holes: a seam joins the outline of a hole to the outer one.
 """
 
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 from semiseg_jax.exchange.drawings import LabelFileError
 from semiseg_jax.exchange.exported import Export, ExportedImage, write_json
+from semiseg_jax.exchange.outlines import seamed
 
 
 def write(export: Export, output: Path) -> Path:
@@ -30,7 +31,7 @@ def _content(export: Export, path: Path, image: ExportedImage) -> dict[str, Any]
     shapes = [
         {
             "label": export.classes[region.klass],
-            "points": region.rings[0][:, ::-1].astype(float).tolist(),
+            "points": seamed(region.rings)[:, ::-1].astype(float).tolist(),
             "group_id": None,
             "description": "",
             "shape_type": "polygon",

@@ -1,8 +1,7 @@
 """From label maps to regions with exact outlines: what `drawings.fill` makes of them is the label map again.
 
 A region is all pixels of one class that hang together by their sides. Its outlines run along the edges of pixels, the
-outer one first, then those of its holes. Regions come in an order for tools whose areas cover earlier ones: what lies
-in a hole of another region comes after it, so that outer outlines alone, painted in order, give the label map.
+outer one first, then those of its holes; for tools whose polygons have no holes, seams join them to one line.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from semiseg_jax.exchange.drawings import Ring, fill
+from semiseg_jax.exchange.drawings import Ring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +28,36 @@ def regions_of(
 
     Args:
       labels: [H,W] uint8 class indices.
-      background: the class whose regions are left out, unless they lie in a hole of another region.
+      background: the class whose regions are left out.
       tolerance: outlines are simplified, by at most so many pixels; 0 = exact. Neighbours keep a common border.
       min_area: pixels of the smallest region that is kept.
     """
     labels, dropped = without_small(np.ascontiguousarray(labels, np.uint8), min_area)
     ids, found = _components(labels)
     fixed = _junctions(ids) if tolerance > 0 else None
-    drafts = []
-    for number, (klass, (top, left, bottom, right), pixels) in enumerate(found, 1):
-        mask = ids[top:bottom, left:right] == number
-        rings = [ring + np.array([top, left]) for ring in outlines(mask)]
-        first = (top, left + int(mask[0].argmax()))
-        drafts.append((_area(rings[0]), klass, rings, pixels, first))
-    drafts.sort(key=lambda draft: -draft[0])
     regions = []
-    canvas = np.zeros(labels.shape, bool)  # what the painted regions cover that is not background
-    for _, klass, rings, pixels, first in drafts:
-        covered = bool(canvas[first])
-        if len(rings) > 1:
-            _cover(canvas, rings[0], klass != background)
-        if klass != background or covered:
+    for number, (klass, (top, left, bottom, right), pixels) in enumerate(found, 1):
+        if klass != background:
+            rings = [ring + np.array([top, left]) for ring in outlines(ids[top:bottom, left:right] == number)]
             simple = rings if fixed is None else [_simplified(ring, fixed, tolerance) for ring in rings]
             regions.append(Region(klass, simple, pixels))
-    return regions, dropped
+    return sorted(regions, key=lambda region: -region.pixels), dropped
+
+
+def seamed(rings: Sequence[Ring]) -> Ring:
+    """One line that encloses what an outer outline and those of holes do.
+
+    A seam runs to each hole and back on the same way, along a row and a column: so it encloses nothing, exactly.
+    """
+    line = np.asarray(rings[0])
+    for ring in rings[1:]:
+        hole = np.asarray(ring)[::-1]
+        start = int(hole[:, 1].argmin())
+        hole = np.roll(hole, -start, axis=0)
+        near = int(np.abs(line - hole[0]).sum(1).argmin())
+        bend = [[line[near, 0], hole[0, 1]]]
+        line = np.concatenate([line[: near + 1], bend, hole, hole[:1], bend, line[near:]])
+    return line[(line != np.roll(line, 1, axis=0)).any(1)]
 
 
 def without_small(labels: np.ndarray, min_area: int) -> tuple[np.ndarray, int]:
@@ -175,8 +180,3 @@ def _farthest(loop: np.ndarray) -> int:
 def _area(ring: np.ndarray) -> float:
     y, x = ring.T
     return abs(float(np.dot(y, np.roll(x, -1)) - np.dot(x, np.roll(y, -1)))) / 2
-
-
-def _cover(canvas: np.ndarray, ring: np.ndarray, value: bool) -> None:
-    (top, left), (bottom, right) = ring.min(0), ring.max(0)
-    canvas[top:bottom, left:right][fill([ring - (top, left)], (bottom - top, right - left))] = value

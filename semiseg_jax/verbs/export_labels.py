@@ -128,4 +128,5 @@ def _report(format: str, export: Export, written: Path, tolerance: float, min_ar
     print(f"the most uncertain images come first, as {ORDER} lists them; {exact}")
     if dropped:
         print(f"{dropped} regions below {min_area} pixels became part of what is around them (--min-area=0 keeps them)")
-    print(f"when they are corrected: semiseg import-labels {format} {written} DIR --images={export.root}", flush=True)
+    source = written if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
+    print(f"when they are corrected: semiseg import-labels {format} {source} DIR --images={export.root}", flush=True)

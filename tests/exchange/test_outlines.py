@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from semiseg_jax.exchange.drawings import fill
-from semiseg_jax.exchange.outlines import outlines, regions_of, without_small
+from semiseg_jax.exchange.outlines import outlines, regions_of, seamed, without_small
 
 
-def painted(regions, size, *, holes):
-    """Regions in their order over class 0: with their holes, or outer outlines alone."""
+def painted(regions, size, *, seams=False):
+    """Regions over class 0, with the outlines of their holes or with seams to them."""
     out = np.zeros(size, np.uint8)
     for region in regions:
-        out[fill(region.rings if holes else region.rings[:1], size)] = region.klass
+        out[fill([seamed(region.rings)] if seams else region.rings, size)] = region.klass
     return out
 
 
@@ -44,26 +44,35 @@ def test_a_hole_has_an_outline_of_its_own_and_only_corners_are_listed():
 
 @pytest.mark.parametrize("background", [0, None])
 @pytest.mark.parametrize("seed", range(12))
-def test_exact_outlines_give_the_label_map_with_holes_or_painted_over_each_other(seed, background):
+def test_exact_outlines_give_the_label_map_whether_holes_have_outlines_or_seams(seed, background):
     labels = noise(seed)
     regions, dropped = regions_of(labels, background=background, tolerance=0)
     assert dropped == 0
-    for holes in (True, False):
-        np.testing.assert_array_equal(painted(regions, labels.shape, holes=holes), labels)
+    for seams in (True, False):
+        np.testing.assert_array_equal(painted(regions, labels.shape, seams=seams), labels)
     assert [fill(region.rings, labels.shape).sum() for region in regions] == [region.pixels for region in regions]
 
 
-def test_background_is_exported_only_in_holes():
+def test_background_has_no_outline_and_the_largest_region_comes_first():
     labels = parts("0000000 0111110 0100010 0102010 0100010 0111110 0000000")
-    assert [region.klass for region in regions_of(labels, background=0)[0]] == [1, 0, 2]
-    assert [region.klass for region in regions_of(labels)[0]] == [0, 1, 0, 2]
+    assert [region.klass for region in regions_of(labels, background=0)[0]] == [1, 2]
+    assert [(region.klass, region.pixels) for region in regions_of(labels)[0]] == [(0, 24), (1, 16), (0, 8), (2, 1)]
+
+
+def test_a_seam_runs_to_a_hole_and_back_along_rows_and_columns():
+    outer, hole = np.array([[0, 0], [0, 9], [9, 9], [9, 0]]), np.array([[4, 3], [4, 6], [7, 6], [7, 3]])
+    line = seamed([outer, hole])
+    np.testing.assert_array_equal(fill([line], (9, 9)), fill([outer, hole], (9, 9)))
+    moves = np.abs(np.roll(line, -1, axis=0) - line)
+    assert ((moves > 0).sum(1) == 1).all()
+    assert len(line) == 4 + 4 + 4  # both rings; the ends of the seam again, and its bend twice
 
 
 def test_single_rows_columns_and_pixels_have_outlines():
     for size in ((1, 1), (1, 9), (9, 1)):
         labels = np.arange(np.prod(size), dtype=np.uint8).reshape(size) % 3
         regions, _ = regions_of(labels, tolerance=0)
-        np.testing.assert_array_equal(painted(regions, size, holes=True), labels)
+        np.testing.assert_array_equal(painted(regions, size), labels)
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 1, 2, 4])
@@ -72,7 +81,7 @@ def test_simplified_outlines_move_by_no_more_than_the_tolerance(tolerance):
         rng = np.random.default_rng(seed)
         labels = cv2.GaussianBlur(rng.normal(size=(60, 70, 3)), (0, 0), 5).argmax(-1).astype(np.uint8)
         regions, _ = regions_of(labels, tolerance=tolerance)
-        changed = painted(regions, labels.shape, holes=True) != labels
+        changed = painted(regions, labels.shape) != labels
         # From the centre of a pixel to the nearest border between classes.
         edge = np.full(labels.shape, np.inf)
         for y, x in np.argwhere(changed):

@@ -63,7 +63,7 @@ def test_predictions_become_outlines_the_most_uncertain_image_first(run, source,
     assert len(rows) == len(summary["images"]) == 6
     printed = capsys.readouterr().out
     assert "6 images with 6 regions" in printed
-    assert f"semiseg import-labels coco {summary['output']} DIR --images={source}/images" in printed
+    assert f"semiseg import-labels coco CORRECTED.json DIR --images={source}/images" in printed
 
 
 @pytest.mark.parametrize("format", ["coco", "labelme", "label_studio"])
