@@ -13,93 +13,15 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 import semiseg_jax
+from semiseg_jax.command_help import HELP, USAGE
 from semiseg_jax.flags import Flags, UsageError, take, wants_help
-
-_USAGE = """semiseg: semantic segmentation from whatever labels you can afford
-
-  semiseg train     trains what a config describes, or goes on where it stopped
-  semiseg evaluate  metrics of a trained model, at the original resolution
-  semiseg predict   label maps, colour pictures and overlays for files, folders and globs
-  semiseg import-labels     a dataset folder from the files of an annotation tool
-  semiseg prepare   checks a folder of images and labels and builds the dataset
-  semiseg inspect   draws one training batch after augmentation
-  semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
-  semiseg config    what a run of a config will do: method, stages, networks, terms, batch
-  semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets, splits
-  semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
-
-`semiseg <command> --help` explains a command, with --config=NAME a config too; `semiseg --version`. A first run:
-
-  semiseg train --config=quickstart --workdir=runs/quickstart
-"""
-
-_HELP = {
-    "train": """Trains what a config describes; the same command goes on where the workdir's last checkpoint stands.
-
-  semiseg train --config=supervised:path=DIR --config.steps=2000 --workdir=runs/mine
-
-Any field of the config can be overridden. Dicts such as the quota are replaced as a whole:
-  --config.data.quota='{"dense": 2, "scribble": 6}'""",
-    "evaluate": """Metrics of a trained model at the original resolution of every image, as a table and as JSON.
-
-  semiseg evaluate --workdir=runs/mine
-  semiseg evaluate --workdir=runs/mine --split=test --config.eval.flip=True --config.eval.scales='(0.75,1.0,1.25)'
-  semiseg evaluate --workdir=runs/mine --config.eval.mode=slide --config.eval.window='(256,256)'
-  semiseg evaluate --workdir=runs/mine --post=mrf --config.eval.post.beta=2""",
-    "predict": """Writes a label map, a colour picture and an overlay for every image, and predictions.json.
-
-  semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
-  semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
-
-Without any file, the evaluation split of the training data is predicted.""",
-    "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
-
-  semiseg prepare DIR
-  semiseg prepare --config=supervised:path=DIR,labels=scribble
-  semiseg prepare --config=supervised:dataset=voc,path=DIR     # other layouts: `semiseg list datasets`
-  semiseg prepare DIR --clean
-
-With --clean, what earlier states of the folder left behind is removed.""",
-    "import-labels": """Writes a dataset folder from images and the files of an annotation tool, and says what it holds.
-
-  semiseg import-labels csv tags.csv DIR --images=photos
-  semiseg import-labels cvat job.zip DIR
-  semiseg import-labels label_studio export.json DIR --images=photos
-
-Formats: csv (tags), cvat ("CVAT for images 1.1", .xml or .zip), label_studio (JSON or JSON-MIN).
-Images below --images are copied, or linked with --link; folders become part of the ids.""",
-    "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
-
-  semiseg inspect --config=quickstart --output=batch.png""",
-    "summary": """Parameters, multiply-adds, sizes and memory of a config's network, stage by stage.
-
-  semiseg summary --config=supervised:path=DIR
-  semiseg summary --config=supervised --config.model='{"name": "deeplab_v2"}' --classes=21""",
-    "list": """Lists what there is, a line each: configs that ship with the package, all fields of a config with their
-defaults and meanings, and methods, terms, models and datasets, those of installed packages included; and published
-splits: which images papers take as labelled, and which classes as those that have masks.
-
-  semiseg list configs
-  semiseg list fields
-  semiseg list methods""",
-    "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at
-hand, and the fields that differ from the defaults. --all prints every field as JSON.
-
-  semiseg config --config=adversarial:path=DIR,labelled=50
-  semiseg config --config=quickstart --config.method=supervised --all""",
-    "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
-
-  semiseg convert-weights resnet50.safetensors resnet50.npz
-  semiseg convert-weights deeplab_v2.pth deeplab_v2.npz        # needs torch, once
-  semiseg convert-weights runs/mine mine.npz                   # the best checkpoint of a run""",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command -> exit code; errors of the user's making are one message, not a traceback."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
-        print(_USAGE)
+        print(USAGE)
         return 0 if args else 2
     if args[0] == "--version":
         print(
@@ -110,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in _COMMANDS:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"semiseg: unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
+        print(f"semiseg: unknown command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
         return 2
     _set_up_logging()
     _see_current_folder()
@@ -150,7 +72,7 @@ def _set_up_logging() -> None:
 
 
 def _train(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("workdir", "", "folder of the run: checkpoints, metrics, pictures")
     positional = parsed.parse_with_config(args)
     if positional is None:
@@ -164,7 +86,7 @@ def _train(command: str, args: list[str]) -> int:
 
 
 def _evaluate(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("split", "", "split to evaluate; empty = val, validation or test, whichever exists first")
     parsed.string("output", "", "JSON file; empty = evaluation_SPLIT.json in the workdir")
     positional = _with_workdir(parsed, args)
@@ -185,7 +107,7 @@ def _evaluate(command: str, args: list[str]) -> int:
 
 
 def _predict(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
     parsed.string("write", "index,color,overlay", "what to write of each image; also probabilities, as float16 .npy")
@@ -210,8 +132,9 @@ def _predict(command: str, args: list[str]) -> int:
 def _prepare(command: str, args: list[str]) -> int:
     from semiseg_jax.config import default_config
 
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.boolean("clean", False, "also remove what was built of earlier states of the same source")
+    parsed.string("picture", "", "draw a dozen images and their labels into this file")
     has_file = bool(take(args, "config")[0])
     if has_file or wants_help(args):
         positional = parsed.parse_with_config(args)
@@ -228,15 +151,15 @@ def _prepare(command: str, args: list[str]) -> int:
         if config.data.name == "shapes":  # which has no folder
             config.data.name = "folder"
     elif not has_file:
-        raise UsageError(f"a folder or --config is missing:\n\n{_HELP[command]}")
+        raise UsageError(f"a folder or --config is missing:\n\n{HELP[command]}")
     from semiseg_jax.verbs.prepare import prepare
 
-    prepare(config, check_quota=has_file, clean=parsed.values.clean)
+    prepare(config, check_quota=has_file, clean=parsed.values.clean, picture=parsed.values.picture)
     return 0
 
 
 def _inspect(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("output", "batch.png", "the picture to write")
     positional = parsed.parse_with_config(args)
     if positional is None:
@@ -250,7 +173,7 @@ def _inspect(command: str, args: list[str]) -> int:
 
 
 def _summary(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset")
     parsed.boolean("features", False, "list the features that a method can ask for, by name")
     positional = parsed.parse_with_config(args)
@@ -265,7 +188,7 @@ def _summary(command: str, args: list[str]) -> int:
 
 
 def _config(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.boolean("all", False, "print every field as JSON")
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset, where it is there")
     positional = parsed.parse_with_config(args)
@@ -280,7 +203,7 @@ def _config(command: str, args: list[str]) -> int:
 
 
 def _list(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     positional = parsed.parse(args)
     if positional is None:
         return 0
@@ -291,7 +214,7 @@ def _list(command: str, args: list[str]) -> int:
 
 
 def _import_labels(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("images", "", "the folder of images; by default the one that holds the labels")
     parsed.boolean("link", False, "link images instead of copying them")
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
@@ -300,7 +223,7 @@ def _import_labels(command: str, args: list[str]) -> int:
     if positional is None:
         return 0
     if len(positional) != 3:
-        raise UsageError(f"a format, the labels and the folder to write, please\n\n{_HELP[command]}")
+        raise UsageError(f"a format, the labels and the folder to write, please\n\n{HELP[command]}")
     from semiseg_jax.verbs.import_labels import import_labels
 
     values = parsed.values
@@ -309,14 +232,44 @@ def _import_labels(command: str, args: list[str]) -> int:
     return 0
 
 
+def _export_labels(command: str, args: list[str]) -> int:
+    parsed = Flags(command, HELP[command])
+    parsed.string("output", "", "folder to write, absent or empty; empty = labels_FORMAT in the workdir")
+    parsed.integer("limit", 0, "at most this many images; 0 = all")
+    parsed.number("tolerance", 1.0, "pixels by which outlines may be simplified; 0 = exact")
+    parsed.integer("min-area", 64, "pixels of the smallest region; smaller ones join what is around them")
+    parsed.string("image-prefix", "/data/local-files/?d=", "Label Studio: what stands before the paths of images")
+    positional = _with_workdir(parsed, args)
+    if positional is None:
+        return 0
+    if not positional:
+        raise UsageError(f"a format, please\n\n{HELP[command]}")
+    from semiseg_jax.verbs.export_labels import export_labels
+
+    values = parsed.values
+    summary = export_labels(
+        positional[0],
+        values.workdir,
+        positional[1:],
+        output=values.output,
+        checkpoint=values.checkpoint,
+        config=_with_post(values),
+        limit=values.limit,
+        tolerance=values.tolerance,
+        min_area=parsed.get("min-area"),
+        image_prefix=parsed.get("image-prefix"),
+    )
+    return int(bool(summary["failed"]) and not summary["images"])
+
+
 def _convert_weights(command: str, args: list[str]) -> int:
-    parsed = Flags(command, _HELP[command])
+    parsed = Flags(command, HELP[command])
     parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
     positional = parsed.parse(args)
     if positional is None:
         return 0
     if len(positional) != 2:
-        raise UsageError(f"two files, please: the weights and the .npz to write\n\n{_HELP[command]}")
+        raise UsageError(f"two files, please: the weights and the .npz to write\n\n{HELP[command]}")
     from semiseg_jax.verbs.convert_weights import convert_weights
 
     convert_weights(*positional, layout=parsed.values.layout)
@@ -350,6 +303,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "predict": _predict,
     "prepare": _prepare,
     "import-labels": _import_labels,
+    "export-labels": _export_labels,
     "inspect": _inspect,
     "summary": _summary,
     "config": _config,

@@ -37,6 +37,9 @@ class Flags:
     def integer(self, name: str, default: int, help: str) -> None:
         flags.DEFINE_integer(name, default, help, flag_values=self.values)
 
+    def number(self, name: str, default: float, help: str) -> None:
+        flags.DEFINE_float(name, default, help, flag_values=self.values)
+
     def config_dict(self, config: ConfigDict, args: Sequence[str]) -> None:
         """Defines the flags --config.FIELD. Another method, given by one of them, brings the fields of its own."""
         from semiseg_jax.config import with_method
@@ -109,6 +112,10 @@ class Flags:
             print(f"  --{flag}: {self.values[flag].help} (default: {self.values[flag].default!r})")
         for note in self.notes:
             print(f"  {note}")
+
+    def get(self, name: str) -> Any:
+        """The value of a flag whose name has dashes."""
+        return self.values[name].value
 
     def config(self) -> ConfigDict:
         if "config" not in self.values:

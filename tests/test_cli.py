@@ -19,6 +19,7 @@ COMMANDS = [
     "predict",
     "prepare",
     "import-labels",
+    "export-labels",
     "inspect",
     "summary",
     "config",

@@ -13,14 +13,25 @@ Every image may have a different subset of the labels. Without splits/, one fift
 `val` and the others `train`. All problems of a folder are reported together, before anything is written.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from semiseg_jax.data import weak_labels
-from semiseg_jax.data.folder_files import Source, read_boxes, read_points, read_scribbles, read_source, read_tags
-from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size, read_index_map
+from semiseg_jax.data.folder_files import (
+    Source,
+    read_boxes,
+    read_mask,
+    read_points,
+    read_scribbles,
+    read_source,
+    read_tags,
+)
+from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size
 from semiseg_jax.data.types import IGNORE, Supervision
+
+logger = logging.getLogger("semiseg_jax")
 
 
 class Folder(Layout):
@@ -50,27 +61,44 @@ class Folder(Layout):
         return [self.root / name for name in names]
 
     def scan(self) -> Listing:
-        source = read_source(self.root)
+        source = self._source = read_source(self.root, skip_bad=self.data.skip_bad)
         items = {id: Item(path, _readers(source, id)) for id, path in source.images.items()}
         return Listing(source.classes, source.background, items, source.splits, source.colors)
 
-    def verdict(self, values: set[int]) -> Sequence[str]:
-        classes = self.listing.classes
-        if values == {0, IGNORE} and len(classes) > 1:
+    def verdict(self, values: Mapping[str, set[int]]) -> Sequence[str]:
+        """Masks of 0 and 255, as many tools write them, and masks without any class."""
+        items, masks = self.listing.items, self._source.masks
+        masked = {id: found for id, found in values.items() if Supervision.DENSE in items[id].labels}
+        empty = [id for id, found in masked.items() if not found]
+        if empty:
+            logger.warning("%s and %d more: hold no class, and count as no mask", masks[empty[0]], len(empty) - 1)
+        suspects = [id for id, found in masked.items() if found == {0, IGNORE}]
+        if not suspects:
+            return ()
+        label, thing = self._source.ignore_label, self.listing.classes[1]
+        if set().union(*masked.values()) == {0, IGNORE}:
             return (
-                f"masks/ hold nothing but 0 and {read_source(self.root).ignore_label}, which is ignore_label: where it "
-                f"means {classes[1]!r}, write 1 instead",
+                f"masks/ hold nothing but 0 and {label}, which is ignore_label: where it means {thing!r}, write 1 "
+                "instead",
             )
+        text = (
+            f"{masks[suspects[0]]} and {len(suspects) - 1} more of {len(masked)} masks: hold nothing but 0 and "
+            f"{label}, which is ignore_label; where it means {thing!r}, write 1 instead, and if it does not, "
+            f'put "ignore_label": {label} into dataset.json'
+        )
+        if 2 * len(suspects) > len(masked) and not self._source.ignore_named:
+            return (text,)
+        if not self._source.ignore_named:
+            logger.warning("%s", text)
         return ()
 
 
 def _readers(source: Source, id: str) -> dict[Supervision, Callable[[Size], Any]]:
     """What reads each kind of label that the folder has of an image."""
-    num_classes = len(source.classes)
     readers: dict[Supervision, tuple[Any, Callable[[Size], Any]]] = {
         Supervision.DENSE: (
             source.masks,
-            lambda size: read_index_map(source.masks[id], size, num_classes, ignore_label=source.ignore_label),
+            lambda size: read_mask(source, id, size),
         ),
         Supervision.SCRIBBLE: (
             source.scribbles,

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from semiseg_jax.data import folder_names
 from semiseg_jax.data.layout import FolderError, default_colors, read_index_map
 from semiseg_jax.data.records import IMAGE_SUFFIXES
 from semiseg_jax.data.types import IGNORE, MOST_CLASSES
@@ -19,6 +20,17 @@ from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 logger = logging.getLogger("semiseg_jax")
 
 _LAYOUT_HELP = "see the folder layout in the README"
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """Of boxes.json: {ID: [([y0, x0, y1, x1], class)]}, and {ID: (height, width)} where it says so."""
+
+    rows: Mapping[str, Sequence[tuple[list[float], int]]] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +42,17 @@ class Source:
     colors: Sequence[Sequence[int]]
     background: int | None
     ignore_label: int
+    ignore_named: bool  # dataset.json says which it is
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     scribbles: Mapping[str, Path]
     points: Mapping[str, Any]
-    boxes: Mapping[str, Any]
+    boxes: "Boxes"
     tags: Mapping[str, Any]
     splits: Mapping[str, Sequence[str]]
 
 
-def read_source(root: Path) -> Source:
+def read_source(root: Path, *, skip_bad: bool = False) -> Source:
     """Reads the listing and the JSON files; raises `FolderError` where the layout does not hold."""
     meta = _read_json(root / "dataset.json")
     classes = meta.get("classes")
@@ -48,17 +61,29 @@ def read_source(root: Path) -> Source:
             f"{root}/dataset.json: `classes` must list 2 to {MOST_CLASSES} names; what is no thing is a class too, the "
             "background"
         )
+    if problems := folder_names.meta_problems(meta):
+        raise FolderError("\n".join(f"{root}/dataset.json: {text}" for text in problems))
     colors = meta.get("colors") or default_colors(len(classes))
-    if len(colors) < len(classes):
-        raise FolderError(f"{root}/dataset.json: {len(colors)} colors for {len(classes)} classes")
+    problems, remarks = folder_names.unused(root)
+    if problems and not skip_bad:
+        raise FolderError("\n".join(problems))
+    for text in [*problems, *remarks]:
+        logger.warning("%s", text)
     images = _by_id(root / "images", IMAGE_SUFFIXES)
     if not images:
         raise FolderError(f"{root}/images holds no image ({', '.join(IMAGE_SUFFIXES)}); {_LAYOUT_HELP}")
     masks, scribbles = (_label_maps(root / folder) for folder in ("masks", "scribbles"))
     points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
-    boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else {}
+    boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else Boxes()
     tags = _read_json(root / "tags.json") if (root / "tags.json").is_file() else {}
-    sources = {"masks": masks, "scribbles": scribbles, "points.json": points, "boxes.json": boxes, "tags.json": tags}
+    _check_not_multi_hot(tags, len(classes))
+    sources: dict[str, Iterable[str]] = {
+        "masks": masks,
+        "scribbles": scribbles,
+        "points.json": points,
+        "boxes.json": boxes,
+        "tags.json": tags,
+    }
     for where, by_id in sources.items():
         strangers = sorted(set(by_id) - set(images))
         if strangers:
@@ -69,7 +94,8 @@ def read_source(root: Path) -> Source:
         classes=classes,
         colors=[list(color) for color in colors[: len(classes)]],
         background=meta.get("background", default_background),
-        ignore_label=int(meta.get("ignore_label", IGNORE)),
+        ignore_label=meta.get("ignore_label", IGNORE),
+        ignore_named="ignore_label" in meta,
         images=images,
         masks=masks,
         scribbles=scribbles,
@@ -78,6 +104,12 @@ def read_source(root: Path) -> Source:
         tags=tags,
         splits=_read_splits(root, images, masks),
     )
+
+
+def read_mask(source: Source, id: str, size: tuple[int, int]) -> np.ndarray | None:
+    """None where it holds no class at all."""
+    mask = read_index_map(source.masks[id], size, len(source.classes), ignore_label=source.ignore_label)
+    return mask if (mask != IGNORE).any() else None
 
 
 def read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
@@ -108,16 +140,29 @@ def read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_boxes(source: Source, id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rows = _rows(f"{source.root}/boxes.json: {id}", [box for box, _ in source.boxes[id]], ("y0", "x0", "y1", "x1"))
+    given = source.boxes.rows[id]
+    rows = _rows(f"{source.root}/boxes.json: {id}", [box for box, _ in given], ("y0", "x0", "y1", "x1"))
+    drawn_on = source.boxes.sizes.get(id, size)
+    if tuple(drawn_on) != tuple(size):
+        here = f"{source.root}/boxes.json: {id}"
+        raise FolderError(f"{here}: was drawn on {drawn_on[1]}x{drawn_on[0]} but its image is {size[1]}x{size[0]}")
     limit = np.array([size[0], size[1]] * 2, np.float32)
-    if (rows < -1).any() or (rows > limit + 1).any() or (rows[:, 2:] <= rows[:, :2]).any():
-        raise FolderError(f"{source.root}/boxes.json: {id}: a box is empty or lies outside its image {list(size)}")
-    return np.clip(rows, 0, limit), np.asarray([klass for _, klass in source.boxes[id]], np.int32)
+    empty = (rows[:, 2:] <= rows[:, :2]).any(1)
+    outside = (rows < -1).any(1) | (rows > limit + 1).any(1)
+    for bad, what in ((empty, "has no area"), (outside, f"lies outside its image {size[1]}x{size[0]}")):
+        if bad.any():
+            y0, x0, y1, x1 = rows[bad][0].tolist()
+            raise FolderError(f"{source.root}/boxes.json: {id}: box {[x0, y0, x1 - x0, y1 - y0]} {what}")
+    return np.clip(rows, 0, limit), np.asarray([klass for _, klass in given], np.int32)
 
 
 def read_tags(source: Source, id: str) -> np.ndarray:
     """Listed classes are present, the others absent; background is unknown unless it is listed."""
     listed = _rows(f"{source.root}/tags.json: {id}", source.tags[id], ())
+    if len(np.unique(listed)) < len(listed):
+        raise FolderError(
+            f"{source.root}/tags.json: {id}: lists a class twice; tags are the indices of classes that are there"
+        )
     _check_classes(source, f"{source.root}/tags.json: {id}", listed)
     tags = np.zeros(len(source.classes), np.int8)
     if source.background is not None:
@@ -147,15 +192,38 @@ def _check_classes(source: Source, where: str, values: np.ndarray) -> None:
         raise FolderError(f"{where}: class {bad[0]:g} but the classes are 0..{len(source.classes) - 1}")
 
 
-def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list[float], int]]]:
-    """{ID: [([y0,x0,y1,x1], class)]}; crowd regions get class 255. Listed images without a box have none, for sure."""
+def _check_not_multi_hot(tags: Mapping[str, Any], num_classes: int) -> None:
+    """Rows of 0 and 1, one a class, would be read as classes 0 and 1."""
+    rows = [row for row in tags.values() if isinstance(row, list)]
+    hot = [row for row in rows if len(row) == num_classes and all(value in (0, 1) for value in row)]
+    if hot and len(hot) == len(rows) and any(row != [0, 1] for row in hot):
+        raise FolderError(
+            f"tags.json: holds a row of 0 and 1 for each image, such as {hot[0]}, but must list the indices of the "
+            f"classes that are there, here {[klass for klass, value in enumerate(hot[0]) if value]}"
+        )
+
+
+def _coco_by_id(path: Path, classes: Sequence[str]) -> Boxes:
+    """Crowd regions get class 255. Listed images without a box have none, for sure."""
     coco = _read_json(path)
     try:
         names = {row["id"]: row["name"] for row in coco["categories"]}
         unknown = sorted(set(names.values()) - set(classes))
-        ids = {row["id"]: Path(row["file_name"]).stem for row in coco["images"]}
-        boxes: dict[str, list[tuple[list[float], int]]] = {id: [] for id in ids.values()}
-        for row in coco["annotations"]:
+        files: dict[str, str] = {}
+        ids = {}
+        sizes = {}
+        for row in coco["images"]:
+            id = ids[row["id"]] = Path(row["file_name"]).stem
+            if id in files:
+                raise FolderError(f"{path}: {files[id]!r} and {row['file_name']!r} would both be about the image {id}")
+            files[id] = row["file_name"]
+            if "height" in row and "width" in row:
+                sizes[id] = (row["height"], row["width"])
+        boxes: dict[str, list[tuple[list[float], int]]] = {id: [] for id in files}
+        for number, row in enumerate(coco["annotations"]):
+            lacking = [key for key in ("bbox", "category_id", "image_id") if key not in row]
+            if lacking:
+                raise FolderError(f"{path}: annotation {row.get('id', number)} has no {lacking[0]!r}")
             x, y, width, height = row["bbox"]
             name = names[row["category_id"]]
             if name in unknown:
@@ -164,9 +232,13 @@ def _coco_by_id(path: Path, classes: Sequence[str]) -> dict[str, list[tuple[list
             boxes[ids[row["image_id"]]].append(([y, x, y + height, x + width], klass))
     except FolderError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise FolderError(f"{path}: not COCO (images, annotations, categories): {error!r}") from None
-    return boxes
+    except KeyError as error:
+        raise FolderError(
+            f"{path}: not COCO (images, annotations, categories): {error} is nowhere to be found"
+        ) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FolderError(f"{path}: not COCO (images, annotations, categories): {error}") from None
+    return Boxes(boxes, sizes)
 
 
 def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -177,7 +249,7 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
         return {"train": sorted(set(images) - held_out), "val": sorted(held_out)}
     splits = {}
     for path in files:
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        ids = [_as_id(line.strip(), images) for line in read_text(path).splitlines() if line.strip()]
         if len(set(ids)) < len(ids):
             raise FolderError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice")
         missing = [id for id in ids if id not in images]
@@ -192,10 +264,20 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
     return splits
 
 
+def _as_id(line: str, images: Mapping[str, Path]) -> str:
+    """The id that a line of a split means: it may be the name of the image's file, too."""
+    name = Path(line)
+    return name.stem if line not in images and name.stem in images and images[name.stem].name == name.name else line
+
+
 def _label_maps(folder: Path) -> dict[str, Path]:
     found = _by_id(folder, (".png",))
     used = {path.name for path in found.values()}
-    others = sorted(name for name in os.listdir(folder) if name not in used) if folder.is_dir() else []
+    others = (
+        sorted(name for name in os.listdir(folder) if name not in used and not name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
     if others:
         logger.warning(
             "%s: %d files are no .png and not used, the first is %s; class indices survive in PNG only",
@@ -207,16 +289,26 @@ def _label_maps(folder: Path) -> dict[str, Path]:
 def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in suffixes:
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
             if path.stem in found:
                 raise FolderError(f"{folder}: {found[path.stem].name} and {path.name} have the same id")
             found[path.stem] = path
     return found
 
 
+def read_text(path: Path) -> str:
+    """A file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FolderError(f"{path}: is no text in UTF-8; save it as UTF-8") from None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
+    except FolderError:
+        raise
     except ValueError as error:
         raise FolderError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):

@@ -29,7 +29,9 @@ from semiseg_jax.data.records import (
     decode_image,
     describe_record,
     encode_png,
+    is_turned,
     make_record,
+    why_unreadable,
 )
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import IGNORE, Supervision
@@ -38,10 +40,12 @@ logger = logging.getLogger("semiseg_jax")
 
 Size = tuple[int, int]
 Labels = dict[Supervision, Any]
-VERSION = 4
+VERSION = 5
 _JPEG = (".jpg", ".jpeg")
 _DIRECT = (*_JPEG, ".png")  # stored as they are; anything else becomes PNG
 _SHOWN = 20
+_SIZES = " but its image is "
+_TURNED = " (the image is turned by its EXIF tag; its labels must be turned as well)"
 
 
 class FolderError(ValueError):
@@ -64,7 +68,7 @@ class Item:
     """An image file and how the labels of each kind are read, given the image's size.
 
     Labels are a mask [H,W] uint8, points [P,3], strokes [S,5], boxes ([M,4], [M]) or tags [K], as `make_record` takes
-    them. What reads them raises `FolderError`.
+    them, or None where a file labels nothing. What reads them raises `FolderError`.
     """
 
     image: Path
@@ -123,8 +127,8 @@ class Layout(StoredSet):
     def scan(self) -> Listing:
         """What there is; raises `FolderError` where the layout does not hold."""
 
-    def verdict(self, values: set[int]) -> Sequence[str]:
-        """Problems of all masks together, given the values that they hold."""
+    def verdict(self, values: Mapping[str, set[int]]) -> Sequence[str]:
+        """Problems of all masks together, given the values that the mask of each image holds."""
         del values
         return ()
 
@@ -164,7 +168,7 @@ class Layout(StoredSet):
     def entries(self) -> Iterator[tuple[str, Record, dict[str, Any]] | None]:
         """Reads every file once. Problems are collected to the end; after the first nothing more is written."""
         found: dict[str, None] = {}  # problems, each once: several images may share a file
-        values: set[int] = set()
+        values: dict[str, set[int]] = {}
         for split, ids in self.listing.splits.items():
             own = [id for id in ids if self._stored_in[id] == split]
             for made, problem in in_order(self._try, own):
@@ -175,9 +179,10 @@ class Layout(StoredSet):
                     yield None
                     continue
                 record, row = made
-                values |= set(row["classes"])
+                values[row["id"]] = set(row["classes"])
                 yield (split, record, row) if self.data.skip_bad or not found else None
-        problems = [] if self.data.skip_bad else list(found or self.verdict(values))
+        problems = [] if self.data.skip_bad else list(found)
+        problems += [] if problems else self.verdict(values)
         if problems:
             shown = "\n  ".join(problems[:_SHOWN])
             more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -236,19 +241,20 @@ class Layout(StoredSet):
         try:
             data = item.image.read_bytes()
             image = decode_image(data)
-        except (OSError, ValueError, cv2.error):
-            raise FolderError(f"{item.image}: not a readable image") from None
+        except (OSError, ValueError, cv2.error) as error:
+            raise FolderError(f"{item.image}: {why_unreadable(item.image, error)}") from None
         if item.image.suffix.lower() not in _DIRECT:
             data = encode_png(image)
         labels, problems = {}, []
         for kind, read in item.labels.items():
             try:
-                if kind in kinds:
-                    labels[kind] = read((image.shape[0], image.shape[1]))
+                if kind in kinds and (found := read((image.shape[0], image.shape[1]))) is not None:
+                    labels[kind] = found
             except FolderError as error:
                 problems.append(str(error))
         if problems:
-            raise FolderError("\n".join(dict.fromkeys(problems)))
+            turned = _TURNED if any(_SIZES in text for text in problems) and is_turned(data) else ""
+            raise FolderError("\n".join(dict.fromkeys(problems)) + turned)
         return data, image, labels
 
     def originals(self, split: str) -> Sequence[Record]:
@@ -371,8 +377,11 @@ def read_index_map(
     try:
         with Image.open(path) as file:
             array = np.asarray(file)
-    except Exception:
-        raise FolderError(f"{path}: not a readable PNG") from None
+    except Image.DecompressionBombError:
+        raise FolderError(f"{path}: has more pixels than Pillow reads; make image and mask smaller") from None
+    except Exception as error:
+        reason = why_unreadable(path, error) if path.is_symlink() else "not a readable PNG"
+        raise FolderError(f"{path}: {reason}") from None
     if array.ndim != 2:
         raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
     if array.shape != tuple(size):
@@ -381,7 +390,7 @@ def read_index_map(
         array = array.astype(np.int64)
     values = values_of(array)
     if table is None:
-        strange = np.setdiff1d(values, [*range(num_classes), IGNORE, ignore_label])
+        strange = np.setdiff1d(values, [*range(num_classes), ignore_label])
         if len(strange):
             raise FolderError(
                 f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "

@@ -99,9 +99,11 @@ class ExampleLoader:
         made_labels: str | Path = "",
         made_for: Sequence[Supervision] = MADE_FOR,
         sizes: Sequence[Sequence[int]] = (),
+        ids: Sequence[str] = (),
     ):
         self.records, self.info, self.pools, self.layout, self.strict = records, info, pools, layout, strict
         self.made_labels, self.made_for, self.sizes = made_labels, made_for, sizes
+        self.ids = ids
         self.replaced = 0
         self._lock = threading.Lock()
 
@@ -164,7 +166,8 @@ class ExampleLoader:
         with self._lock:
             self.replaced += 1
             if self.replaced == 1:
-                logger.warning("record %d cannot be read (%s) and is replaced by another one", index, error)
+                name = self.ids[index] if self.ids else index
+                logger.warning("image %s cannot be read (%s) and is replaced by another one", name, error)
 
 
 def make_batches(

@@ -6,6 +6,7 @@ Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFl
 import abc
 import dataclasses
 import functools
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 from tqdm.auto import tqdm
 
 from semiseg_jax.data import store
@@ -318,11 +320,45 @@ def decode_image(data: bytes, reduce: float = 1.0) -> np.ndarray:
     With `reduce` above 2 a JPEG may come at a half, a quarter or an eighth of its size, no smaller than 1 / `reduce`
     of it, which is several times faster.
     """
-    flag = next((flag for factor, flag in _REDUCED if reduce >= factor and data[:2] == b"\xff\xd8"), cv2.IMREAD_COLOR)
+    jpeg = data[:2] == b"\xff\xd8"
+    whole = cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    flag = next((flag for factor, flag in _REDUCED if reduce >= factor and jpeg), whole)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if array is None:
         raise ValueError("not a readable image")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        _check_pages(data)
+    if array.dtype != np.uint8:
+        if array.dtype != np.uint16 or array.max() < 2**15:
+            raise ValueError(
+                f"holds {array.dtype} values up to {array.max():g}, which would become dark or black: make them 8 bits"
+            )
+        array = (array // 256).astype(np.uint8)
     return cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def _check_pages(tiff: bytes) -> None:
+    try:
+        pages = getattr(Image.open(io.BytesIO(tiff)), "n_frames", 1)
+    except Exception:  # of a kind that OpenCV alone reads
+        return
+    if pages > 1:
+        raise ValueError(f"has {pages} pages, but an image is one: save each as a file of its own")
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether the EXIF tag of an encoded image turns it by a quarter."""
+    try:
+        return Image.open(io.BytesIO(data)).getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:
+        return False
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """In words, where reading and decoding a file failed."""
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
+    return str(error) if isinstance(error, ValueError) else "not a readable image"
 
 
 def decode_mask(data: bytes | Callable[[], np.ndarray], size: tuple[int, int]) -> np.ndarray:

@@ -188,19 +188,33 @@ def _runs(pid: int) -> bool:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    try:
+        content: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise _damaged(folder, f"index.json cannot be read ({error})") from None
     return content
 
 
 def open_split(folder: Path, split: str) -> Sequence[Any]:
     """The records of a split, read when they are asked for."""
-    return _Stored(tfds.builder_from_directory(folder), file_name(split))
+    for name in ("dataset_info.json", "features.json"):
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"{name} is missing")
+    try:
+        return _Stored(tfds.builder_from_directory(folder), file_name(split))
+    except Exception as error:
+        raise _damaged(folder, f"split {split!r} cannot be opened ({error})") from error
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"the set in {folder} is damaged: {what}. Delete this folder, and the set is built again.")
 
 
 class _Stored(Sequence[dict[str, Any]]):
     """As the data source of tfds, which takes four times as long to take a record apart."""
 
     def __init__(self, builder: Any, split: str):
+        self.place, self.split = Path(builder.data_path), split
         self.bytes = builder.as_data_source(split).data_source
         self.fields = [
             (name, None if isinstance(feature, tfds.features.Text) else np.dtype(feature.np_dtype),
@@ -215,7 +229,15 @@ class _Stored(Sequence[dict[str, Any]]):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: Any) -> Any:
-        stored = tf_example_pb2.Example.FromString(self.bytes[int(index)]).features.feature
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._record(self.bytes[int(index)])
+        except Exception as error:
+            raise _damaged(self.place, f"record {index} of split {self.split!r} cannot be read ({error})") from error
+
+    def _record(self, data: bytes) -> dict[str, Any]:
+        stored = tf_example_pb2.Example.FromString(data).features.feature
         record: dict[str, Any] = {}
         for name, dtype, shape in self.fields:
             field = stored[name]

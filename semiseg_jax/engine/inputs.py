@@ -115,6 +115,7 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
         made_labels=data.made_labels,
         made_for=made_for,
         sizes=[row["size"] for row in dataset.info.splits[data.train_split]],
+        ids=[row["id"] for row in dataset.info.splits[data.train_split]],
     )
     rows = rows_per_device(config.batch_size, sum(quota.values()), devices, config.accumulate)
     shard = pipeline.Shard(rows, local_devices * config.accumulate, jax.process_index(), jax.process_count())

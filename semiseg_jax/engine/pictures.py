@@ -62,7 +62,8 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, colors
 
 
 def grid(rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], captions: Sequence[str], *,
-         legend: tuple[Sequence[str], Colors] | None = None, cell: int = 192) -> np.ndarray:  # fmt: skip
+         legend: tuple[Sequence[str], Colors] | None = None, cell: int = 192,
+         absent: str = "not used") -> np.ndarray:  # fmt: skip
     """Pictures in rows and columns with titles above, a caption left of each row and a legend of classes below."""
     font = ImageFont.load_default(13)
     margin, head, gap = 112, 24, 6
@@ -80,7 +81,7 @@ def grid(rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], cap
         for column, picture in enumerate(row):
             x = margin + column * (cell + gap)
             if picture is None:
-                draw.text((x + 8, y + row_height // 2 - 8), "not used", fill=(150, 150, 150), font=font)
+                draw.text((x + 8, y + row_height // 2 - 8), absent, fill=(150, 150, 150), font=font)
                 continue
             size = _fit(picture.shape, cell)
             page.paste(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.NEAREST), (x, y))

@@ -5,7 +5,7 @@ import glob
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
 from semiseg_jax.data.threads import THREADS, in_order
 from semiseg_jax.engine import pictures
@@ -55,23 +55,13 @@ def predict(
     """
     keep_memory()
     workdir, kinds = Path(workdir), _kinds(write)
+    check_limit(limit)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
     sources = _sources(model, inputs)[: limit or None]
     names = _unique_names([name for name, _ in sources])
     _warn_of_others(output, set(names))
     failed: list[dict[str, str]] = []
-    read: deque[tuple[str, Read]] = deque()
-
-    def stream() -> Iterator[np.ndarray]:
-        for name, source in sources:
-            try:
-                image = source()
-            except (OSError, ValueError) as error:
-                failed.append({"file": name, "error": str(error)})
-                continue
-            read.append((name, source))
-            yield image
 
     def draw(found: tuple[str, Read, Prediction]) -> dict[str, Any]:
         name, source, prediction = found
@@ -79,8 +69,7 @@ def predict(
         return {"file": name, **written, **_describe(prediction, model.info)}
 
     everything = "probabilities" in kinds
-    predictions = model.predictor().predictions(stream(), probabilities=everything)
-    found = ((*read.popleft(), prediction) for prediction in predictions)
+    found = stream(model, sources, failed, probabilities=everything)
     rows = in_order(draw, found, ahead=1 if everything else THREADS)
     done = list(tqdm(rows, total=len(sources), desc="predicting", disable=None))
     summary = {
@@ -100,6 +89,35 @@ def predict(
     return summary
 
 
+def stream(
+    model: workdirs.Trained,
+    sources: Iterable[tuple[str, Read]],
+    failed: list[dict[str, str]],
+    *,
+    probabilities: bool = False,
+) -> Iterator[tuple[str, Read, Prediction]]:
+    """Predictions of the images in order; what cannot be read is added to `failed`."""
+    read: deque[tuple[str, Read]] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for name, source in sources:
+            try:
+                image = source()
+            except (OSError, ValueError) as error:
+                failed.append({"file": name, "error": str(error)})
+                continue
+            read.append((name, source))
+            yield image
+
+    for prediction in model.predictor().predictions(images(), probabilities=probabilities):
+        yield (*read.popleft(), prediction)
+
+
+def check_limit(limit: int) -> None:
+    if limit < 0:
+        raise ValueError(f"limit is {limit} but must be a number of images, or 0 for all")
+
+
 def _kinds(write: str | Sequence[str]) -> list[str]:
     kinds = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
     unknown = [kind for kind in kinds if kind not in KINDS]
@@ -111,15 +129,19 @@ def _kinds(write: str | Sequence[str]) -> list[str]:
 def _sources(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path]) -> list[tuple[str, Read]]:
     """Names, and what reads the image of each: it is read again to be drawn over, and not kept until then."""
     if inputs:
-        return [(str(path), functools.partial(_read_file, path)) for path in find_images(inputs)]
-    dataset = open_dataset(model.config.data)
-    split = dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
+        return [(str(path), functools.partial(read_file, path)) for path in find_images(inputs)]
+    dataset, split = evaluation_split(model)
     records = dataset.originals(split)
     rows = enumerate(dataset.info.splits[split])
     return [(row["id"], functools.partial(_read_record, records, number)) for number, row in rows]
 
 
-def _read_file(path: Path) -> np.ndarray:
+def evaluation_split(model: workdirs.Trained) -> tuple[Dataset, str]:
+    dataset = open_dataset(model.config.data)
+    return dataset, dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
+
+
+def read_file(path: Path) -> np.ndarray:
     return decode_image(path.read_bytes())
 
 
@@ -135,7 +157,9 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            matches = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+            )
         elif glob.has_magic(str(given)) and not path.exists():
             matches = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
         else:

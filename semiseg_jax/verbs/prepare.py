@@ -1,26 +1,35 @@
 """`semiseg prepare`: checks a source folder and builds the dataset that training reads."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset, check_pools, open_dataset
+from semiseg_jax.data.folder import Folder
 from semiseg_jax.data.records import DataSet
 from semiseg_jax.data.types import Supervision
+from semiseg_jax.engine import pictures
+from semiseg_jax.verbs.contents import contact_sheet, contents_of
 
 
-def prepare(config: ConfigDict, *, check_quota: bool = True, clean: bool = False) -> dict[str, Any]:
+def prepare(
+    config: ConfigDict, *, check_quota: bool = True, clean: bool = False, picture: str | Path = ""
+) -> dict[str, Any]:
     """Builds the dataset of `config.data` and prints what is in it -> images by split and kind.
 
     Args:
       config: with `data`.
       check_quota: whether images that cannot fill `data.quota` are an error, told before anything is read if it can be.
       clean: also remove what earlier states of the same source left behind, and builds that were interrupted.
+      picture: a file for a picture of a dozen images and of what is labelled in them.
     """
     data = settings(config).data
     dataset = open_dataset(data, planned=check_quota)
+    if isinstance(dataset.source, Folder):
+        _ = dataset.source.listing  # says what is not read, of a set that was built before, too
     if clean:
         _clean(dataset.source)
     counts = count_kinds(dataset)
@@ -33,6 +42,11 @@ def prepare(config: ConfigDict, *, check_quota: bool = True, clean: bool = False
         print(
             f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}; {bare} without any label"
         )
+    if contents := contents_of(dataset):
+        print("\n".join(contents.lines()))
+        if picture:
+            pictures.save(Path(picture), contact_sheet(dataset))
+            print(f"drawn in {picture}")
     if check_quota:  # of a set that was built before, nothing was known beforehand
         check_pools(data, dataset.info)
     return counts

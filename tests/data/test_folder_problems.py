@@ -142,7 +142,7 @@ FILE_PROBLEMS = [
     (scribble_size, r"scribbles/im1\.png: is 40x48 but its image is 48x40"),
     (scribbles_without_gaps, r"scribbles/im1\.png: labels every pixel; where nothing is drawn it must be 255"),
     (foreground_of_255, r"masks/ hold nothing but 0 and 255, which is ignore_label: where it means 'square', write 1"),
-    (box_outside, r"boxes\.json: im1: a box is empty or lies outside"),
+    (box_outside, r"boxes\.json: im1: box \[40\.0, 10\.0, 30\.0, 5\.0\] lies outside its image 48x40"),
     (
         write("points.json", '{"im1": [[40, 2, 1]]}'),
         r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside",

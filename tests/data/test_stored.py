@@ -210,6 +210,53 @@ def test_images_are_not_stored_smaller_than_they_are_evaluated():
         Data(max_side=64, canvas=(96, 128))
 
 
+def no_info(folder):
+    (folder / "dataset_info.json").unlink()
+
+
+def no_index(folder):
+    (folder / "index.json").unlink()
+
+
+def short_index(folder):
+    (folder / "index.json").write_text((folder / "index.json").read_text()[:-5])
+
+
+def short_records(folder):
+    for path in folder.glob("*.array_record*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def other_records(folder):
+    for path in folder.glob("*.array_record*"):
+        data = bytearray(path.read_bytes())
+        data[200:-200:7] = b"x" * len(data[200:-200:7])
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [no_info, no_index, short_index, short_records, other_records])
+def test_a_damaged_set_says_what_to_delete(make_folder, open_set, damage):
+    root = make_folder()
+    folder = open_set(root).source.data_path
+    damage(folder)
+    with pytest.raises(
+        ValueError, match=rf"the set in {folder} is damaged: .*Delete this folder, and the set is built"
+    ):
+        list(open_set(root).records("train"))
+
+
+def test_an_image_that_cannot_be_read_is_named_by_its_id(make_folder, open_set, caplog):
+    dataset = open_set(make_folder())
+    pools = make_pools(dataset.info, "train", parse_quota({"dense": 1}), {}, 0)
+    records = [*dataset.records("train")]
+    records[2] = records[2] | {"image": b"broken"}
+    layout, ids = pipeline.Layout((64, 64), 1, 1, 1), [row["id"] for row in dataset.info.splits["train"]]
+    loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=False, ids=ids)
+    for at in range(4):
+        loader((0, int(Supervision.DENSE), at, 0))
+    assert "image im2 cannot be read (not a readable image) and is replaced by another one" in caplog.text
+
+
 def test_waiting_batches_are_bounded_in_bytes(make_folder, open_set):
     dataset = open_set(make_folder())
     pools = make_pools(dataset.info, "train", parse_quota({"dense": 1}), {}, 0)

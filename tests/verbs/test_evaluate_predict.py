@@ -18,6 +18,7 @@ from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine.checkpoints import CheckpointError
 from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import ConfusionMatrix
+from semiseg_jax.exchange.drawings import fill
 from semiseg_jax.verbs.evaluate import _file_name, evenly
 from semiseg_jax.verbs.workdir import read_config
 
@@ -218,6 +219,16 @@ def test_nothing_found_is_an_error(workdir, tmp_path):
     with pytest.raises(ValueError, match="none of the images is there"):
         semiseg_jax.predict(workdir, [tmp_path / "absent"], output=tmp_path)
     assert not (tmp_path / "predictions.json").exists()
+
+
+def test_exported_outlines_are_the_predicted_label_maps(workdir, source, tmp_path):
+    semiseg_jax.predict(workdir, output=tmp_path, write="index")
+    semiseg_jax.export_labels("labelme", workdir, output=tmp_path / "out", tolerance=0, min_area=0)
+    for name in ("im4", "im5"):
+        drawn = np.zeros((40, 48), np.uint8)
+        for shape in json.loads((tmp_path / "out" / f"{name}.json").read_text())["shapes"]:
+            drawn[fill([np.array(shape["points"])[:, ::-1]], drawn.shape)] = FolderMaker.classes.index(shape["label"])
+        np.testing.assert_array_equal(drawn, np.asarray(Image.open(tmp_path / f"{name}_index.png")))
 
 
 def test_without_inputs_the_evaluation_split_is_predicted(workdir, tmp_path):

@@ -298,14 +298,22 @@ def test_non_finite_loss_names_term_and_step_and_keeps_the_last_good_checkpoint(
     assert all(np.isfinite(array).all() for array in saved_arrays(tmp_path, 3).values())
 
 
-def test_batches_without_any_labelled_pixel_train_without_nan(tiny_config, tmp_path, make_folder):
+def test_batches_without_any_labelled_pixel_train_without_nan(tiny_config, tmp_path, make_folder, monkeypatch):
+    monkeypatch.setattr("semiseg_jax.data.folder.read_mask", lambda source, id, size: np.full(size, 255, np.uint8))
+    on_folder(tiny_config, make_folder(), {"dense": 2})
+    result = train(tiny_config, tmp_path / "run")
+    assert result.step == 6
+    assert logged(tmp_path / "run", "train")[6]["cross_entropy"] == 0.0
+
+
+def test_masks_without_any_class_do_not_fill_the_quota(tiny_config, tmp_path, make_folder, caplog):
     root = make_folder()
     for path in (root / "masks").iterdir():
         Image.fromarray(np.full((40, 48), 255, np.uint8)).save(path)
     on_folder(tiny_config, root, {"dense": 2})
-    result = train(tiny_config, tmp_path / "run")
-    assert result.step == 6
-    assert logged(tmp_path / "run", "train")[6]["cross_entropy"] == 0.0
+    with pytest.raises(ValueError, match="no image of split 'train' of folder has dense labels"):
+        train(tiny_config, tmp_path / "run")
+    assert "im0.png and 5 more: hold no class, and count as no mask" in caplog.text
 
 
 def test_a_folder_without_masks_trains_without_evaluation(tiny_config, tmp_path, make_folder, capsys):
