@@ -62,8 +62,11 @@ With --clean, what earlier states of the folder left behind is removed.""",
     "import-labels": """Writes a dataset folder from images and the files of an annotation tool, and says what it holds.
 
   semiseg import-labels csv tags.csv DIR --images=photos
+  semiseg import-labels masks labels DIR --images=photos --colors=label_colors.txt --names='*_mask'
 
-Formats: csv (tags). Images below --images are copied, or linked with --link; folders become part of the ids.""",
+Formats: coco (instances or keypoints, a .json), csv (tags), labelme (a folder of .json), masks (a folder of class
+indices, or of colours with --colors), voc (a folder of .xml with boxes). Images below --images are copied, or linked
+with --link; folders become part of the ids.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
   semiseg inspect --config=quickstart --output=batch.png""",
@@ -289,6 +292,8 @@ def _import_labels(command: str, args: list[str]) -> int:
     parsed.string("images", "", "the folder of images; by default the one that holds the labels")
     parsed.boolean("link", False, "link images instead of copying them")
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
+    parsed.string("colors", "", "of masks in colours: a .txt, .csv or .json with the name and R, G, B of each class")
+    parsed.string("names", "", "of masks: how they are named after their images, such as *_mask; else it is found out")
     positional = parsed.parse(args)
     if positional is None:
         return 0
@@ -298,7 +303,14 @@ def _import_labels(command: str, args: list[str]) -> int:
 
     values = parsed.values
     classes = [name.strip() for name in values.classes.split(",") if name.strip()]
-    import_labels(*positional, images=values.images, link=values.link, classes=classes)
+    import_labels(
+        *positional,
+        images=values.images,
+        link=values.link,
+        classes=classes,
+        colors=values.colors,
+        names=values.names,
+    )
     return 0
 
 

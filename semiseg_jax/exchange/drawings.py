@@ -5,7 +5,8 @@ makes a `Drawings`; `folder.write_folder` makes a dataset folder of it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -86,6 +87,8 @@ class Drawings:
     drawings: Sequence[Drawing]
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()  # in words: what the files hold that the folder layout has no place for
+    notes: Sequence[str] = ()  # in words: what was found out and not said, such as how files are named
+    label_files: Collection[Path] = ()  # of these drawings, where they may look like images
 
     def all_classes(self) -> list[str]:
         """Classes in the order of the tool, then those that only drawings name, in alphabetical order."""

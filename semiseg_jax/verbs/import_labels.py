@@ -3,12 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from semiseg_jax.exchange import csv_tags
+from semiseg_jax.exchange import coco_json, csv_tags, labelme_json, masks, voc_xml
 from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import Report, write_folder
 
 # A reader takes the file or folder that the tool wrote.
-READERS: Mapping[str, Callable[[Path], Drawings]] = {"csv": csv_tags.read}
+READERS: Mapping[str, Callable[[Path], Drawings]] = {
+    "coco": coco_json.read,
+    "csv": csv_tags.read,
+    "labelme": labelme_json.read,
+    "voc": voc_xml.read,
+}
+MASKS = "masks"  # the format whose files are read together with the images
 
 
 def import_labels(
@@ -19,24 +25,35 @@ def import_labels(
     images: str | Path = "",
     link: bool = False,
     classes: Sequence[str] = (),
+    colors: str | Path = "",
+    names: str = "",
 ) -> Report:
     """Writes a dataset folder of images and of what people drew on them, and prints what it holds.
 
     Args:
-      format: what wrote the labels, one of `READERS`.
+      format: what wrote the labels, one of `READERS`, or masks.
       source: the file or folder that it wrote.
       output: the dataset folder to write; it must be absent or empty.
       images: the folder with the images; by default the one that holds the labels.
       link: link images instead of copying them.
       classes: names in order; by default background, then those that the labels name.
+      colors: of masks in colours: a file with the name and R, G, B of each class.
+      names: of masks: how they are named after their images, such as *_mask; by default this is found out.
     """
-    if format not in READERS:
-        raise ValueError(f"unknown format {format!r}; known formats: {', '.join(READERS)}")
+    if format not in (*READERS, MASKS):
+        raise ValueError(f"unknown format {format!r}; known formats: {', '.join([*READERS, MASKS])}")
+    if (colors or names) and format != MASKS:
+        raise ValueError(f"colors and names are about the format {MASKS}, not {format}")
     source = Path(source).expanduser()
     if not source.exists():
         raise LabelFileError(f"{source}: there is no such file or folder")
-    drawings = READERS[format](source)
     place = Path(images).expanduser() if images else source if source.is_dir() else source.parent
+    if format == MASKS:
+        table = Path(colors).expanduser() if colors else None
+        drawings = masks.read(source, place, colors=table, names=names, classes=classes)
+        classes = classes or drawings.classes  # in the order of their values
+    else:
+        drawings = READERS[format](source)
     report = write_folder(drawings, place, Path(output).expanduser(), link=link, classes=classes)
     print(report)
     print(f"next: semiseg prepare {report.output}")
