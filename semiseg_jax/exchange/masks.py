@@ -9,7 +9,7 @@ is said. Masks of two classes may have 0 and 255 instead of 0 and 1.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,12 @@ def read(
         indices, classes, note = _meaning(list(seen.values()), classes)
         notes += note
         shown = {path: {int(indices[value]) for value in look.values} for path, look in seen.items()}
+    decoded = functools.partial(_decoded, table=table, indices=indices)
+    classes_in = functools.lru_cache(maxsize=8)(decoded)  # of an image one after the other
     drawings = []
     for path, image in pairs.items():
         areas = [
-            Area(None if index == IGNORE else classes[index], mask=functools.partial(_is, path, table, indices, index))
+            Area(None if index == IGNORE else classes[index], mask=functools.partial(_is, classes_in, path, index))
             for index in sorted(shown[path])
         ]
         drawings.append(Drawing(image.relative_to(images).as_posix(), str(path), seen[path].size, areas))
@@ -125,7 +127,7 @@ def _look_at_all(paths: Sequence[Path], table: ColorTable | None) -> dict[Path, 
 
 def _look(path: Path, table: ColorTable | None) -> _Seen:
     values, palette = _values(path, colored=table is not None)
-    found, counts = np.unique(values, return_counts=True)
+    found, counts = _counted(values)
     if table is not None:
         strange = ~table.known(found)
         if strange.any():
@@ -143,6 +145,14 @@ def _look(path: Path, table: ColorTable | None) -> _Seen:
         )
     known = {index: color for index, color in palette.items() if index in set(found.tolist())}
     return _Seen(path, values.shape, frozenset(found.tolist()), known)
+
+
+def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different values, sorted, and how often each occurs; fast where neighbours are mostly the same."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] - 1))
+    found, which = np.unique(flat[starts], return_inverse=True)
+    return found, np.bincount(which, np.diff(starts, append=len(flat))).astype(int)
 
 
 def _values(path: Path, colored: bool) -> tuple[np.ndarray, dict[int, Color]]:
@@ -167,7 +177,7 @@ def _values(path: Path, colored: bool) -> tuple[np.ndarray, dict[int, Color]]:
         return codes_of(array), {}
     if array.ndim == 3:
         if (array[..., :1] != array[..., :3]).any():
-            codes, counts = np.unique(codes_of(array), return_counts=True)
+            codes, counts = _counted(codes_of(array))
             shown = ", ".join(str(color_of(code)) for code in codes[np.argsort(-counts)][:_SHOWN].tolist())
             raise LabelFileError(f"{path}: is in colours, such as {shown}; --colors=FILE says what they stand for")
         array = array[..., 0]
@@ -225,15 +235,16 @@ def _meaning(seen: Sequence[_Seen], classes: Sequence[str]) -> tuple[np.ndarray,
     return table, names, said
 
 
-def _is(path: Path, table: ColorTable | None, indices: np.ndarray | None, index: int, size: Size) -> np.ndarray:
+def _is(classes_in: Callable[[Path], np.ndarray], path: Path, index: int, size: Size) -> np.ndarray:
     """[H,W] bool: the pixels of a class."""
-    return _decoded(path, table, None if indices is None else indices.tobytes()) == index
+    return classes_in(path) == index
 
 
-@functools.lru_cache(maxsize=8)  # the classes of one image are asked for one after the other
-def _decoded(path: Path, table: ColorTable | None, indices: bytes | None) -> np.ndarray:
+def _decoded(path: Path, table: ColorTable | None, indices: np.ndarray | None) -> np.ndarray:
+    """[H,W] uint8 the class of each pixel."""
     values, _ = _values(path, colored=table is not None)
-    try:
-        return table.classes_of(values) if table is not None else np.frombuffer(indices or b"", np.uint8)[values]
-    except IndexError:
-        raise LabelFileError(f"{path}: was changed while it was read") from None
+    if table is not None:
+        return table.classes_of(values)
+    if indices is None or (values < 0).any() or (values > IGNORE).any():
+        raise LabelFileError(f"{path}: was changed while it was read")
+    return indices[values]
