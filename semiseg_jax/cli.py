@@ -219,6 +219,8 @@ def _import_labels(command: str, args: list[str]) -> int:
     parsed.boolean("link", False, "link images instead of copying them")
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
     parsed.boolean("predictions", False, "of label_studio: take predictions on images that nobody annotated")
+    parsed.string("colors", "", "of masks in colours: a .txt, .csv or .json with the name and R, G, B of each class")
+    parsed.string("names", "", "of masks: how they are named after their images, such as *_mask; else it is found out")
     positional = parsed.parse(args)
     if positional is None:
         return 0
@@ -228,7 +230,15 @@ def _import_labels(command: str, args: list[str]) -> int:
 
     values = parsed.values
     classes = [name.strip() for name in values.classes.split(",") if name.strip()]
-    import_labels(*positional, images=values.images, link=values.link, classes=classes, predictions=values.predictions)
+    import_labels(
+        *positional,
+        images=values.images,
+        link=values.link,
+        classes=classes,
+        colors=values.colors,
+        names=values.names,
+        predictions=values.predictions,
+    )
     return 0
 
 

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 
 from semiseg_jax.data.fields import Data
+from semiseg_jax.data.fingerprint import fingerprint, slug
 from semiseg_jax.data.letterbox import Letterbox, resize
 from semiseg_jax.data.records import (
     DatasetInfo,
@@ -111,9 +111,9 @@ class Layout(StoredSet):
         self.how = json.dumps(
             [data.stored_side, data.skip_bad, closed, dict(data.options)], sort_keys=True, default=str
         )
-        spec = f"{VERSION} {_fingerprint(self.root, self.watched())} {self.how}"
+        spec = f"{VERSION} {fingerprint(self.root, self.watched())} {self.how}"
         digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
-        super().__init__(data_dir=data.data_dir, config_name=f"{_slug(self.root.name)}-{digest}")
+        super().__init__(data_dir=data.data_dir, config_name=f"{slug(self.root.name)}-{digest}")
 
     def missing(self) -> Sequence[str]:
         """What the tree lacks, in words; looked at before anything is read or written."""
@@ -319,34 +319,6 @@ def _closed(listing: Listing, data: Data) -> Listing:
             open_ones = {kind: item.labels[kind] for kind in set(item.labels) - {Supervision.DENSE}}
             items[id] = dataclasses.replace(item, labels=open_ones)
     return dataclasses.replace(listing, items=items)
-
-
-def _fingerprint(root: Path, watched: Sequence[Path]) -> str:
-    """Names, sizes and times of all files of these files and folders."""
-    digest = hashlib.sha256()
-
-    def visit(path: str) -> None:
-        digest.update(f"{os.path.relpath(path, root)}\n".encode())
-        with os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir():
-                    visit(entry.path)
-                elif entry.is_file():
-                    note(entry.name, entry.stat())
-
-    def note(name: str, stat: os.stat_result) -> None:
-        digest.update(os.fsencode(name) + f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
-
-    for path in watched:
-        if path.is_dir():
-            visit(str(path))
-        elif path.is_file():
-            note(os.path.relpath(path, root), path.stat())
-    return digest.hexdigest()
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name) or "data"
 
 
 def default_colors(num_classes: int) -> list[list[int]]:

@@ -5,11 +5,13 @@ makes a `Drawings`; `folder.write_folder` makes a dataset folder of it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 Size = tuple[int, int]
+_CROSSINGS = 2_000_000  # of edges and rows that are worked on at once, whatever a file holds
 Ring = np.ndarray  # [N,2] float y, x: the corners of a closed line
 
 
@@ -88,6 +90,8 @@ class Drawings:
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()  # in words: what the files hold that the folder layout has no place for
     colors: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # red, green, blue of some classes
+    notes: Sequence[str] = ()  # in words: what was found out and not said, such as how files are named
+    label_files: Collection[Path] = ()  # of these drawings, where they may look like images
 
     def all_classes(self) -> list[str]:
         """Classes in the order of the tool, then those that only drawings name, in alphabetical order."""
@@ -115,9 +119,11 @@ def fill(rings: Sequence[Ring], size: Size) -> np.ndarray:
         y1, x1 = np.roll(y0, -1), np.roll(x0, -1)
         first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(int)
         rows = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(int) - first
-        edge = np.repeat(np.arange(len(y0)), rows)
-        row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
-        x = x0[edge] + (x1 - x0)[edge] * (row + 0.5 - y0[edge]) / (y1 - y0)[edge]
-        np.add.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
+        portion = np.cumsum(rows) // _CROSSINGS
+        for some in (np.flatnonzero(portion == number) for number in np.unique(portion)):
+            edge = np.repeat(some, rows[some])
+            row = np.arange(len(edge)) - np.repeat(np.cumsum(rows[some]) - rows[some], rows[some]) + first[edge]
+            x = x0[edge] + (x1 - x0)[edge] * (row + 0.5 - y0[edge]) / (y1 - y0)[edge]
+            np.add.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
     inside[top:bottom, left:right] = np.cumsum(crossings, axis=1, out=crossings)[:, :width] % 2 == 1
     return inside

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +37,7 @@ class Report:
     classes: Sequence[str]
     counts: Mapping[str, Mapping[str, int]]  # class: areas, boxes, points, strokes, tags, pixels
     left_out: Sequence[str]
+    notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         kinds = [kind for kind in KINDS if any(self.counts[name].get(kind) for name in self.classes)]
@@ -48,7 +49,8 @@ class Report:
             share = f"{self.counts[name].get('pixels', 0) / pixels:>9.2%}" if pixels else ""
             cells = "".join(f"{self.counts[name].get(kind, 0):>9}" for kind in kinds)
             lines.append(f"  {name:{width}}{cells}{share}")
-        return "\n".join([*lines, *(f"left out: {text}" for text in self.left_out)])
+        notes = [f"note: {text}" for text in self.notes]
+        return "\n".join([*lines, *notes, *(f"left out: {text}" for text in self.left_out)])
 
 
 KINDS = ("areas", "boxes", "points", "strokes", "tags")
@@ -84,7 +86,7 @@ def write_folder(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise LabelFileError(f"{output} is there already and not empty; nothing is overwritten")
     names = _class_names(drawings, classes)
-    found = find_images(images)
+    found = find_images(images, drawings.label_files)
     drawn = _assigned(drawings.drawings, found, images)
     with _appearing(output) as folder:
         for name in ("images", "masks", "scribbles"):
@@ -111,25 +113,34 @@ def write_folder(
         for (name, kind), count in item.counts.items():
             totals[name][kind] += count
     bare = sum(not item.counts and item.boxes is None and item.tags is None for item in written)
-    return Report(output, len(written), bare, names, totals, drawings.left_out)
+    return Report(output, len(written), bare, names, totals, drawings.left_out, drawings.notes)
 
 
-def find_images(root: Path) -> dict[str, Path]:
+def find_images(root: Path, without: Collection[Path] = ()) -> dict[str, Path]:
     """{ID: path} of all images below a folder; folders below it become part of the id."""
-    if not root.is_dir():
-        raise LabelFileError(f"{root}: there is no such folder of images")
     found: dict[str, Path] = {}
-    for folder, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                id = "_".join(path.relative_to(root).with_suffix("").parts)
-                if id in found:
-                    raise LabelFileError(f"{found[id]} and {path} would have the same id, {id}; rename one of them")
-                found[id] = path
+    left = set(without)
+    for path in image_files(root):
+        id = "_".join(path.relative_to(root).with_suffix("").parts)
+        if path in left:
+            continue
+        if id in found:
+            raise LabelFileError(f"{found[id]} and {path} would have the same id, {id}; rename one of them")
+        found[id] = path
     if not found:
         raise LabelFileError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def image_files(root: Path) -> list[Path]:
+    """All images below a folder, in order."""
+    if not root.is_dir():
+        raise LabelFileError(f"{root}: there is no such folder of images")
+    found = []
+    for folder, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
+        paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     return found
 
 
@@ -145,11 +156,12 @@ def _class_names(drawings: Drawings, asked: Sequence[str]) -> list[str]:
 
 
 def _assigned(drawings: Sequence[Drawing], found: Mapping[str, Path], root: Path) -> dict[str, Drawing]:
-    """{ID: drawing}. A drawing belongs to the image whose path ends like the one that it names."""
+    """{ID: drawing}. A drawing belongs to the image whose path ends most like the one that it names."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for id, path in found.items():
-        for name in {path.name, _plain(path.name)}:
-            by_name.setdefault(name, []).append((path.relative_to(root).parts, id))
+        parts = path.relative_to(root).parts
+        for name in {path.name, _plain(path.name), path.stem}:  # some tools leave out the suffix
+            by_name.setdefault(name, []).append(((*parts[:-1], name), id))
     assigned: dict[str, Drawing] = {}
     problems = []
     for drawing in drawings:
@@ -177,13 +189,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))
 
 
-def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+def _common_end(own: Sequence[str], other: Sequence[str]) -> float:
+    """How many parts, from the last on, are the same; a little more if that is the whole of `own`."""
     count = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
+    for a, b in zip(reversed(own), reversed(other), strict=False):
         if a != b:
             break
         count += 1
-    return count
+    return count + 0.5 * (count == len(own))
 
 
 def _try(job: tuple[str, Path, Drawing | None], folder: Path, names: Sequence[str], link: bool) -> _Written | str:

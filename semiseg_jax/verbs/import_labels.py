@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from semiseg_jax.exchange import csv_tags, cvat, label_studio
+from semiseg_jax.exchange import coco_json, csv_tags, cvat, label_studio, labelme_json, masks, voc_xml
 from semiseg_jax.exchange.archive import unpack_images
 from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import Report, write_folder
 
 # A reader takes the file or folder that the tool wrote.
 READERS: Mapping[str, Callable[[Path], Drawings]] = {
+    "coco": coco_json.read,
     "csv": csv_tags.read,
     "cvat": cvat.read,
     "label_studio": label_studio.read,
+    "labelme": labelme_json.read,
+    "voc": voc_xml.read,
 }
+MASKS = "masks"  # the format whose files are read together with the images
 
 
 def import_labels(
@@ -28,30 +32,41 @@ def import_labels(
     link: bool = False,
     classes: Sequence[str] = (),
     predictions: bool = False,
+    colors: str | Path = "",
+    names: str = "",
 ) -> Report:
     """Writes a dataset folder of images and of what people drew on them, and prints what it holds.
 
     Args:
-      format: what wrote the labels, one of `READERS`.
+      format: what wrote the labels, one of `READERS`, or masks.
       source: the file or folder that it wrote.
       output: the dataset folder to write; it must be absent or empty.
       images: the folder with the images; by default the one that holds the labels, or the .zip that also has them.
       link: link images instead of copying them.
       classes: names in order; by default background, then those that the labels name.
       predictions: of `label_studio`, take what models predicted on images that nobody annotated.
+      colors: of masks in colours: a file with the name and R, G, B of each class.
+      names: of masks: how they are named after their images, such as *_mask; by default this is found out.
     """
-    if format not in READERS:
-        raise ValueError(f"unknown format {format!r}; known formats: {', '.join(READERS)}")
+    if format not in (*READERS, MASKS):
+        raise ValueError(f"unknown format {format!r}; known formats: {', '.join([*READERS, MASKS])}")
+    if (colors or names) and format != MASKS:
+        raise ValueError(f"colors and names are about the format {MASKS}, not {format}")
     source = Path(source).expanduser()
     if not source.exists():
         raise LabelFileError(f"{source}: there is no such file or folder")
     if predictions and format != "label_studio":
         raise ValueError(f"predictions are read from label_studio only, not from {format}")
-    reader = partial(label_studio.read, predictions=True) if predictions else READERS[format]
-    drawings = reader(source)
     if link and not images and source.suffix.lower() == ".zip":
         raise ValueError("images inside of a .zip can be copied only; leave out --link")
     with _folder_of_images(source, images) as place:
+        if format == MASKS:
+            table = Path(colors).expanduser() if colors else None
+            drawings = masks.read(source, place, colors=table, names=names, classes=classes)
+            classes = classes or drawings.classes  # in the order of their values
+        else:
+            reader = partial(label_studio.read, predictions=True) if predictions else READERS[format]
+            drawings = reader(source)
         report = write_folder(drawings, place, Path(output).expanduser(), link=link, classes=classes)
     print(report)
     print(f"next: semiseg prepare {report.output}")

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from semiseg_jax.data import run_lengths
 from semiseg_jax.data.layout import FolderError, Size
 from semiseg_jax.data.layouts.pairs import check_size
 from semiseg_jax.data.types import IGNORE
@@ -137,30 +138,11 @@ def _fill(mask: np.ndarray, corners: np.ndarray, klass: int) -> None:
 
 
 def decode_runs(where: str, runs: Mapping[str, Any], size: Size) -> np.ndarray:
-    """[H,W] bool of run lengths, off and on by turns, column by column; as numbers or as a compressed text."""
-    counts = runs["counts"]
-    lengths = counts if isinstance(counts, list) else _uncompressed(counts)
-    if tuple(runs["size"]) != tuple(size) or sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
-        raise FolderError(f"{where}: run lengths for {runs['size']} do not fit its image {list(size)}")
-    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return flat.reshape(size[1], size[0]).T
-
-
-def _uncompressed(text: str) -> list[int]:
-    """Run lengths of a text: five bits a character from "0" on, lowest first; 32 says that the number goes on.
-
-    Numbers are signed, and from the fourth on they are differences to the last number but one.
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    return lengths
+    """[H,W] bool of run lengths."""
+    try:
+        lengths, own = run_lengths.read(runs)
+    except ValueError as error:
+        raise FolderError(f"{where}: {error}") from None
+    if own != tuple(size):
+        raise FolderError(f"{where}: run lengths for {list(own)} do not fit its image {list(size)}")
+    return run_lengths.draw(lengths, own)

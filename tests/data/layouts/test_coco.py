@@ -227,5 +227,7 @@ def test_a_polygon_may_leave_its_image():
 
 
 def test_run_lengths_of_another_image_are_refused():
-    with pytest.raises(FolderError, match="do not fit its image"):
+    with pytest.raises(FolderError, match="here: run lengths of 7 pixels do not fit their size"):
         coco_files.decode_runs("here", {"counts": [3, 4], "size": [2, 3]}, (2, 3))
+    with pytest.raises(FolderError, match=r"here: run lengths for \[2, 3\] do not fit its image"):
+        coco_files.decode_runs("here", {"counts": [3, 3], "size": [2, 3]}, (3, 2))

@@ -240,7 +240,7 @@ MUTATIONS = (
         "data-changed-folder",
         "a changed folder is not built again",
         "data/layout.py",
-        (("{_fingerprint(self.root, self.watched())}", "{self.root}"),),
+        (("{fingerprint(self.root, self.watched())}", "{self.root}"),),
         first=(
             "test_folder.py::test_a_changed",
             "test_folder",
