@@ -1,4 +1,4 @@
-"""`labelme`: a JSON file an image, of the same name, for `labelme IMAGES --output FOLDER`.
+"""`labelme`: a JSON file an image, of the same name, for `labelme IMAGES --output FOLDER --labels FOLDER/labels.txt`.
 
 LabelMe's polygons have no holes: a seam joins the outline of a hole to the outer one.
 """
@@ -24,6 +24,8 @@ def write(export: Export, output: Path) -> Path:
         written[path] = image
     for path, image in written.items():
         write_json(path, _content(export, path, image))
+    # So that the tool offers all classes, and that they come back in this order, also those that nobody draws.
+    (output / "labels.txt").write_text("\n".join(["__ignore__", *export.classes]) + "\n", encoding="utf-8")
     return output
 
 

@@ -12,6 +12,8 @@ from semiseg_jax.exchange import export_coco, export_label_studio, export_labelm
 from semiseg_jax.exchange.drawings import LabelFileError, fill
 from semiseg_jax.exchange.exported import Export, ExportedImage
 from semiseg_jax.exchange.outlines import regions_of
+from semiseg_jax.verbs.export_labels import WRITERS
+from semiseg_jax.verbs.import_labels import import_labels
 
 CLASSES = ("background", "cat", 'dog "big" <1>')
 SIZE = (31, 44)
@@ -148,3 +150,19 @@ def test_label_studio_has_predictions_in_percent_that_are_the_label_map(export, 
             drawn[fill([corners], SIZE)] = CLASSES.index(row["value"]["polygonlabels"][0])
         np.testing.assert_array_equal(drawn, labels)
     assert [task["predictions"][0]["score"] for task in tasks] == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("format", ["coco", "labelme", "label_studio"])
+def test_what_was_exported_is_imported_pixel_by_pixel(tmp_path, maps, format):
+    """The way back from the tool, where people changed nothing."""
+    photos = tmp_path / "photos"
+    for name in ("one/a b.png", "two/b.jpg"):
+        (photos / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(photos / name), np.zeros((*SIZE, 3), np.uint8))
+    (tmp_path / "out").mkdir()
+    written = WRITERS[format](exported(photos, maps), tmp_path / "out")
+    options = {"predictions": True} if format == "label_studio" else {}
+    import_labels(format, written, tmp_path / "back", images=photos, classes=CLASSES, **options)
+    for id, labels in zip(("one_a b", "two_b"), maps, strict=True):
+        back = cv2.imread(str(tmp_path / "back" / "masks" / f"{id}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(back, labels)
