@@ -26,9 +26,13 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
     if isinstance(arg, ArgumentProbe):
         arg.defaults.update(defaults)
     given: dict[str, str] = {}
+    last = ""
     for item in filter(None, arg.split(",")):
-        name, _, text = item.partition("=")
-        given[name] = text if "=" in item else "true"
+        name, sign, text = item.partition("=")
+        if last == "path" and name not in defaults:  # a folder's name may hold commas
+            given[last] += f",{item}"
+            continue
+        given[name], last = text if sign else "true", name
     values: dict[str, Any] = {name: value[0] if isinstance(value, tuple) else value for name, value in defaults.items()}
     for name, text in given.items():
         if name not in defaults:

@@ -50,6 +50,7 @@ def test_kinds_of_labels_share_a_batch(name):
 def test_of_a_folder_all_masks_are_used_unless_fewer_are_asked_for(name):
     get = getter(name)
     assert get("path=DIR").data.assign.to_dict() == {}
+    assert get("path=my, own/a,b,steps=9").data.path == "my, own/a,b"
     assert get("path=DIR,labelled=50").data.assign.to_dict() == {"dense": 50, "unlabeled": 1.0}
     assert get("dataset=folder+images,path=A+B").data.assign.to_dict() == {}  # all masks, beside plain images
     assert get("").data.assign.to_dict() == {"dense": 0.125, "unlabeled": 0.875}

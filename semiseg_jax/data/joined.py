@@ -79,6 +79,10 @@ class JoinedSet(DataSet):
                     )  # fmt: skip
 
     @property
+    def state(self) -> str:
+        return "+".join(part.state for part in self.sets.values())
+
+    @property
     def class_names(self) -> Sequence[str]:
         return self._classes
 

@@ -115,6 +115,10 @@ class Layout(StoredSet):
         digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
         super().__init__(data_dir=data.data_dir, config_name=f"{slug(self.root.name)}-{digest}")
 
+    @property
+    def state(self) -> str:
+        return self.data_path.parent.name
+
     def missing(self) -> Sequence[str]:
         """What the tree lacks, in words; looked at before anything is read or written."""
         return () if self.root.is_dir() else ("there is no such folder",)

@@ -153,7 +153,9 @@ def weak_rows(info: DatasetInfo, rows: Sequence[Mapping[str, Any]], strong_class
 
 def _split(info: DatasetInfo, split: str) -> Sequence[Mapping[str, Any]]:
     if split not in info.splits:
-        raise ValueError(f"{info.name} has no split {split!r}; it has: {', '.join(info.splits)}")
+        others = [name for name, rows in info.splits.items() if rows and name not in ("val", "validation", "test")]
+        hint = f"; to train on another: --config.data.train_split={others[0]}" if split == "train" and others else ""
+        raise ValueError(f"{info.name} has no split {split!r}; it has: {', '.join(info.splits)}{hint}")
     if not info.splits[split]:
         raise ValueError(f"split {split!r} of {info.name} is empty")
     return info.splits[split]

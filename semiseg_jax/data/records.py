@@ -148,6 +148,11 @@ class DataSet(abc.ABC):
     def records(self, split: str) -> Sequence[Record]:
         """The records of a split as training reads them."""
 
+    @property
+    def state(self) -> str:
+        """Tells one state of the source's files from another, wherever they lie; "" = unknown."""
+        return ""
+
     def originals(self, split: str) -> Sequence[Record]:
         """Images and masks of a split at their own size."""
         return self.records(split)

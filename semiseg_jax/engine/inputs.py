@@ -71,6 +71,12 @@ class Input:
     def resume(self, saved: Mapping[str, Any], step: int) -> None:
         """Goes on exactly where the checkpoint stands; on other devices, with a fresh order of the same images."""
         before, now = dict(saved["mixture"]), dict(self.mixture)
+        was, state = before.pop("state", ""), now.pop("state", "")
+        if was and was != state:
+            logger.warning(
+                "files of the dataset were changed since the checkpoint was saved (images or labels): training goes on "
+                "with what they are now"
+            )
         if before["images"] != now["images"]:
             raise CheckpointError(
                 "the dataset has changed since the checkpoint was saved (other images or another assignment of kinds); "
@@ -126,6 +132,7 @@ def make_input(config: Settings, dataset: Dataset, devices: int, local_devices: 
         "rows": shard.rows,
         "units": shard.units,
         "processes": shard.processes,
+        "state": dataset.source.state,
     }
     streams = make_streams(data.quota, pools, index)
     total = rows * devices * config.accumulate

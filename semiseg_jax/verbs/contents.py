@@ -8,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.data.likeness import alike, looks
 from semiseg_jax.data.records import Record, decode_image, decode_mask, given_labels, label_counts
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import Supervision
@@ -29,6 +30,7 @@ class Contents:
     pixels: Mapping[Supervision, np.ndarray]  # [K] pixels that labels of a kind name
     sizes: Sequence[tuple[int, int]]  # of all images
     looked_into: int
+    twins: Sequence[tuple[str, str]] = ()  # images for training and for evaluation that look the same
 
     def lines(self) -> list[str]:
         width = max(5, *map(len, self.classes))
@@ -46,6 +48,9 @@ class Contents:
             counts = self.images[Supervision.DENSE]
             unseen = [name for name, count in zip(self.classes, counts, strict=True) if not count]
             out += [f"no mask shows: {', '.join(unseen)}"] if unseen else []
+        if self.twins:
+            shown = ", ".join(f"{one} and {other}" for one, other in self.twins[:5])
+            out.append(f"{len(self.twins)} pairs of images for training and for evaluation look the same: {shown}")
         return out
 
     def _cells(self, klass: int) -> str:
@@ -76,20 +81,33 @@ def contents_of(dataset: Dataset) -> Contents | None:
     chosen = _evenly(places, MOST)
     records = {split: dataset.records(split) for split in {split for split, _ in chosen}}
 
-    def look(place: tuple[str, int]) -> dict[Supervision, np.ndarray]:
+    def look(place: tuple[str, int]) -> tuple[dict[Supervision, np.ndarray], np.ndarray]:
         split, index = place
-        row = dataset.info.splits[split][index]
+        row, record = dataset.info.splits[split][index], records[split][index]
         named = [kind for kind in kinds if kind in row["kinds"]]
-        return _amounts(records[split][index], row, named, dataset.info.num_classes)
+        return _amounts(record, row, named, dataset.info.num_classes), looks(decode_image(record["image"], 8.0))
 
     bar = tqdm(chosen, desc="looking into", unit="image", leave=False, disable=None)
-    for amounts in in_order(look, bar):
+    seen: list[np.ndarray] = []
+    for amounts, look_of in in_order(look, bar):
+        seen.append(look_of)
         for kind, amount in amounts.items():
             counts[kind] += amount > 0
             if kind in pixels:
                 pixels[kind] += amount
     sizes = [tuple(row.get("full", row["size"])) for row in rows]
-    return Contents(dataset.info.classes, kinds, counts, pixels, sizes, len(chosen))
+    twins = _twins(dataset, chosen, seen)
+    return Contents(dataset.info.classes, kinds, counts, pixels, sizes, len(chosen), twins)
+
+
+def _twins(dataset: Dataset, chosen: Sequence[tuple[str, int]], seen: Sequence[np.ndarray]) -> list[tuple[str, str]]:
+    """Pairs of an image for training and one for evaluation that look the same."""
+    sides: dict[bool, list[int]] = {True: [], False: []}
+    for number, (split, _) in enumerate(chosen):
+        sides[split in ("val", "validation", "test")].append(number)
+    ids = [str(dataset.info.splits[split][index]["id"]) for split, index in chosen]
+    pairs = alike([seen[number] for number in sides[False]], [seen[number] for number in sides[True]])
+    return [(ids[sides[False][a]], ids[sides[True][b]]) for a, b in pairs]
 
 
 def _places(dataset: Dataset) -> list[tuple[str, int]]:

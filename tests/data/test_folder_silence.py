@@ -9,9 +9,13 @@ import pytest
 from folders import EVERYTHING, SIZE, names, records, save_mask, square_mask
 from PIL import Image
 
+from semiseg_jax.config import default_config, settings
 from semiseg_jax.data.folder_files import FolderError, read_source
+from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image
+from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.verbs.predict import find_images
+from semiseg_jax.verbs.prepare import prepare
 
 
 def altered_json(root, file, **changes):
@@ -334,3 +338,40 @@ def test_a_mask_of_more_pixels_than_are_read_is_told_from_one_that_is_no_png(mak
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(FolderError, match=r"masks/im0\.png: has more pixels than Pillow reads"):
         open_folder(make_folder()).build()
+
+
+def test_a_dataset_without_a_training_split_says_how_to_name_one(make_folder, open_set):
+    root = make_folder()
+    (root / "splits" / "train.txt").rename(root / "splits" / "trainval.txt")
+    with pytest.raises(ValueError, match=r"has no split 'train'; it has: trainval, val; .*data.train_split=trainval"):
+        make_pools(open_set(root).info, "train", parse_quota({"dense": 1}), {}, 0)
+
+
+def test_images_that_look_the_same_on_both_sides_are_told(make_folder, tmp_path, capsys):
+    root = make_folder()
+    rng = np.random.default_rng(0)
+    for id in ("im0", "im1", "im2", "im3", "im4", "im5"):
+        photo = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (48, 40), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(root / "images" / f"{id}.png"), photo)
+    twin = cv2.imread(str(root / "images" / "im1.png"))
+    cv2.imwrite(str(root / "images" / "im5.png"), np.clip(twin * 0.9 + 9, 0, 255).astype(np.uint8))  # a little darker
+    config = default_config()
+    config.data.update({"name": "folder", "data_dir": str(tmp_path / "built"), "path": str(root)})
+    prepare(config, check_quota=False)
+    said = capsys.readouterr().out
+    assert "1 pairs of images for training and for evaluation look the same: im1 and im5" in said
+
+
+def test_a_mask_that_was_repainted_is_noticed_on_resume(make_folder, open_set, caplog):
+    root = make_folder()
+    config = settings(default_config())
+    config = config.replace(data={"name": "folder", "path": str(root), "quota": {"dense": 1}})
+    saved = {"mixture": make_input(config, open_set(root), 1, 1).mixture, "position": None, "offset": 0}
+    save_mask(root / "masks" / "im1.png", np.ones(SIZE))
+    again = make_input(config, open_set(root), 1, 1)
+    saved["position"] = again.batches.get_state()
+    again.resume(saved, 3)
+    assert "files of the dataset were changed since the checkpoint was saved" in caplog.text
+    caplog.clear()
+    again.resume({**saved, "mixture": again.mixture}, 3)
+    assert "changed" not in caplog.text
