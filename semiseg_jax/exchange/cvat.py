@@ -18,6 +18,7 @@ import numpy as np
 
 from semiseg_jax.exchange.archive import checked_names
 from semiseg_jax.exchange.drawings import Drawing, Drawings, LabelFileError, Size
+from semiseg_jax.exchange.parsing import parse_xml
 from semiseg_jax.exchange.sketch import (
     Sketch,
     class_of,
@@ -26,7 +27,6 @@ from semiseg_jax.exchange.sketch import (
     judged,
     number,
     outline,
-    parse_xml,
     size_of,
     whole,
 )

@@ -27,12 +27,20 @@ def read_json(path: Path) -> Any:
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file. Entities and document types are refused: they can make little text endless."""
+    """The root of an XML file."""
+    try:
+        return parse_xml(path.read_bytes(), str(path))
+    except OSError as error:
+        raise LabelFileError(f"{path}: not readable ({error})") from None
+
+
+def parse_xml(content: bytes, where: str) -> ElementTree.Element:
+    """The root of an XML text. Entities and document types are refused: they can make little text endless."""
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
 
     def refuse(*_: Any) -> None:
-        raise LabelFileError(f"{path}: has a DOCTYPE, which is refused; delete that line")
+        raise LabelFileError(f"{where}: declares a DOCTYPE or entities, which no annotation tool writes")
 
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
@@ -40,12 +48,12 @@ def read_xml(path: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(content, True)
         return builder.close()
-    except (OSError, expat.ExpatError, ValueError, LookupError) as error:
-        if isinstance(error, LabelFileError):
-            raise
-        raise LabelFileError(f"{path}: not readable XML ({error})") from None
+    except LabelFileError:
+        raise
+    except (expat.ExpatError, ValueError, LookupError, AssertionError) as error:
+        raise LabelFileError(f"{where}: not readable XML ({error})") from None
 
 
 def files_below(source: Path, suffix: str) -> list[Path]:

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -89,20 +88,6 @@ def class_of(name: Any, what: str) -> str | None:
         raise LabelFileError(f"{what} has no label")
     name = name.strip()
     return None if name.lower() == IGNORED else BACKGROUND if name.lower() == BACKGROUND else name
-
-
-def parse_xml(content: bytes, where: str) -> ElementTree.Element:
-    """The root of an XML text in UTF-8, which may declare neither document types nor entities."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelFileError(f"{where}: not a text in UTF-8 ({error})") from None
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise LabelFileError(f"{where}: declares a document type or entities, which no annotation tool writes")
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise LabelFileError(f"{where}: not readable XML ({error})") from None
 
 
 class Sketch:

@@ -152,8 +152,8 @@ def test_tracks_of_videos_are_counted(read):
     [
         ("<html/>", "begins with <html>, but CVAT's files with <annotations>"),
         ("<annotations>", "not readable XML"),
-        (document().encode("utf-16"), "not a text in UTF-8"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "declares a document type or entities"),
+        (document().encode("utf-16"), "not readable XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "declares a DOCTYPE or entities"),
         (document(attributes='width="16"'), "image 'yard/a.png': the height is 'None', not a number"),
         (document(attributes='width="50000" height="50000"'), "larger than 200 megapixels"),
         (document(attributes='width="16" height="10" subset="../x"'), "is of the subset '../x'; name it in letters"),

@@ -87,7 +87,7 @@ ENDLESS = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;"
     ("objects", "options", "message"),
     [
         ([thing("dog", 1, 1, 3, 3)], {"width": 28, "height": 20}, "an image of 28x20 pixels, but .* is 14x10"),
-        ([thing("dog", 1, 1, 3, 3)], {"start": ENDLESS}, "a.xml: has a DOCTYPE, which is refused"),
+        ([thing("dog", 1, 1, 3, 3)], {"start": ENDLESS}, "a.xml: declares a DOCTYPE"),
         ([thing("dog", 1, 1, 3, 3)], {"width": "wide"}, "size/width is 'wide', but must be a number"),
         ([thing("dog", 1, 1, 3, 3)], {"width": 10**5, "height": 10**5}, "100000.0 x 100000.0 pixels, which is refused"),
         ([thing("dog", 5, 1, 3, 3)], {}, "a box of 'dog' ends before it begins"),
@@ -112,5 +112,5 @@ def test_all_problems_are_reported_together(tmp_path):
         voc_xml.read(tmp_path / "xml")
     wide = ENDLESS.replace('"1.0"', '"1.0" encoding="utf-16"') + "<annotation/>"
     (tmp_path / "wide.xml").write_bytes(wide.encode("utf-16"))
-    with pytest.raises(LabelFileError, match="has a DOCTYPE"):
+    with pytest.raises(LabelFileError, match="declares a DOCTYPE"):
         voc_xml.read(tmp_path / "wide.xml")
