@@ -234,6 +234,7 @@ SHAPE = st.builds(
 )
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(text=mutated(document(SHAPES).encode()) | st.lists(SHAPE, max_size=5).map(lambda all: document("".join(all))))
 def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, text):
@@ -242,6 +243,7 @@ def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, te
     assert_drawn_or_refused(cvat.read, path)
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_no_archive_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, data):

@@ -20,6 +20,8 @@ from semiseg_jax.exchange.color_table import read_table
 from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import write_folder
 
+pytestmark = pytest.mark.heavy
+
 EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
 MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 

@@ -348,6 +348,7 @@ def in_regions(values):
     return [task(*(result("polygonlabels", value, ()) for value in values))]
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(mutated(WHOLE) | (ANYTHING | REGIONS.map(in_regions)).map(lambda content: json.dumps(content).encode()))
 def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, content):
@@ -356,6 +357,7 @@ def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, co
     assert_drawn_or_refused(label_studio.read, path)
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(mutated(bytes(PACKED)) | st.binary(max_size=40))
 def test_no_brush_ends_in_anything_but_pixels_or_a_refusal(packed):

@@ -324,6 +324,7 @@ def test_a_folder_without_masks_trains_without_evaluation(tiny_config, tmp_path,
     assert saved_arrays(tmp_path / "run", 6)
 
 
+@pytest.mark.heavy
 def test_folder_of_images_below_the_crop_trains_on_every_kind_at_once(tiny_config, tmp_path, make_folder):
     tiny_config.data.assign = ConfigDict()
     tiny_config.data.quota = ConfigDict({"dense": 1, "scribble": 1, "points": 1, "box": 1, "tags": 1, "partial": 1})
@@ -368,6 +369,7 @@ def test_fully_balanced_classes_weigh_the_same_and_missing_ones_no_more_than_the
         balanced_weights(unlabelled, dataset, 1.0)
 
 
+@pytest.mark.heavy
 def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
     tiny_config, tmp_path, make_folder, monkeypatch, capsys
 ):

@@ -63,6 +63,7 @@ def test_weights_that_do_not_fit_stop_the_run_before_anything_is_written(tiny_co
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 def test_a_run_is_exported_and_loaded_again(tiny_config, tmp_path, capsys):
     train(tiny_config, tmp_path / "run")
     assert main(["convert-weights", str(tmp_path / "run"), str(tmp_path / "mine.npz")]) == 0
