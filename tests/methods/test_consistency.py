@@ -77,6 +77,7 @@ def test_nothing_is_taught_above_a_threshold_that_no_pixel_reaches():
     assert_close(grads, plain, 1e-4)
 
 
+@pytest.mark.heavy
 def test_class_weights_weigh_pseudo_labels_too():
     config = config_with("unimatch")
     config.class_weights = (0.0,) * CLASSES

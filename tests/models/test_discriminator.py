@@ -34,6 +34,7 @@ def test_one_logit_a_pixel(size, batch):
     np.testing.assert_allclose(logits[:, 0, 0], low[:, 0, 0], atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("stride", "side", "window"), [(32, 4, 94), (16, 7, 94), (8, 14, 70)])
 def test_confidences_may_lie_closer(stride, side, window):
     model, x = Discriminator(features=4, output_stride=stride), jnp.asarray(probs(1, 128, 128))
@@ -51,6 +52,7 @@ def test_confidences_may_lie_closer(stride, side, window):
     assert last - first + 1 == window
 
 
+@pytest.mark.heavy
 def test_half_precision_is_close():
     x = probs()
     logits, variables = Discriminator(features=8).init_with_output(jax.random.key(0), x)

@@ -36,6 +36,7 @@ def test_features_of_every_network_have_the_shapes_that_are_listed(name, remat):
     assert bool(stats) == (name != "unet")
 
 
+@pytest.mark.heavy
 def test_features_are_what_the_network_computes():
     model = make_model("unet", 3, widths=(4, 8))
     image = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))

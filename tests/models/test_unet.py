@@ -49,6 +49,7 @@ def test_output_and_parameters_are_float32_and_finite(norm, dtype):
     assert ("batch_stats" in variables) == (norm == "batch")
 
 
+@pytest.mark.heavy
 def test_bfloat16_is_close_to_float32_but_not_the_same():
     single, half = (make_model("unet", CLASSES, dtype=dtype, widths=WIDTHS) for dtype in ("float32", "bfloat16"))
     variables = single.init(jax.random.key(0), images())

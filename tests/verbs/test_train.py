@@ -335,6 +335,7 @@ def test_folder_of_images_below_the_crop_trains_on_every_kind_at_once(tiny_confi
     assert train(tiny_config, tmp_path / "run").step == 6
 
 
+@pytest.mark.heavy
 def test_balanced_classes_train_with_the_weights_of_their_shares_and_go_on(tiny_config, tmp_path, capfd, monkeypatch):
     tiny_config.balance_classes, tiny_config.steps = 0.5, 2
     dataset, given = open_dataset(settings(tiny_config).data), []

@@ -40,6 +40,7 @@ def test_training_starts_from_the_weights_and_so_does_its_average(tiny_config, w
     jax.tree.map(lambda x, y: x.shape == y.shape, fresh, stage.start(fresh))
 
 
+@pytest.mark.heavy
 def test_a_run_starts_from_the_file_until_it_has_a_checkpoint_and_then_goes_on_without(tiny_config, weights, tmp_path):
     tiny_config.pretrained.path, tiny_config.pretrained.new_classifier = str(weights), True
     tiny_config.optimizer.learning_rate = 1e-9
