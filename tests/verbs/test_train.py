@@ -122,7 +122,11 @@ def test_pmap_saves_where_it_is_stopped_and_resumed_equals_shard_map_bit_for_bit
 def test_a_second_run_in_the_same_workdir_is_refused(straight):
     """At each step of the first one, which the fixture checks; afterwards the workdir is free."""
     with workdirs.lock(straight.workdir):
-        pass
+        refused = pytest.raises(ValueError, match="another run is going on")
+        with refused, workdirs.lock(straight.workdir):
+            pass
+    with workdirs.lock(straight.workdir):
+        assert (straight.workdir / ".lock").is_file()
 
 
 def test_a_finished_run_trains_and_evaluates_no_further_and_reports_its_metrics(straight, tmp_path, monkeypatch):
