@@ -126,7 +126,7 @@ def _predict(command: str, args: list[str]) -> int:
         limit=values.limit,
         write=values.write,
     )
-    return 0 if summary["images"] or not summary["failed"] else 1
+    return int(bool(summary["failed"]))
 
 
 def _prepare(command: str, args: list[str]) -> int:
@@ -164,11 +164,13 @@ def _inspect(command: str, args: list[str]) -> int:
     positional = parsed.parse_with_config(args)
     if positional is None:
         return 0
-    _no_positional(positional)
-    config = parsed.config()
-    from semiseg_jax.verbs.inspect import inspect
+    from semiseg_jax.verbs.inspect import config_of, inspect
 
-    inspect(config, parsed.values.output)
+    if positional and "config" in parsed.values:
+        raise UsageError(f"a folder or --config, please, not both: {positional[0]}")
+    if len(positional) > 1:
+        raise UsageError(f"one folder, please, not {positional}")
+    inspect(config_of(positional[0]) if positional else parsed.config(), parsed.values.output)
     return 0
 
 
@@ -269,7 +271,7 @@ def _export_labels(command: str, args: list[str]) -> int:
         min_area=parsed.get("min-area"),
         image_prefix=parsed.get("image-prefix"),
     )
-    return int(bool(summary["failed"]) and not summary["images"])
+    return int(bool(summary["failed"]))
 
 
 def _convert_weights(command: str, args: list[str]) -> int:

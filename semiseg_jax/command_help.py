@@ -66,7 +66,10 @@ Formats: coco, labelme, label_studio. Without any file, the evaluation split of 
 people corrected comes back by `semiseg import-labels`.""",
     "inspect": """Draws one training batch after augmentation: image, labels, boxes, valid pixels, kind and tags.
 
-  semiseg inspect --config=quickstart --output=batch.png""",
+  semiseg inspect DIR
+  semiseg inspect --config=quickstart --output=batch.png
+
+Of a dataset folder, rows of every kind of label that it has are drawn.""",
     "summary": """Parameters, multiply-adds, sizes and memory of a config's network, stage by stage.
 
   semiseg summary --config=supervised:path=DIR

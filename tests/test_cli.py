@@ -320,8 +320,8 @@ def test_predict_passes_positional_inputs_in_order(workdir, verb):
     assert options["write"] == "index,probabilities"
 
 
-@pytest.mark.parametrize(("images", "failed", "code"), [(2, 0, 0), (1, 1, 0), (0, 2, 1), (0, 0, 0)])
-def test_predict_fails_only_when_every_image_failed(images, failed, code, workdir, verb):
+@pytest.mark.parametrize(("images", "failed", "code"), [(2, 0, 0), (1, 1, 1), (0, 2, 1), (0, 0, 0)])
+def test_predict_fails_when_an_image_failed(images, failed, code, workdir, verb):
     verb("predict", {"images": [{}] * images, "failed": [{}] * failed})
     assert cli.main(["predict", f"--workdir={workdir}", "x.png"]) == code
 
@@ -343,6 +343,13 @@ def test_inspect_passes_the_output(config_file, verb):
     calls = verb("inspect")
     assert cli.main(["inspect", f"--config={config_file}", "--output=b.png"]) == 0
     assert str(calls[0][0][1]) == "b.png"
+
+
+def test_inspect_takes_a_folder_or_a_config(config_file, capsys):
+    assert cli.main(["inspect", f"--config={config_file}", "folder"]) == 1
+    assert "a folder or --config, please, not both" in capsys.readouterr().err
+    assert cli.main(["inspect", "one", "two"]) == 1
+    assert "one folder, please" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError, RuntimeError, FileNotFoundError])

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import FolderError, Item, Layout, Listing, Size, read_index_map
+from semiseg_jax.data.label_maps import FolderError, read_index_map
+from semiseg_jax.data.layout import Item, Layout, Listing, Size
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import Options, option
 

@@ -2,12 +2,12 @@
 
     dataset.json            {"classes": [...], "ignore_label": 255, "colors": [[r,g,b], ...]}
     images/ID.jpg           any format that OpenCV reads
-    masks/ID.png            class indices                                    (every label file is optional)
+    masks/ID.png            class indices, or the `colors` of the classes    (every label file is optional)
     scribbles/ID.png        class indices where something is drawn, ignore_label elsewhere
     points.json             {ID: [[y, x, class], ...]}
     boxes.json              COCO: images, annotations with bbox [x, y, w, h], categories
     tags.json               {ID: [class, ...]}
-    splits/NAME.txt         one ID a line
+    splits/NAME.txt         one ID a line; without `train`, `trainval` or the only other one is for training
 
 Every image may have a different subset of the labels. Without splits/, one fifth of the images with a mask become
 `val` and the others `train`. All problems of a folder are reported together, before anything is written.
@@ -27,7 +27,9 @@ from semiseg_jax.data.folder_files import (
     read_scribbles,
     read_source,
     read_tags,
+    stand_in,
 )
+from semiseg_jax.data.label_maps import moved_colors
 from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -60,6 +62,12 @@ class Folder(Layout):
         names = ("dataset.json", "images", "masks", "scribbles", "points.json", "boxes.json", "tags.json", "splits")
         return [self.root / name for name in names]
 
+    def build(self) -> None:
+        name = stand_in(path.stem for path in (self.root / "splits").glob("*.txt"))
+        if name and self.data.train_split == "train":
+            logger.info("%s: has no splits/train.txt, so it trains on splits/%s.txt", self.root, name)
+        super().build()
+
     def scan(self) -> Listing:
         source = self._source = read_source(self.root, skip_bad=self.data.skip_bad)
         items = {id: Item(path, _readers(source, id)) for id, path in source.images.items()}
@@ -72,6 +80,8 @@ class Folder(Layout):
         empty = [id for id, found in masked.items() if not found]
         if empty:
             logger.warning("%s and %d more: hold no class, and count as no mask", masks[empty[0]], len(empty) - 1)
+        if moved := moved_colors(masks, {id: found - {IGNORE} for id, found in masked.items()}):
+            return (moved,)
         suspects = [id for id, found in masked.items() if found == {0, IGNORE}]
         if not suspects:
             return ()

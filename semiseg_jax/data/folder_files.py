@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from semiseg_jax.data import folder_names
-from semiseg_jax.data.layout import FolderError, default_colors, read_index_map
+from semiseg_jax.data.label_maps import FolderError, read_index_map
+from semiseg_jax.data.layout import default_colors
 from semiseg_jax.data.records import IMAGE_SUFFIXES
 from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 
@@ -43,6 +44,7 @@ class Source:
     background: int | None
     ignore_label: int
     ignore_named: bool  # dataset.json says which it is
+    mask_colors: Sequence[Sequence[int]]  # what masks in colours show, where dataset.json says so
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     scribbles: Mapping[str, Path]
@@ -96,6 +98,7 @@ def read_source(root: Path, *, skip_bad: bool = False) -> Source:
         background=meta.get("background", default_background),
         ignore_label=meta.get("ignore_label", IGNORE),
         ignore_named="ignore_label" in meta,
+        mask_colors=meta.get("colors") or (),
         images=images,
         masks=masks,
         scribbles=scribbles,
@@ -108,18 +111,22 @@ def read_source(root: Path, *, skip_bad: bool = False) -> Source:
 
 def read_mask(source: Source, id: str, size: tuple[int, int]) -> np.ndarray | None:
     """None where it holds no class at all."""
-    mask = read_index_map(source.masks[id], size, len(source.classes), ignore_label=source.ignore_label)
+    mask = _read_map(source, source.masks[id], size)
     return mask if (mask != IGNORE).any() else None
 
 
 def read_scribbles(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
-    drawn = read_index_map(source.scribbles[id], size, len(source.classes), ignore_label=source.ignore_label)
+    drawn = _read_map(source, source.scribbles[id], size)
     if (drawn != IGNORE).all():
         raise FolderError(
             f"{source.scribbles[id]}: labels every pixel; where nothing is drawn it must be {source.ignore_label}, and "
             "maps of areas go to masks/"
         )
     return drawn
+
+
+def _read_map(source: Source, path: Path, size: tuple[int, int]) -> np.ndarray:
+    return read_index_map(path, size, len(source.classes), ignore_label=source.ignore_label, colors=source.mask_colors)
 
 
 def read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
@@ -256,12 +263,23 @@ def _read_splits(root: Path, images: Mapping[str, Path], masks: Mapping[str, Pat
         if missing:
             raise FolderError(f"{path}: {len(missing)} of {len(ids)} ids have no image, the first is {missing[0]!r}")
         splits[path.stem] = ids
+    if name := stand_in(splits):
+        splits["train"] = splits[name]
     for one, other in itertools.combinations(splits, 2):
         if "train" in (one, other) and {one, other} & {"val", "validation", "test"}:
             shared = set(splits[one]) & set(splits[other])
             if shared:
                 logger.warning("%s: %d images are in both %s and %s", root, len(shared), one, other)
     return splits
+
+
+def stand_in(splits: Iterable[str]) -> str:
+    """The split to train on where none is called train: trainval, training, or the only one that is not for testing."""
+    names = set(splits)
+    left = names - {"val", "valid", "validation", "test", "testing"}
+    if not names or "train" in names:
+        return ""
+    return next((name for name in ("trainval", "training") if name in names), left.pop() if len(left) == 1 else "")
 
 
 def _as_id(line: str, images: Mapping[str, Path]) -> str:

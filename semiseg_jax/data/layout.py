@@ -20,6 +20,7 @@ import numpy as np
 
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.fingerprint import fingerprint, slug
+from semiseg_jax.data.label_maps import FolderError, values_of
 from semiseg_jax.data.letterbox import Letterbox, resize
 from semiseg_jax.data.records import (
     DatasetInfo,
@@ -34,7 +35,7 @@ from semiseg_jax.data.records import (
     why_unreadable,
 )
 from semiseg_jax.data.threads import in_order
-from semiseg_jax.data.types import IGNORE, Supervision
+from semiseg_jax.data.types import Supervision
 
 logger = logging.getLogger("semiseg_jax")
 
@@ -46,10 +47,6 @@ _DIRECT = (*_JPEG, ".png")  # stored as they are; anything else becomes PNG
 _SHOWN = 20
 _SIZES = " but its image is "
 _TURNED = " (the image is turned by its EXIF tag; its labels must be turned as well)"
-
-
-class FolderError(ValueError):
-    """What is wrong with the files of a dataset, every problem on a line of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,50 +329,3 @@ def default_colors(num_classes: int) -> list[list[int]]:
     colors = np.round(60 + 185 * bands).astype(int)
     colors[0] = 30
     return colors.tolist()
-
-
-def values_of(mask: np.ndarray) -> np.ndarray:
-    """The different values of a map, in order; those of bytes without a copy."""
-    if mask.dtype != np.uint8:
-        return np.unique(mask)
-    return np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))
-
-
-def read_index_map(
-    path: Path, size: Size, num_classes: int, *, table: np.ndarray | None = None, ignore_label: int = IGNORE
-) -> np.ndarray:
-    """A file of class indices as [H,W] uint8 with 255 where there is no label; palette files give their indices.
-
-    `table` [256] says which class each value of the file stands for; else values are classes, `ignore_label` none.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            array = np.asarray(file)
-    except Image.DecompressionBombError:
-        raise FolderError(f"{path}: has more pixels than Pillow reads; make image and mask smaller") from None
-    except Exception as error:
-        reason = why_unreadable(path, error) if path.is_symlink() else "not a readable PNG"
-        raise FolderError(f"{path}: {reason}") from None
-    if array.ndim != 2:
-        raise FolderError(f"{path}: has {array.shape[-1]} channels but must hold one class index a pixel")
-    if array.shape != tuple(size):
-        raise FolderError(f"{path}: is {array.shape[1]}x{array.shape[0]} but its image is {size[1]}x{size[0]}")
-    if array.dtype != np.uint8:
-        array = array.astype(np.int64)
-    values = values_of(array)
-    if table is None:
-        strange = np.setdiff1d(values, [*range(num_classes), ignore_label])
-        if len(strange):
-            raise FolderError(
-                f"{path}: has values {strange[:8].tolist()} but the classes are 0..{num_classes - 1} "
-                f"and ignore_label is {ignore_label}"
-            )
-        out = array.astype(np.uint8)
-        out[array == ignore_label] = IGNORE
-        return out
-    strange = values[(values < 0) | (values >= len(table))]
-    if len(strange):
-        raise FolderError(f"{path}: has values {strange[:8].tolist()} that stand for no class")
-    return table[array]

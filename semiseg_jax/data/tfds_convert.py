@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm.auto import tqdm
 
 from semiseg_jax.data import store
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.threads import in_order
 
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, reversed

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.tfds_mappings import KNOWN
 
 _NAME = re.compile(r"tfds:(?P<name>\w+)(/(?P<config>[\w.@+-]+))?(:(?P<version>[\d.*]+))?")

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data import store, tfds_convert
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, default_colors
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import Card, default_colors
 from semiseg_jax.data.records import (
     DataSet,
     DatasetInfo,

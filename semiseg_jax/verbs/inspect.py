@@ -6,11 +6,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import settings
+from semiseg_jax.config import default_config, settings
 from semiseg_jax.data.datasets import open_dataset
+from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.engine.settings import Settings
+from semiseg_jax.presets import shared_by
+
+
+def config_of(folder: str | Path) -> ConfigDict:
+    """A config that draws from a dataset folder, as evenly as can be, every kind of label that it has."""
+    config = default_config()
+    config.data.update({"name": "folder", "path": str(folder)})
+    dataset = open_dataset(settings(config).data)
+    rows = dataset.info.splits.get(config.data.train_split, ())
+    kinds = {Supervision(kind) for row in rows for kind in row["kinds"]} - {Supervision.UNLABELED}
+    if any(len(row["kinds"]) == 1 for row in rows):
+        kinds.add(Supervision.UNLABELED)
+    config.data.quota = shared_by("+".join(kind.name.lower() for kind in kinds), max(8, len(kinds)))
+    config.augment.crop = (160, 160)
+    return config
 
 
 def inspect(config: ConfigDict | Settings, output: str | Path = "batch.png", *, max_rows: int = 16) -> Path:

@@ -7,7 +7,8 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, names, records, save_mask, square_mask
 from PIL import Image
 
-from semiseg_jax.data.layout import FolderError, default_colors
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import default_colors
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision
 

@@ -7,7 +7,8 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, records, save_mask, square_mask
 from PIL import Image
 
-from semiseg_jax.data.folder_files import FolderError, read_source
+from semiseg_jax.data.folder_files import read_source
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.types import IGNORE
 
 # What may be wrong with the layout: found when the folder is opened.

@@ -10,7 +10,8 @@ from folders import EVERYTHING, SIZE, names, records, save_mask, square_mask
 from PIL import Image
 
 from semiseg_jax.config import default_config, settings
-from semiseg_jax.data.folder_files import FolderError, read_source
+from semiseg_jax.data.folder_files import read_source
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.pools import make_pools, parse_quota
 from semiseg_jax.data.records import decode_image
 from semiseg_jax.engine.inputs import make_input
@@ -340,11 +341,75 @@ def test_a_mask_of_more_pixels_than_are_read_is_told_from_one_that_is_no_png(mak
         open_folder(make_folder()).build()
 
 
-def test_a_dataset_without_a_training_split_says_how_to_name_one(make_folder, open_set):
+@pytest.mark.parametrize("name", ["trainval", "training", "mine"])
+def test_a_dataset_without_a_training_split_says_which_one_it_takes(make_folder, open_set, caplog, name):
     root = make_folder()
-    (root / "splits" / "train.txt").rename(root / "splits" / "trainval.txt")
-    with pytest.raises(ValueError, match=r"has no split 'train'; it has: trainval, val; .*data.train_split=trainval"):
+    (root / "splits" / "train.txt").rename(root / "splits" / f"{name}.txt")
+    with caplog.at_level("INFO"):
+        dataset = open_set(root)
+    assert f"has no splits/train.txt, so it trains on splits/{name}.txt" in caplog.text
+    assert dataset.info.splits["train"] == dataset.info.splits[name]
+    assert len(dataset.records("train")) == len(dataset.records(name)) == 4
+
+
+def test_of_two_splits_that_may_be_for_training_none_is_taken(make_folder, open_set):
+    root = make_folder()
+    (root / "splits" / "train.txt").rename(root / "splits" / "one.txt")
+    (root / "splits" / "two.txt").write_text("im0\n")
+    with pytest.raises(ValueError, match=r"has no split 'train'; it has: one, two, val; .*data.train_split=one"):
         make_pools(open_set(root).info, "train", parse_quota({"dense": 1}), {}, 0)
+
+
+RED, GREEN, BLUE, WHITE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (255, 255, 255)
+
+
+def save_in_colors(path, mask, colors):
+    Image.fromarray(np.array(colors, np.uint8)[mask]).save(path)
+
+
+def test_masks_in_colours_are_read_by_the_colors_of_dataset_json(make_folder, open_folder):
+    root = make_folder()
+    expected = records(open_folder(root))["im1"]["mask"]
+    altered_json(root, "dataset.json", colors=[RED, GREEN, BLUE, WHITE])
+    mask = np.array(Image.open(root / "masks" / "im1.png"))
+    save_in_colors(root / "masks" / "im1.png", np.where(mask == 255, 3, mask), [RED, GREEN, BLUE, WHITE])
+    assert records(open_folder(root))["im1"]["mask"] == expected
+
+
+@pytest.mark.parametrize(
+    ("colors", "shown", "said"),
+    [
+        (None, [RED, GREEN], r"has 3 channels .*; `colors` of dataset\.json may say what colours stand for"),
+        (
+            [RED, GREEN, BLUE],
+            [RED, (0, 201, 0)],
+            r"has colours that are not among `colors` of .*: \[0, 201, 0\]",
+        ),
+        (
+            [RED, GREEN, RED],
+            [RED, GREEN],
+            r"is in colours, but in `colors` of .* one stands for two classes",
+        ),
+        ([RED, GREEN, BLUE], [(*RED, 255), (*GREEN, 9)], r"is transparent in places"),
+    ],
+)
+def test_masks_in_other_colours_are_refused(make_folder, open_folder, colors, shown, said):
+    root = make_folder()
+    if colors:
+        altered_json(root, "dataset.json", colors=colors)
+    save_in_colors(root / "masks" / "im1.png", square_mask(), shown)
+    with pytest.raises(FolderError, match=r"im1\.png: " + said):
+        open_folder(root).build()
+
+
+def test_palettes_in_another_order_in_each_file_are_refused(make_folder, open_folder):
+    root = make_folder()
+    save_mask(root / "masks" / "im1.png", square_mask(), palette=[*RED, *GREEN, *BLUE])
+    save_mask(root / "masks" / "im2.png", 1 - square_mask(), palette=[*GREEN, *RED, *BLUE])
+    with pytest.raises(FolderError, match=r"the colour .* is the index . in .* but . in .*im2\.png: their palettes"):
+        open_folder(root).build()
+    save_mask(root / "masks" / "im2.png", square_mask(), palette=[*BLUE, *WHITE])  # of another tool
+    open_folder(root).build()
 
 
 def test_images_that_look_the_same_on_both_sides_are_told(make_folder, tmp_path, capsys):

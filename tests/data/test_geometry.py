@@ -5,6 +5,7 @@ import functools
 import math
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from example_rows import augment, make_row
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.geometry import Limits, Transform
 from semiseg_jax.data.types import IGNORE
+from semiseg_jax.exchange.drawings import fill
 from semiseg_jax.ops.convolution import convolution_form
 
 ANGLES = [-170.0, -45.0, 10.0, 33.0, 120.0]
@@ -228,3 +230,62 @@ def test_images_are_the_same_in_the_form_for_cpus_and_in_that_for_others(limits)
         valid = np.asarray(transform.mask(np.zeros((40, 48), np.uint8))[1])
         assert valid.any()
         np.testing.assert_allclose(forms["cpu"][valid], forms["library"][valid], atol=1e-4)
+
+
+# What people draw: augmenting it and drawing then, or drawing it finely and augmenting the drawing.
+
+FINE = 8
+BLOB = np.array([[6.3, 9.1], [20.2, 40.7], [48.9, 52.4], [33.0, 30.5], [51.6, 12.2]])  # y, x of corners
+PATH = np.array([[5.0, 7.0], [22.0, 31.0], [18.0, 55.0], [52.0, 40.0]])
+
+
+def finely_drawn(rings, strokes, size):
+    """[H * FINE, W * FINE] 1 inside of the rings, 2 along the strokes, 0 elsewhere."""
+    drawing = fill([ring * FINE for ring in rings], (size[0] * FINE, size[1] * FINE)).astype(np.uint8)
+    for stroke in strokes:
+        places = np.round(stroke[:, ::-1] * FINE).astype(np.int32)
+        cv2.polylines(drawing, [places], False, 2, 1)
+    return drawing
+
+
+def near(where, distance):
+    """[H,W] bool: pixels at most so far from one that is set."""
+    return cv2.distanceTransform(1 - where.astype(np.uint8), cv2.DIST_L2, 5) <= distance
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+def test_augmenting_then_drawing_is_drawing_finely_then_augmenting_within_a_pixel(angle, flip, scale):
+    size, crop = (60, 64), (70, 70)
+    strokes = np.concatenate([PATH[:-1], PATH[1:], np.full((len(PATH) - 1, 1), 2)], axis=1)
+    strokes[:, :4] -= 0.5  # rows hold the middles of pixels as whole numbers
+    options = {"crop": crop, "scale": (scale, scale), "flip": flip, "random_crop": False}
+    row = make_row(fill([BLOB], size).astype(np.uint8), strokes=strokes, boxes=[[*BLOB.min(0), *BLOB.max(0)]])
+    found = turned(row, angle, **options)
+    fine = finely_drawn([BLOB], [PATH], size)
+
+    def moved(places):
+        there = carried(places, angle, crop, size, scale)
+        return np.where([False, bool(flip)], crop[1] - there, there)
+
+    # Each fine pixel of the line, carried into the crop.
+    line = np.zeros(crop, bool)
+    y, x = np.floor(moved((np.argwhere(fine == 2) + 0.5) / FINE)).astype(int).T
+    shown = (y >= 0) & (y < crop[0]) & (x >= 0) & (x < crop[1])
+    line[y[shown], x[shown]] = True
+    drawn = found["label"] == 2
+    assert drawn.sum() > 40
+    assert near(line, 1.5)[drawn].all()  # a neighbour, also across a corner
+    assert near(drawn, 1.5)[line].all()
+
+    # Each pixel of the crop, looked up in the fine drawing of the area.
+    corners = moved(BLOB)
+    area = fill([corners], crop)
+    inside = found["label"] == 1
+    edge = near(area, 1.5 * max(1, scale)) & near(~area, 1.5 * max(1, scale))
+    np.testing.assert_array_equal(inside[~edge & ~near(drawn, 1)], area[~edge & ~near(drawn, 1)])
+    y0, x0, y1, x1 = found["boxes"][0]
+    corners = np.clip(corners, 0, crop)
+    np.testing.assert_array_less(np.r_[y0, x0] - 1, corners.min(0))
+    np.testing.assert_array_less(corners.max(0), np.r_[y1, x1] + 1)

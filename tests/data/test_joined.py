@@ -14,7 +14,7 @@ from trees import voc_tree
 from semiseg_jax.data.datasets import check_pools, open_dataset
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.joined import parts_of
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.pools import make_pools, make_streams, parse_quota
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE, Supervision

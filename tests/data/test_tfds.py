@@ -24,7 +24,7 @@ from tfds_written import (
 from semiseg_jax.data import tfds_convert, tfds_sets
 from semiseg_jax.data.datasets import make_builder, open_dataset
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.tfds_names import ADE_SCENES
 from semiseg_jax.data.types import IGNORE, Supervision

@@ -12,7 +12,7 @@ from PIL import Image
 
 from semiseg_jax.data.datasets import make_builder
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layouts import sift_flow
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE

@@ -20,6 +20,7 @@ from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.metrics import ConfusionMatrix
 from semiseg_jax.exchange.drawings import fill
 from semiseg_jax.verbs.evaluate import _file_name, evenly
+from semiseg_jax.verbs.inspect import config_of
 from semiseg_jax.verbs.workdir import read_config
 
 
@@ -319,6 +320,15 @@ def test_inspect_draws_a_batch_of_every_kind(data_dir, tmp_path):
     config.augment.crop = (32, 32)
     picture = Image.open(semiseg_jax.inspect(config, tmp_path / "batch.png"))
     assert picture.size[1] > 5 * 160
+
+
+def test_a_folder_is_inspected_with_every_kind_that_it_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "built"))
+    root = FolderMaker(tmp_path / "all")(scribbles=True, tags=True)
+    (root / "masks" / "im0.png").unlink()
+    config = config_of(root)
+    assert set(config.data.quota) == {"dense", "scribble", "tags"}
+    assert sum(config.data.quota.values()) == 8
 
 
 def test_a_single_path_is_one_input(workdir, source, tmp_path):

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
+from semiseg_jax.data.label_maps import FolderError, read_index_map
+from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size
 from semiseg_jax.data.layouts.coco_files import Annotations, draw_instances, read_boxes, read_panoptic
 from semiseg_jax.data.layouts.coco_names import PIXELMAP_NAMES, THING_IDS
 from semiseg_jax.data.layouts.pairs import by_id, lacks, put, without

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from semiseg_jax.data import run_lengths
-from semiseg_jax.data.layout import FolderError, Size
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import Size
 from semiseg_jax.data.layouts.pairs import check_size
 from semiseg_jax.data.types import IGNORE
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import Card, Item, Layout, Listing
 from semiseg_jax.data.records import IMAGE_SUFFIXES
 from semiseg_jax.data.types import MOST_CLASSES
 from semiseg_jax.options import OptionError, Options, option

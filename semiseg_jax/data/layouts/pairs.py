@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semiseg_jax.data.layout import FolderError, Item, Layout, Size
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import Item, Layout, Size
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import Options, option
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Listing, Size
+from semiseg_jax.data.label_maps import FolderError
+from semiseg_jax.data.layout import Card, Listing, Size
 from semiseg_jax.data.layouts.pairs import Pair, PairLayout, SplitOptions, check_size, with_val
 from semiseg_jax.data.types import IGNORE
 

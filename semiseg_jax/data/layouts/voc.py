@@ -38,7 +38,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import Card, FolderError, Item, Layout, Listing, Size, read_index_map
+from semiseg_jax.data.label_maps import FolderError, read_index_map
+from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size
 from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.options import Options, option
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from more_trees import ADE_ROWS, ade, assert_masks, built_masks, opened, problems, remove, save, split_ids
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 
 
 @pytest.mark.parametrize("inner", ["", "ADEChallengeData2016"])

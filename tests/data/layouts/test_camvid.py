@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from more_trees import assert_masks, built_masks, camvid, camvid_original, opened, problems, remove, save, split_ids
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layouts.camvid import MERGED, ORIGINAL, split_of
 from semiseg_jax.data.types import IGNORE
 

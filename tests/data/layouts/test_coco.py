@@ -24,7 +24,7 @@ from more_trees import (
     write_json,
 )
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layouts import coco_files
 from semiseg_jax.data.types import IGNORE, Supervision
 

@@ -3,7 +3,7 @@
 import pytest
 from more_trees import opened, problems, save_image, split_ids
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.options import OptionError
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 from more_trees import assert_masks, built_masks, opened, problems, remove, sift, split_ids
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layouts.sift_flow import SCENES
 
 

@@ -3,7 +3,7 @@
 import pytest
 from more_trees import assert_masks, built_masks, opened, problems, remove, stanford
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 
 
 def test_every_label_is_what_was_written(tmp_path):

@@ -10,7 +10,7 @@ from trees import CAT, DOG, PERSON, SBD, SHOWN, SIZE, TRAIN, VAL, save, save_mat
 
 from semiseg_jax.data.datasets import make_builder, open_dataset
 from semiseg_jax.data.fields import Data
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layouts import voc
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.types import IGNORE

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from more_trees import assert_masks, built_masks, opened, problems, remove, save_image, split_ids, weizmann
 
-from semiseg_jax.data.layout import FolderError
+from semiseg_jax.data.label_maps import FolderError
 
 
 @pytest.mark.parametrize("images", ["rgb", "gray"])
