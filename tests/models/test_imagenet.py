@@ -51,7 +51,7 @@ def test_mobilenet_names_the_animal_in_its_top_five():
     variables = pretrained.load(model, WEIGHTS)
     top_five = jax.jit(lambda images: jax.lax.top_k(model.apply(variables, standardize(images)), 5)[1])
     hits: dict[str, list[bool]] = {animal: [] for animal in NAMES}
-    names = list(single)
+    names = list(single)[::3]
     for start in range(0, len(names), 16):
         batch = names[start : start + 16]
         images = np.zeros((16, 224, 224, 3), np.uint8)

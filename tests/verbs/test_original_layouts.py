@@ -15,10 +15,8 @@ from semiseg_jax.verbs.train import train
 pytestmark = pytest.mark.heavy
 
 VOC = [
-    ("supervised", "labels=dense"),
     ("supervised", "labels=dense+scribble+points"),
     ("total_variation", "labels=partial,rounds=2"),
-    ("gated_crf", "labels=scribble"),
     ("gated_crf", "labels=points"),
     ("label_uncertainty", "masks=3"),
     ("adversarial", "labelled=3"),
