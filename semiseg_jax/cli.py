@@ -1,6 +1,7 @@
 """`semiseg <command>`: parses flags and calls the verb of that name."""
 
 import difflib
+import errno
 import logging as std_logging
 import os
 import platform
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, flags.Error) as error:
         if os.environ.get("SEMISEG_TRACEBACK"):
             raise
-        print(f"semiseg {command}: {error}", file=sys.stderr)
+        room = "; make room, and the same command goes on" if getattr(error, "errno", 0) == errno.ENOSPC else ""
+        print(f"semiseg {command}: {error}{room}", file=sys.stderr)
         return 1
     except (TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         if os.environ.get("SEMISEG_TRACEBACK"):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,25 @@ class Checkpoints:
         """Starts saving in the background; a step that is saved already is left alone."""
         if step in self.manager.all_steps():
             return
+        self._check_room(step, state)
         if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
             self._write_scores()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
         with _quiet_libraries():
             self.manager.save(step, args=items, force=True)
+
+    def _check_room(self, step: int, state: Any) -> None:
+        """Raises where the disk is too full: the libraries would say so in hundreds of lines."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            self.wait()
+            last = self.latest()
+            kept = f"the last one is of step {last}" if last is not None else "none was saved yet"
+            raise OSError(
+                f"the checkpoint of step {step} needs {needed / 2**20:,.0f} MiB, but the disk of {self.directory} has "
+                f"{free / 2**20:,.0f} MiB left; {kept}. Make room, and the same command goes on from there."
+            )
 
     def latest(self) -> int | None:
         return self.manager.latest_step()

@@ -44,10 +44,7 @@ class MetricWriter:
             write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            folder = workdir / "tensorboard" / stage  # each stage is a curve of its own
-            self._board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+            self._board = _Board(workdir / "tensorboard" / stage, start)  # each stage is a curve of its own
 
     def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
         """Writes numbers; vectors go to the file alone, matrices nowhere."""
@@ -58,7 +55,7 @@ class MetricWriter:
         if self._board is not None:
             for name, value in values.items():
                 if np.ndim(value) == 0:
-                    self._board.add_scalar(f"{prefix}/{name}", float(value), step)
+                    self._board.scalar(step, f"{prefix}/{name}", float(value))
 
     def _is_later(self, line: str, start: int) -> bool:
         try:
@@ -69,14 +66,47 @@ class MetricWriter:
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         if self._board is not None:
-            self._board.add_image(name, picture, step, dataformats="HWC")
-            self._board.flush()
+            self._board.picture(step, name, picture)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class _Board:
+    """A TensorBoard file. Events are written at once: a thread that fails, as on a full disk, would stop the run."""
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+        if start:  # what a killed run wrote of later steps is void
+            self._write(start + 1, session_log={"status": "START"})
+
+    def scalar(self, step: int, name: str, value: float) -> None:
+        from tensorboardX import summary
+
+        self._write(step, summary=summary.scalar(name, value))
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        from tensorboardX import summary
+
+        self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._file.write_event(Event(wall_time=time.time(), step=step, **content))
+        if time.monotonic() > self._flushed + 30:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -111,6 +112,16 @@ def test_best_survives_when_a_run_goes_on(tmp_path, reopen):
     save(tmp_path / "run", {3: 0.4, 4: 0.5})
     checkpoints = reopen(tmp_path / "run")
     assert (checkpoints.choose("best"), checkpoints.choose("last")) == (1, 4)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch, reopen):
+    save(tmp_path / "run", {1: 0.2})
+    before = contents(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200))
+    with pytest.raises(OSError, match=r"step 2 needs 0 MiB, .* has 0 MiB left; the last one is of step 1\. Make room"):
+        save(tmp_path / "run", {2: 0.3})
+    assert contents(tmp_path) == before
 
 
 def test_saving_a_step_twice_leaves_the_first_alone(tmp_path, reopen):
