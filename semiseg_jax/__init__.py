@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from semiseg_jax.verbs.train import train
     from semiseg_jax.verbs.workdir import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels", "import_labels",
     "inspect", "load", "load_config", "predict", "prepare", "summary", "train",
