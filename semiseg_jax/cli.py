@@ -276,6 +276,24 @@ def _export_labels(command: str, args: list[str]) -> int:
     return int(bool(summary["failed"]))
 
 
+def _report(command: str, args: list[str]) -> int:
+    parsed = Flags(command, HELP[command])
+    parsed.string("output", "", "the .html to write; empty = report.html in the workdir, or here for several")
+    parsed.string("checkpoint", "best", "best, last or a step")
+    parsed.integer("images", 8, "how many of the worst and of the most uncertain images to show, of each run")
+    parsed.integer("limit", 500, "at most this many images are looked at, spread over the split; 0 = all")
+    positional = parsed.parse(args)
+    if positional is None:
+        return 0
+    if not positional:
+        raise UsageError(f"at least one workdir, please\n\n{HELP[command]}")
+    from semiseg_jax.verbs.report import report
+
+    values = parsed.values
+    report(positional, values.output, checkpoint=values.checkpoint, images=values.images, limit=values.limit)
+    return 0
+
+
 def _convert_weights(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
     parsed.string("layout", "", "that the weights fit, where their names do not tell: caffe for its ResNets")
@@ -318,6 +336,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "prepare": _prepare,
     "import-labels": _import_labels,
     "export-labels": _export_labels,
+    "report": _report,
     "inspect": _inspect,
     "summary": _summary,
     "config": _config,

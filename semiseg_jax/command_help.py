@@ -5,6 +5,7 @@ USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg train     trains what a config describes, or goes on where it stopped
   semiseg evaluate  metrics of a trained model, at the original resolution
   semiseg predict   label maps, colour pictures and overlays for files, folders and globs
+  semiseg report    one page about runs: scores, curves, mistakes, pictures
   semiseg import-labels     a dataset folder from the files of an annotation tool
   semiseg export-labels     predictions as files of an annotation tool, so that people correct instead of draw
   semiseg prepare   checks a folder of images and labels and builds the dataset
@@ -38,6 +39,13 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
   semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
 
 Without any file, the evaluation split of the training data is predicted.""",
+    "report": """Writes one page about trained runs, to look at in a browser: scores, learning curves, classes,
+calibration, the worst and the most uncertain images. It needs nothing beside it, so it can be sent around.
+
+  semiseg report runs/mine
+  semiseg report runs/seed0 runs/seed1 runs/other --output=report.html
+
+Runs that differ in their seed alone become mean and spread.""",
     "prepare": """Checks a dataset folder, reports every problem, and builds the records that training reads.
 
   semiseg prepare DIR

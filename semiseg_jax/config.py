@@ -174,12 +174,17 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Field: (old, new) wherever the two differ."""
-    before, after = dict(_leaves(_listed(old.to_dict()))), dict(_leaves(_listed(new.to_dict())))
+    before, after = flat(old), flat(new)
     return {
         path: (before.get(path, "absent"), after.get(path, "absent"))
         for path in sorted(before.keys() | after.keys())
         if before.get(path, "absent") != after.get(path, "absent")
     }
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """{path of each field: value}, tuples as lists."""
+    return dict(_leaves(_listed(config.to_dict())))
 
 
 def _belongs_to_another_method(name: str) -> bool:

@@ -20,8 +20,10 @@ ROOMS = {
     "exchange": {"exchange", "data", "ops", "options"},
     "engine": {"engine", "data", "models", "losses", "ops", "options"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
+    "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {
         "verbs",
+        "report",
         "methods",
         "engine",
         "exchange",

@@ -23,6 +23,7 @@ class Log(Options):
 
     every: int = option(20, "steps between reports", low=1)
     tensorboard: bool = option(True, "write TensorBoard files beside metrics.jsonl")
+    report: bool = option(False, "write report.html into the workdir at the end; it needs matplotlib")
     panel_rows: int = option(6, "images in the panel that each evaluation draws; 0 = none", low=0)
     hidden_masks: int = option(
         0, "images of each kind whose hidden mask each evaluation opens, to score labels that the method made", low=0

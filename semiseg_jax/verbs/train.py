@@ -27,6 +27,7 @@ from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
 from semiseg_jax.methods.base import Stopped, Variables, with_variables
 from semiseg_jax.verbs import workdir as workdirs
+from semiseg_jax.verbs.report import report
 from semiseg_jax.verbs.scoring import Scorer
 from semiseg_jax.verbs.stages import Plan, balanced, plan_stages
 
@@ -95,7 +96,17 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
                 result, weights = _train_stage(run, plan, weights, bool(plans) and plans[0].wants_weights)
                 del plan  # its iterator keeps batches ready
                 gc.collect()  # predictors and compiled programs refer to each other in circles, and to parameters
+            if config.log.report and not result.signal and parallel.is_main():
+                _write_report(workdir)
     return result
+
+
+def _write_report(workdir: Path) -> None:
+    """A page that cannot be written is no reason for a finished run to fail."""
+    try:
+        report(workdir)
+    except (ImportError, OSError, ValueError) as error:
+        say(f"no report.html: {error}")
 
 
 def _open(data: Data) -> Dataset:

@@ -1,0 +1,1 @@
+"""A page about trained runs: what it shows, its plots, its HTML."""
