@@ -1,0 +1,121 @@
+"""The page of a report: what it groups, what it says, and that it needs nothing beside it."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from report_runs import CLASSES, make_run
+
+from semiseg_jax.report.content import differing, grouped
+from semiseg_jax.report.page import page
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Balance(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return [
+        make_run("crf_seed0", 0),
+        make_run("crf_seed1", 1),
+        make_run("masks", 0, hits=60, **{"data.labels": "masks"}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shown(runs):
+    return page(runs)
+
+
+def test_runs_that_differ_in_their_seed_and_in_what_they_log_are_one_group(runs):
+    groups = grouped(runs)
+    assert [[run.name for run in group.runs] for group in groups] == [["crf_seed0", "crf_seed1"], ["masks"]]
+    assert [group.name for group in groups] == ["crf_seed", "masks"]
+    assert differing(groups) == {"data.labels": ["absent", "masks"]}
+
+
+def test_the_page_is_html_that_asks_for_nothing(shown):
+    balance = Balance()
+    balance.feed(shown)
+    assert not balance.open
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', shown)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert not re.findall(r"@import|url\((?!#|data:)", shown)
+
+
+def test_names_are_text_and_not_markup(shown):
+    assert "<dog>" not in re.sub(r'<script type="application/json">.*?</script>', "", shown, flags=re.S)
+    assert "&lt;dog&gt;" in shown
+    assert "a &amp; b" in shown
+
+
+def test_seeds_become_mean_and_spread(runs, shown):
+    values = [run.score.numbers["miou"] for run in runs[:2]]
+    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in shown
+    assert f"<td class=number>{runs[2].score.numbers['miou']:.4f}</td>" in shown
+    assert "100.0%" in shown
+    assert "val: 10 images of 12, spread evenly" in shown
+
+
+def test_each_plot_says_what_its_points_mean(runs, shown):
+    plots = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', shown, re.S)]
+    said = [text for points in plots for _, _, text in points]
+    assert "crf_seed, step 20: 0.405 ± 0.0071" in said
+    assert "masks, step 30: 0.6" in said
+    assert sum("taken for" in text for text in said) == 2 * len(CLASSES) ** 2
+    assert any(text.startswith("masks: ") and "sure" in text for text in said)
+    boxes = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', shown)
+    assert len(boxes) == len(plots)
+    for points, (width, height) in zip(plots, boxes, strict=True):
+        assert all(0 < x < float(width) and 0 < y < float(height) for x, y, _ in points)
+
+
+def test_losses_have_curves_and_rates_have_none(shown):
+    captions = re.findall(r"<figcaption>([^<]+)</figcaption><svg", shown)
+    assert captions[:3] == ["mIoU of the evaluations", "loss", "cross entropy"]
+    assert not [caption for caption in captions if "rate" in caption or "seconds" in caption]
+
+
+def test_names_within_plots_are_used_once(shown):
+    ids = re.findall(r'\bid="([^"]+)"', shown)
+    assert len(ids) == len(set(ids))
+
+
+def test_pictures_come_with_the_page(runs, shown):
+    pictures = re.findall(r'<img alt="([^"]+)" src="data:image/(\w+);base64,([^"]+)"', shown)
+    assert len(pictures) == 3 * 3 * len(runs)
+    title, kind, data = pictures[1]
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert (title, kind) == ("prediction", "png")
+    np.testing.assert_array_equal(decoded, runs[0].training[0].views["prediction"])
+
+
+def test_a_run_without_an_evaluation_and_without_data_still_has_a_page():
+    bare = make_run()
+    bare = type(bare)(**{**vars(bare), "score": None, "training": (), "worst": (), "unsure": (), "history": []})
+    shown = page([bare])
+    assert "not measured" in shown
+    assert "<h2>Calibration" not in shown
+    assert "<h2>Pictures" not in shown
