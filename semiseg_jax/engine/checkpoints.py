@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False):
         self.directory, self.metric = directory, metric
+        self.waited = 0.0  # seconds, for saving to begin: what is left goes on in the background
         if read_only and not directory.is_dir():
             raise CheckpointError(f"{directory} does not exist; train first")
         options = ocp.CheckpointManagerOptions(
@@ -99,8 +101,10 @@ class Checkpoints:
         if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
             self._write_scores()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
+        started = time.perf_counter()
         with _quiet_libraries():
             self.manager.save(step, args=items, force=True)
+        self.waited += time.perf_counter() - started
 
     def _check_room(self, step: int, state: Any) -> None:
         """Raises where the disk is too full: the libraries would say so in hundreds of lines."""

@@ -76,6 +76,9 @@ def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Device
         if not plan.has_checkpoint:
             stage.check()
         plans.append(plan)
+    log, longest = stages[0].config.log, max(plan.config.steps for plan in plans)
+    if log.profiled[1] > longest:
+        raise ValueError(f"log.profile is {log.profile!r} but there are only {longest} steps")
     return plans
 
 
