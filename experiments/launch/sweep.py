@@ -145,8 +145,8 @@ def make_runs(config: str, settings: Sequence[str], workdir: Path, flags: Sequen
             raise SystemExit(f"--set {field} is given twice")
         choices[field] = values
     runs = []
-    for values in itertools.product(*choices.values()):
-        fields = dict(zip(choices, values, strict=True))
+    for chosen in itertools.product(*choices.values()):
+        fields = dict(zip(choices, chosen, strict=True))
         name = "_".join(f"{field}={re.sub('[^A-Za-z0-9.+-]+', '-', value)}" for field, value in fields.items())
         given = [f"--config={config}", *(f"--config.{field}={value}" for field, value in fields.items()), *flags]
         runs.append(Run(fields, workdir / name, given))
