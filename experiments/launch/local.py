@@ -90,15 +90,15 @@ def _show(number: int, output: IO[str]) -> None:
 def _first_failure(processes: Sequence[subprocess.Popen], grace: float) -> int:
     """Waits until all have ended, at most `grace` seconds after one failed -> its exit code, or 0."""
     code, deadline = 0, float("inf")
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [process.returncode for process in processes if process.returncode]
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < deadline:
+        failed = [ended for ended in codes if ended]
         if failed and not code:
             code, deadline = failed[0], time.monotonic() + grace
             if code != 128 + signal.SIGTERM:  # which says that it has saved, and that the others are about to end too
                 print(f"a process ended with code {code}; the others have {grace:.0f} seconds to end", flush=True)
                 _send(processes, signal.SIGTERM)
         time.sleep(0.1)
-    code = code or next((process.returncode for process in processes if process.returncode), 0)
+    code = code or next((ended for ended in codes if ended), 0)
     return 128 - code if code < 0 else code  # as a shell says that a signal ended it
 
 
