@@ -88,7 +88,7 @@ class Trace:
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Around the call that hands the step over."""
-        if self._first <= number <= self._last and not self._on:
+        if 0 < self._first <= number <= self._last and not self._on:
             jax.profiler.start_trace(str(self._folder))
             self._on = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
