@@ -52,9 +52,10 @@ class Checkpoints:
     A checkpoint is saved before it is scored, so that a kill during a long evaluation loses no training.
     """
 
+    waited = 0.0  # seconds, for saving to begin; what is left goes on in the background
+
     def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False):
         self.directory, self.metric = directory, metric
-        self.waited = 0.0  # seconds, for saving to begin: what is left goes on in the background
         if read_only and not directory.is_dir():
             raise CheckpointError(f"{directory} does not exist; train first")
         options = ocp.CheckpointManagerOptions(

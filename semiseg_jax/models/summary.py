@@ -82,7 +82,7 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     rows: dict[str, Row] = {}
     for scope, equation, turns in _equations(closed.jaxpr, ""):
         name = _stage(scope)
-        work = turns * _multiply_adds(equation)
+        work = turns * multiply_adds(equation)
         if not name:
             continue
         row = rows.setdefault(name, Row(name))
@@ -108,7 +108,7 @@ def operations(function: Callable[..., Any], *inputs: Any) -> int:
     """
     closed = jax.make_jaxpr(function)(*inputs)
     found = _equations(closed.jaxpr, "")
-    return sum(2 * turns * _multiply_adds(equation) for scope, equation, turns in found if _AGAIN not in scope)
+    return sum(2 * turns * multiply_adds(equation) for scope, equation, turns in found if _AGAIN not in scope)
 
 
 def _equations(jaxpr: Any, scope: str, turns: int = 1) -> Iterator[tuple[str, Any, int]]:
@@ -145,7 +145,8 @@ _AGAIN = "rematted_computation"
 _NOT_MODULES = ("jit", "checkpoint", _AGAIN)
 
 
-def _multiply_adds(equation: Any) -> int:
+def multiply_adds(equation: Any) -> int:
+    """Of a convolution or a product; 0 of anything else."""
     if equation.primitive.name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]

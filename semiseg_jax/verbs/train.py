@@ -23,7 +23,6 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.checkpoints import Checkpoints
-from semiseg_jax.engine.trackers import make_tracker
 from semiseg_jax.engine.watching import Watch
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
@@ -83,8 +82,6 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
     workdirs.check(stored, workdir)
-    if config.log.tracker:
-        make_tracker(config.log.tracker)  # a missing package is told at once
     devices = parallel.Devices.create(config.parallel, config.devices)
     with parallel.stop_signals() as stop:
         dataset = _open(config.data)
