@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ class Checkpoints:
 
     A checkpoint is saved before it is scored, so that a kill during a long evaluation loses no training.
     """
-
-    waited = 0.0  # seconds, for saving to begin; what is left goes on in the background
 
     def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False):
         self.directory, self.metric = directory, metric
@@ -102,10 +99,8 @@ class Checkpoints:
         if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
             self._write_scores()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), iterator=ocp.args.JsonSave(dict(iterator)))
-        started = time.perf_counter()
         with _quiet_libraries():
             self.manager.save(step, args=items, force=True)
-        self.waited += time.perf_counter() - started
 
     def _check_room(self, step: int, state: Any) -> None:
         """Raises where the disk is too full: the libraries would say so in hundreds of lines."""

@@ -116,6 +116,7 @@ class Watch:
         self._trace, self._clock = Trace(steps, folder), Clock()
         self._peak = devices * peak_of(jax.devices()[0].device_kind)
         self._operations = 0  # of a step on all devices
+        self.saved = 0.0  # seconds, for saving to begin: what is left goes on in the background
         self.step, self.skip, self.close = self._trace.step, self._clock.skip, self._trace.close
 
     def count(self, step: Callable[..., Any], *inputs: Any) -> None:
@@ -126,6 +127,13 @@ class Watch:
     def handed_over(self, number: int, results: Any) -> None:
         self._trace.handed_over(number, results)
         self._clock.handed_over(results)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the call that saves a checkpoint."""
+        started = time.perf_counter()
+        yield
+        self.saved += time.perf_counter() - started
 
     def report(self) -> dict[str, float]:
         """Percentiles of the seconds of steps since the last report, and the share of the peak that they reached."""

@@ -242,7 +242,8 @@ class _Loop:
             if saves or step % config.log.every == 0:
                 self._report()
             if saves:
-                self.checkpoints.save(step, run.devices.to_global(state), position)
+                with self.watch.saving():
+                    self.checkpoints.save(step, run.devices.to_global(state), position)
             if due and plan.eval_split and (not stopped_by or step == config.steps):
                 results = self._score(step, state)
             if saves:
@@ -274,7 +275,7 @@ class _Loop:
         means = {name: np.mean([values[name] for _, values in host], axis=0) for name in host[0][1]}
         scalars = {name: float(value) for name, value in means.items() if not value.ndim}
         further["images_per_second"] = self.progress.report(last, scalars)
-        waited = {"data_seconds": inputs.waited, "checkpoint_seconds": self.checkpoints.waited}
+        waited = {"data_seconds": inputs.waited, "checkpoint_seconds": self.watch.saved}
         further |= {name: (total - self.waited.get(name, 0.0)) / len(host) for name, total in waited.items()}
         self.waited = waited
         if inputs.loader.replaced:
