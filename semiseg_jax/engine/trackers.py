@@ -71,7 +71,7 @@ class Trackio:
     def start(self, config: Mapping[str, Any], workdir: Path, name: str, before: str) -> str:
         project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
         kept, resume = before or name, "must" if before else "never"
-        self._run = self._package.init(project, name=kept, config=dict(config), resume=resume, embed=False)
+        self._run = self._package.init(project, name=kept, config=dict(config), resume=resume)
         return str(self._run.name)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
