@@ -46,7 +46,7 @@ SLURM = """#!/usr/bin/env bash
 #SBATCH --open-mode=append
 #SBATCH --output={folder}/slurm-%a.log
 set -uo pipefail
-cd {here}
+cd {here} || exit
 srun {command} --only="$SLURM_ARRAY_TASK_ID"{flags}
 code=$?
 # 143 says: stopped by SIGTERM, saved. A job that was cancelled, or that Slurm queues again itself, no longer runs.
@@ -210,8 +210,9 @@ class Pool:
         def pass_on(number: int, frame: Any) -> None:
             how = signal.SIGKILL if self._stopped else signal.SIGTERM
             self._stopped = True
-            for process in list(self._going):
-                process.send_signal(how)
+            with self._lock:  # which only threads hold, and this runs in the first one
+                for process in self._going:
+                    process.send_signal(how)
 
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

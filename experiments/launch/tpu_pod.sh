@@ -9,6 +9,7 @@
 #
 # gcloud must be signed in. `train` returns at once: training goes on in the background of each host, which writes to
 # ~/semiseg.log; `tpu_pod.sh log` shows it as it grows. The service account of the slice must be able to write the bucket.
+# shellcheck disable=SC2016  # what stands in single quotes is for the hosts
 set -euo pipefail
 
 PROJECT=${PROJECT:-my-project}
@@ -43,14 +44,13 @@ case $action in
     ;;
   train)
     flags=$(printf ' %q' --config="$CONFIG" --workdir="$WORKDIR" "$@")
-    on_all_hosts "nohup ~/semiseg/bin/semiseg train$flags >> ~/semiseg.log 2>&1 < /dev/null &"
+    on_all_hosts "nohup ~/semiseg/bin/semiseg train$flags >> ~/semiseg.log 2>&1 < /dev/null & echo \$! > ~/semiseg.pid"
     ;;
   log)
     gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker=0 --command='tail -n 100 -f ~/semiseg.log'
     ;;
   stop)
-    # The brackets keep the pattern from finding the shell that runs it.
-    on_all_hosts "pkill -TERM -f '[s]emiseg/bin/semiseg train' || true"
+    on_all_hosts 'kill -TERM "$(cat ~/semiseg.pid)"'
     ;;
   delete)
     gcloud compute tpus tpu-vm delete "$NAME" "${place[@]}" --quiet

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import signal
 import subprocess
+import threading
 
 import pytest
 from launched import tiny_config_file
@@ -94,6 +96,28 @@ def test_a_run_that_was_stopped_is_not_finished(tmp_path, trained):
     codes["optimizer.learning_rate=1e-3_seed=0"] = 143
     assert sweep.main(arguments(tmp_path)) == 143
     assert not (tmp_path / "optimizer.learning_rate=1e-3_seed=0" / "sweep.json").exists()
+
+
+def test_sigterm_lets_runs_save_and_starts_no_further_one(tmp_path, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, command, **options):
+            started.append(self)
+            self.heard = threading.Event()
+
+        def send_signal(self, number: int) -> None:
+            assert number == signal.SIGTERM
+            self.heard.set()
+
+        def wait(self) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)  # as if it came from outside
+            assert self.heard.wait(10)
+            return 143
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    assert sweep.main(arguments(tmp_path)) == 143
+    assert len(started) == 1
 
 
 def test_finished_runs_of_another_config_are_not_taken_for_these(tmp_path, trained):

@@ -1,9 +1,11 @@
 """The files of experiments/launch/: they parse, pass flags that exist, and set what the detection of clusters reads."""
 
+import os
 import re
 import shutil
 import string
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,8 +41,9 @@ def job(path: Path) -> dict:
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_what_bash_understands(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", str(path)], check=True)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck:
+        subprocess.run([shellcheck, str(path)], check=True)
 
 
 @pytest.mark.parametrize("path", [*MANIFESTS, LAUNCH / "skypilot.yaml"], ids=lambda path: path.name)
