@@ -45,7 +45,7 @@ class Wandb:
         self._package = wandb
 
     def start(self, config: Mapping[str, Any], workdir: Path, name: str, before: str) -> str:
-        again = {"id": before, "resume": "must"} if before else {}
+        again = {"id": before, "resume": "allow"} if before else {}
         self._run = self._package.init(name=name, config=dict(config), dir=str(workdir), **again)
         self._run.define_metric("*", step_metric="step")  # its own count may not go back, as a killed run does
         return str(self._run.id)
@@ -70,7 +70,7 @@ class Trackio:
 
     def start(self, config: Mapping[str, Any], workdir: Path, name: str, before: str) -> str:
         project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
-        kept, resume = before or name, "must" if before else "never"
+        kept, resume = before or name, "allow" if before else "never"
         self._run = self._package.init(project, name=kept, config=dict(config), resume=resume)
         return str(self._run.name)
 

@@ -181,7 +181,7 @@ def test_wandb_is_told_steps_as_a_metric_and_resumes_by_its_id(fake, tmp_path):
     starts = [kwargs for name, _, kwargs in calls if name == "init"]
     assert starts[0]["name"] == starts[1]["name"] == "mine-one"
     assert "id" not in starts[0]
-    assert (starts[1]["id"], starts[1]["resume"]) == ("abc", "must")
+    assert (starts[1]["id"], starts[1]["resume"]) == ("abc", "allow")
     logged = [args[0] for name, args, _ in calls if name == "log"]
     assert logged[:2] == [{"train/loss": 0.5, "step": 3}, {"panel": ("image", (8, 8, 3)), "step": 3}]
     assert ("finish", (), {}) in calls
@@ -192,7 +192,7 @@ def test_trackio_resumes_by_its_name(fake, tmp_path):
     use("trackio", tmp_path / "mine")
     use("trackio", tmp_path / "mine")
     starts = [(kwargs["name"], kwargs["resume"]) for name, _, kwargs in calls if name == "init"]
-    assert starts == [("mine-one", "never"), ("mine-one", "must")]
+    assert starts == [("mine-one", "never"), ("mine-one", "allow")]
     assert ("log", ({"train/loss": 0.5},), {"step": 3}) in calls
 
 
