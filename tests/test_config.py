@@ -340,6 +340,7 @@ ANY_NUMBER = {"seed", "data.seed"}
 FREE_TEXT = {
     "data.name", "data.path", "data.data_dir", "data.train_split", "data.eval_split", "data.made_labels",
     "pretrained.path", "distributed.coordinator", "transfer.classifier_backbone", "transfer.classifier_weights",
+    "log.tracker",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ ROOMS = {
     "models": {"models", "ops", "losses", "options", "registry"},
     "data": {"data", "ops", "options", "registry"},
     "exchange": {"exchange", "data", "ops", "options"},
-    "engine": {"engine", "data", "models", "losses", "ops", "options"},
+    "engine": {"engine", "data", "models", "losses", "ops", "options", "registry"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
     "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {

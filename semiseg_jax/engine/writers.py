@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.engine.files import write_whole
 from semiseg_jax.engine.parallel import is_main
-from semiseg_jax.options import Options, option
+from semiseg_jax.engine.trackers import Tracked
+from semiseg_jax.options import OptionError, Options, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +30,39 @@ class Log(Options):
     hidden_masks: int = option(
         0, "images of each kind whose hidden mask each evaluation opens, to score labels that the method made", low=0
     )
+    profile: str = option("", "steps of each stage to trace for Perfetto or XProf, such as 10:15; empty = none")
+    tracker: str = option(
+        "", "where numbers and pictures go besides: wandb, trackio, mlflow or package.module:Class; empty = nowhere"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.profile and not 0 < self.profiled[0] <= self.profiled[1]:
+            raise OptionError("profile", f"is {self.profile!r} but must be the first and the last step, such as 10:15")
+
+    @property
+    def profiled(self) -> tuple[int, int]:
+        """The first and the last step to trace; zeros where there is none."""
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 class MetricWriter:
-    """Numbers to `metrics.jsonl` and TensorBoard, pictures to TensorBoard. Only the first process writes."""
+    """Numbers to `metrics.jsonl`, TensorBoard and a tracker, pictures to the last two; from the first process only."""
 
-    def __init__(self, workdir: Path, stage: str = "", start: int = 0, *, tensorboard: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        stage: str = "",
+        start: int = 0,
+        *,
+        tensorboard: bool,
+        tracker: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
         """Goes on after step `start` of `stage`; what a killed run wrote of later steps is removed."""
-        self._file, self._board, self._stage = None, None, stage
+        self._file, self._stage = None, stage
+        self._places: list[_Board | Tracked] = []  # where numbers and pictures go besides
         if not is_main():
             return
         workdir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +72,9 @@ class MetricWriter:
             write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         if tensorboard:
-            self._board = _Board(workdir / "tensorboard" / stage, start)  # each stage is a curve of its own
+            self._places.append(_Board(workdir / "tensorboard" / stage, start))  # each stage is a curve of its own
+        if tracker:
+            self._places.append(Tracked(tracker, config or {}, workdir, stage))
 
     def scalars(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
         """Writes numbers; vectors go to the file alone, matrices nowhere."""
@@ -53,10 +82,9 @@ class MetricWriter:
             return
         row = {name: _finite(np.asarray(value).tolist()) for name, value in values.items() if np.ndim(value) <= 1}
         self._file.write(json.dumps({"stage": self._stage, "step": step, "kind": prefix, **row}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if np.ndim(value) == 0:
-                    self._board.scalar(step, f"{prefix}/{name}", float(value))
+        single = {f"{prefix}/{name}": float(value) for name, value in values.items() if np.ndim(value) == 0}
+        for place in self._places:
+            place.scalars(step, single)
 
     def _is_later(self, line: str, start: int) -> bool:
         try:
@@ -66,14 +94,14 @@ class MetricWriter:
         return row.get("stage") == self._stage and row["step"] > start
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        if self._board is not None:
-            self._board.picture(step, name, picture)
+        for place in self._places:
+            place.picture(step, name, picture)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for place in self._places:
+            place.close()
 
 
 class _Board:
@@ -88,10 +116,11 @@ class _Board:
         if start:  # what a killed run wrote of later steps is void
             self._write(start + 1, session_log={"status": "START"})
 
-    def scalar(self, step: int, name: str, value: float) -> None:
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX import summary
 
-        self._write(step, summary=summary.scalar(name, value))
+        for name, value in values.items():
+            self._write(step, summary=summary.scalar(name, value))
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         from tensorboardX import summary

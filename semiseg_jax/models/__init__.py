@@ -19,7 +19,7 @@ from semiseg_jax.models.deeplab import DeepLabV2, DeepLabV3Plus
 from semiseg_jax.models.discriminator import Discriminator
 from semiseg_jax.models.features import feature_shapes
 from semiseg_jax.models.segmenter import Segmenter
-from semiseg_jax.models.summary import Summary, summary
+from semiseg_jax.models.summary import Summary, operations, summary
 from semiseg_jax.models.unet import UNet
 from semiseg_jax.registry import find
 
@@ -36,6 +36,7 @@ __all__ = [
     "feature_shapes",
     "make_backbone",
     "make_model",
+    "operations",
     "pretrained",
     "summary",
 ]

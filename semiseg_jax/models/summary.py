@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -80,9 +80,9 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     with convolution_form("library"):  # every convolution is one operation
         closed = jax.make_jaxpr(model.apply)(variables, *arrays)
     rows: dict[str, Row] = {}
-    for scope, equation in _equations(closed.jaxpr, ""):
+    for scope, equation, turns in _equations(closed.jaxpr, ""):
         name = _stage(scope)
-        work = _multiply_adds(equation)
+        work = turns * multiply_adds(equation)
         if not name:
             continue
         row = rows.setdefault(name, Row(name))
@@ -98,15 +98,37 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     return Summary(tuple(rows.values()), tuple(tuple(x.shape) for x in arrays))
 
 
-def _equations(jaxpr: Any, scope: str) -> Iterator[tuple[str, Any]]:
-    """All equations with the names of the modules around them."""
+def operations(function: Callable[..., Any], *inputs: Any) -> int:
+    """Floating-point operations of a call on all devices: twice the multiply-adds of its convolutions and products.
+
+    What is computed a second time to save memory does not count again, as in a model's FLOP utilisation.
+
+    >>> operations(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)))
+    48
+    """
+    closed = jax.make_jaxpr(function)(*inputs)
+    found = _equations(closed.jaxpr, "")
+    return sum(2 * turns * multiply_adds(equation) for scope, equation, turns in found if _AGAIN not in scope)
+
+
+def _equations(jaxpr: Any, scope: str, turns: int = 1) -> Iterator[tuple[str, Any, int]]:
+    """All equations with the names of the modules around them, and how often they run: in a loop, on each device."""
     for equation in jaxpr.eqns:
         inner_scope = f"{scope}/{equation.source_info.name_stack}"
         inner = [value for value in equation.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
         if inner:
-            yield from _equations(getattr(inner[0], "jaxpr", inner[0]), inner_scope)
+            yield from _equations(getattr(inner[0], "jaxpr", inner[0]), inner_scope, turns * _turns(equation))
         else:
-            yield inner_scope, equation
+            yield inner_scope, equation, turns
+
+
+def _turns(equation: Any) -> int:
+    """How often the program within an equation runs, once for each device."""
+    if equation.primitive.name == "scan":
+        return equation.params["length"]
+    if equation.primitive.name == "shard_map":
+        return equation.params["mesh"].size
+    return equation.params.get("global_axis_size", 1)  # of pmap
 
 
 def _stage(scope: str) -> str:
@@ -119,14 +141,17 @@ def _stage(scope: str) -> str:
 
 
 # Parts of scopes that JAX adds.
-_NOT_MODULES = ("jit", "checkpoint", "rematted_computation")
+_AGAIN = "rematted_computation"
+_NOT_MODULES = ("jit", "checkpoint", _AGAIN)
 
 
-def _multiply_adds(equation: Any) -> int:
+def multiply_adds(equation: Any) -> int:
+    """Of a convolution or a product; 0 of anything else."""
     if equation.primitive.name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-        return equation.outvars[0].aval.size * kernel.size // features
+        zeros = math.prod(equation.params["lhs_dilation"])  # are put between pixels, such as for gradients of strides
+        return equation.outvars[0].aval.size * kernel.size // (features * zeros)
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         shape = equation.invars[0].aval.shape

@@ -10,7 +10,8 @@ from semiseg_jax.engine.inference import Inference
 from semiseg_jax.engine.inputs import Input, balanced_weights, make_input
 from semiseg_jax.engine.parallel import Devices
 from semiseg_jax.engine.settings import Settings
-from semiseg_jax.engine.writers import say
+from semiseg_jax.engine.trackers import make_tracker
+from semiseg_jax.engine.writers import Log, say
 from semiseg_jax.methods import Method, Stage
 from semiseg_jax.verbs import workdir as workdirs
 
@@ -76,6 +77,7 @@ def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Device
         if not plan.has_checkpoint:
             stage.check()
         plans.append(plan)
+    _check_watched(stages[0].config.log, max(plan.config.steps for plan in plans))
     return plans
 
 
@@ -101,6 +103,14 @@ def balanced(config: Settings, dataset: Dataset) -> Settings:
     names = zip(dataset.info.classes, weights, strict=True)
     say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in names))
     return config.replace(class_weights=weights, balance_classes=0.0)
+
+
+def _check_watched(log: Log, longest: int) -> None:
+    """`longest` is the number of steps of the longest stage."""
+    if log.profiled[1] > longest:
+        raise ValueError(f"log.profile is {log.profile!r} but there are only {longest} steps")
+    if log.tracker:
+        make_tracker(log.tracker)  # raises where its package is missing
 
 
 def _check_background(method: Method, dataset: Dataset) -> None:

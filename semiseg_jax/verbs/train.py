@@ -23,6 +23,7 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import parallel
 from semiseg_jax.engine.checkpoints import Checkpoints
+from semiseg_jax.engine.watching import Watch
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
 from semiseg_jax.methods.base import Stopped, Variables, with_variables
@@ -129,16 +130,24 @@ def _train_stage(
         plan.inputs.check_made_labels()
         state, step = _start(run, plan, checkpoints, before)
         _introduce(run, plan, state, step)
-        writer = MetricWriter(run.workdir, plan.stage.name, step, tensorboard=plan.config.log.tensorboard)
+        writer = _writer(run, plan, step)
         stack.callback(writer.close)
         progress = Progress(plan.config.steps, step, plan.inputs.rows, plan.stage.name)
         stack.callback(progress.close)
         loop = _Loop(run, plan, checkpoints, writer, progress)
+        stack.callback(loop.watch.close)
         state, result = loop.train(state, step)
     if not result.signal:
         result = dataclasses.replace(result, signal=_finish(run, plan, state))
     handed = {name: network.averaged for name, network in state.networks.items()} if hands_over else {}
     return result, parallel.fetch(handed)
+
+
+def _writer(run: _Run, plan: Plan, step: int) -> MetricWriter:
+    log, config = plan.config.log, run.stored.to_dict()
+    return MetricWriter(
+        run.workdir, plan.stage.name, step, tensorboard=log.tensorboard, tracker=log.tracker, config=config
+    )  # fmt: skip
 
 
 def _start(run: _Run, plan: Plan, checkpoints: Checkpoints, before: Mapping[str, Variables]) -> tuple[State, int]:
@@ -208,7 +217,9 @@ class _Loop:
         self.run, self.plan, self.checkpoints, self.writer, self.progress = run, plan, checkpoints, writer, progress
         self.scorer = Scorer(plan, run.method, run.dataset, run.workdir, writer)
         self.pending: list[tuple[int, Any]] = []  # metrics on the devices
-        self.waited = 0.0  # for data, when it was last reported
+        self.waited: Mapping[str, float] = {}  # for what, when it was last reported
+        folder = run.workdir / "profile" / plan.stage.name
+        self.watch = Watch(plan.config.log.profiled, folder, run.devices.count)
         self.warned = ""
 
     def train(self, state: State, step: int) -> tuple[State, Result]:
@@ -220,16 +231,20 @@ class _Loop:
             results = self._score(step, state)
         self.progress.skip()
         upcoming = inputs.next(run.devices) if step < config.steps else None
+        if upcoming:
+            self.watch.count(step_fn, state, upcoming[0])
         stopped_by = run.stop()
         while step < config.steps and not stopped_by:
             assert upcoming is not None
             batch, position = upcoming
-            state, metrics = step_fn(state, batch)
+            with self.watch.step(step + 1):
+                state, metrics = step_fn(state, batch)
             step += 1
             self.pending.append((step, metrics))
             # The device is busy with this step while the host hands over the next batch.
             if step < config.steps:
                 upcoming = inputs.next(run.devices)
+            self.watch.handed_over(step, metrics)
             if run.on_step:
                 run.on_step(step)
             stopped_by = run.stop()
@@ -238,11 +253,13 @@ class _Loop:
             if saves or step % config.log.every == 0:
                 self._report()
             if saves:
-                self.checkpoints.save(step, run.devices.to_global(state), position)
+                with self.watch.saving():
+                    self.checkpoints.save(step, run.devices.to_global(state), position)
             if due and plan.eval_split and (not stopped_by or step == config.steps):
                 results = self._score(step, state)
             if saves:
                 self.progress.skip()
+                self.watch.skip()
         self.checkpoints.finish()
         if step < config.steps:
             saved = self.checkpoints.latest()
@@ -260,6 +277,7 @@ class _Loop:
         """Writes the means since the last report, and stops at the first step whose metrics are not finite."""
         if not self.pending:
             return
+        further = self.watch.report()  # before anything else waits for these steps
         host = [(step, parallel.fetch(metrics)) for step, metrics in self.pending]
         self.pending.clear()
         for step, values in host:
@@ -267,9 +285,10 @@ class _Loop:
         last, inputs = host[-1][0], self.plan.inputs
         means = {name: np.mean([values[name] for _, values in host], axis=0) for name in host[0][1]}
         scalars = {name: float(value) for name, value in means.items() if not value.ndim}
-        further = {"images_per_second": self.progress.report(last, scalars)}
-        further["data_seconds"] = (inputs.waited - self.waited) / len(host)
-        self.waited = inputs.waited
+        further["images_per_second"] = self.progress.report(last, scalars)
+        waited = {"data_seconds": inputs.waited, "checkpoint_seconds": self.watch.saved}
+        further |= {name: (total - self.waited.get(name, 0.0)) / len(host) for name, total in waited.items()}
+        self.waited = waited
         if inputs.loader.replaced:
             further["replaced_records"] = inputs.loader.replaced
         self.writer.scalars(last, {**means, **self.plan.stage.rates(last - 1), **further}, "train")

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.engine.checkpoints import Checkpoints
 
-CLOCKED = ("images_per_second", "data_seconds")
+CLOCKED = ("images_per_second", "data_seconds", "checkpoint_seconds", "step_seconds_p50", "step_seconds_p90")
+CLOCKED += ("step_seconds_p99", "model_flop_utilisation")
 
 
 def saved_arrays(workdir: Path, step: int, stage: str = "supervised") -> dict[str, np.ndarray]:
