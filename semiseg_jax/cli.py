@@ -224,6 +224,7 @@ def _import_labels(command: str, args: list[str]) -> int:
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
     parsed.boolean("predictions", False, "of label_studio: take predictions on images that nobody annotated")
     parsed.string("colors", "", "of masks in colours: a .txt, .csv or .json with the name and R, G, B of each class")
+    parsed.string("drop", "", "labels that are remarks and no classes, joined by commas; what has them is left out")
     parsed.string("names", "", "of masks: how they are named after their images, such as *_mask; else it is found out")
     positional = parsed.parse(args)
     if positional is None:
@@ -233,12 +234,15 @@ def _import_labels(command: str, args: list[str]) -> int:
     from semiseg_jax.verbs.import_labels import import_labels
 
     values = parsed.values
-    classes = [name.strip() for name in values.classes.split(",") if name.strip()]
+    classes, drop = (
+        [name.strip() for name in names.split(",") if name.strip()] for names in (values.classes, values.drop)
+    )
     import_labels(
         *positional,
         images=values.images,
         link=values.link,
         classes=classes,
+        drop=drop,
         colors=values.colors,
         names=values.names,
         predictions=values.predictions,

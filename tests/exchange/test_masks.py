@@ -141,7 +141,7 @@ def test_palettes_of_another_order_in_each_file_are_refused(tmp_path):
     photos = make_images(tmp_path / "photos", "a.jpg", "b.jpg")
     save(tmp_path / "gt" / "a.png", canvas(0, c_1=(1, 1, 4, 4)), palette=[VOID, TREE, ROAD])
     save(tmp_path / "gt" / "b.png", canvas(0, c_1=(1, 1, 4, 4)), palette=[VOID, ROAD, TREE])
-    with pytest.raises(LabelFileError, match=r"index 1 is the colour .*each file has an order of its own; --colors"):
+    with pytest.raises(LabelFileError, match=r"index 1 is the colour .*their palettes are in another order; --colors"):
         imported("masks", tmp_path / "gt", tmp_path, images=photos)
 
 
