@@ -58,7 +58,7 @@ def read(source: Path, *, drop: Collection[str] = ()) -> Drawings:
     root = source if source.is_dir() else None
     files = list(parsing.each(parsing.files_below(source, ".json"), lambda path: _file(path, root, left_out)))
     drawings = [drawing for file in files for drawing in file.drawings]
-    if len({drawing.split for drawing in drawings}) < 2:  # then it tells nothing apart
+    if len({drawing.split or "train" for drawing in drawings}) < 2:  # then it tells nothing apart
         drawings = [dataclasses.replace(drawing, split="") for drawing in drawings]
     notes = [f"{len(files)} files are read as one"] if len(files) > 1 else []
     if clashes := _clashes(file.names for file in files):

@@ -205,6 +205,8 @@ def test_a_folder_of_files_beside_their_images_is_one_dataset_with_splits(tmp_pa
         (("trainval/x", "test/latest"), {"trainval": ["a"], "test": ["b"]}),  # "latest" is no test
         (("train_val_1", "train_val_2"), {}),
         (("train_1", "train_2"), {}),  # of one split alone, a fifth becomes val as ever
+        (("train", "more"), {}),
+        (("more", "valid"), {"train": ["a"], "val": ["b"]}),
     ],
 )
 def test_names_of_files_tell_splits(tmp_path, names, expected):

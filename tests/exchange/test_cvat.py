@@ -7,8 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from broken_files import assert_drawn_or_refused, mutated
-from hypothesis import given, settings
+from broken_files import MANY, assert_drawn_or_refused, mutated
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -238,7 +238,7 @@ SHAPE = st.builds(
 
 
 @pytest.mark.heavy
-@settings(max_examples=200, deadline=None)
+@MANY
 @given(text=mutated(document(SHAPES).encode()) | st.lists(SHAPE, max_size=5).map(lambda all: document("".join(all))))
 def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("cvat") / "annotations.xml"
@@ -247,7 +247,7 @@ def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, te
 
 
 @pytest.mark.heavy
-@settings(max_examples=200, deadline=None)
+@MANY
 @given(data=st.data())
 def test_no_archive_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from broken_files import assert_drawn_or_refused, mutated
+from broken_files import MANY, assert_drawn_or_refused, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -349,7 +349,7 @@ def in_regions(values):
 
 
 @pytest.mark.heavy
-@settings(max_examples=200, deadline=None)
+@MANY
 @given(mutated(WHOLE) | (ANYTHING | REGIONS.map(in_regions)).map(lambda content: json.dumps(content).encode()))
 def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("label_studio") / "export.json"
@@ -358,7 +358,7 @@ def test_no_file_ends_in_anything_but_drawings_or_a_refusal(tmp_path_factory, co
 
 
 @pytest.mark.heavy
-@settings(max_examples=200, deadline=None)
+@MANY
 @given(mutated(bytes(PACKED)) | st.binary(max_size=40))
 def test_no_brush_ends_in_anything_but_pixels_or_a_refusal(packed):
     try:
