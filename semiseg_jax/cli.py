@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"semiseg_jax {semiseg_jax.__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}"
         )
         return 0
-    command, rest = args[0], args[1:]
+    command, rest = args[0], [_with_home(arg) for arg in args[1:]]
     if command not in _COMMANDS:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)
         return 1
+
+
+def _with_home(arg: str) -> str:
+    """An argument with the home folder for ~, which shells leave as it is behind the name of a flag: --workdir=~/run."""
+    name, sign, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return name + sign + os.path.expanduser(value)
 
 
 def _see_current_folder() -> None:
