@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_home(arg: str) -> str:
-    """An argument with the home folder for ~, which shells leave as it is behind the name of a flag: --workdir=~/run."""
+    """An argument with the home folder for ~, which shells leave alone behind the name of a flag: --workdir=~/run."""
     name, sign, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
     return name + sign + os.path.expanduser(value)
 
