@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"semiseg_jax {semiseg_jax.__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}"
         )
         return 0
-    command, rest = args[0], args[1:]
+    command, rest = args[0], [_with_home(arg) for arg in args[1:]]
     if command not in _COMMANDS:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"semiseg {command}: {error}\n(SEMISEG_TRACEBACK=1 shows where this came from)", file=sys.stderr)
         return 1
+
+
+def _with_home(arg: str) -> str:
+    """An argument with the home folder for ~, which shells leave alone behind the name of a flag: --workdir=~/run."""
+    name, sign, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return name + sign + os.path.expanduser(value)
 
 
 def _see_current_folder() -> None:
@@ -224,6 +230,7 @@ def _import_labels(command: str, args: list[str]) -> int:
     parsed.string("classes", "", "names of the classes in order, joined by commas; by default those of the labels")
     parsed.boolean("predictions", False, "of label_studio: take predictions on images that nobody annotated")
     parsed.string("colors", "", "of masks in colours: a .txt, .csv or .json with the name and R, G, B of each class")
+    parsed.string("drop", "", "labels that are remarks and no classes, joined by commas; what has them is left out")
     parsed.string("names", "", "of masks: how they are named after their images, such as *_mask; else it is found out")
     positional = parsed.parse(args)
     if positional is None:
@@ -233,12 +240,15 @@ def _import_labels(command: str, args: list[str]) -> int:
     from semiseg_jax.verbs.import_labels import import_labels
 
     values = parsed.values
-    classes = [name.strip() for name in values.classes.split(",") if name.strip()]
+    classes, drop = (
+        [name.strip() for name in names.split(",") if name.strip()] for names in (values.classes, values.drop)
+    )
     import_labels(
         *positional,
         images=values.images,
         link=values.link,
         classes=classes,
+        drop=drop,
         colors=values.colors,
         names=values.names,
         predictions=values.predictions,

@@ -59,12 +59,14 @@ is removed; --picture draws images and labels.""",
 
   semiseg import-labels csv tags.csv DIR --images=photos
   semiseg import-labels cvat job.zip DIR
+  semiseg import-labels coco roboflow DIR --drop=blurred
   semiseg import-labels label_studio export.json DIR --images=photos
   semiseg import-labels masks labels DIR --images=photos --colors=label_colors.txt --names='*_mask'
 
-Formats: coco (instances or keypoints, a .json), csv (tags), cvat ("CVAT for images 1.1", .xml or .zip), label_studio
-(JSON or JSON-MIN), labelme (a folder of .json), masks (a folder of class indices, or of colours with --colors), voc (a
-folder of .xml with boxes). Images below --images are copied, or linked with --link; folders become part of the ids.""",
+Formats: coco (instances or keypoints, a .json, or a folder of them, whose names tell train, val and test), csv (tags),
+cvat ("CVAT for images 1.1", .xml or .zip), label_studio (JSON or JSON-MIN), labelme (a folder of .json), masks (a
+folder of class indices, or of colours with --colors), voc (a folder of .xml with boxes). Images below --images are
+copied, or linked with --link; folders become part of the ids. --drop leaves out labels that are remarks.""",
     "export-labels": """Writes predictions as outlines for an annotation tool, the most uncertain images first.
 
   semiseg export-labels coco photos/ --workdir=runs/mine --output=to_correct

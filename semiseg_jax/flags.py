@@ -1,6 +1,7 @@
 """The flags of one `semiseg` command."""
 
 import ast
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,9 @@ def _unknown_field(config: ConfigDict, args: Sequence[str]) -> str:
             if not isinstance(node, ConfigDict):
                 return f"config.{'.'.join(parts[:depth])} is a value and has no field {part!r}"
             if part not in node:
-                return f"config has no field {'.'.join(parts)!r}; {part!r} is not one of: {', '.join(sorted(node))}"
+                near = difflib.get_close_matches(part, node, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                known = ", ".join(sorted(node))
+                return f"config has no field {'.'.join(parts)!r}; {hint}{part!r} is not one of: {known}"
             node = node[part]
     return ""

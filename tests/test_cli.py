@@ -205,7 +205,8 @@ def test_folder_without_a_run_fails_saying_so(command, tmp_path, capsys):
 UNKNOWN_FIELDS = [
     ("--config.nope=1", "'nope'", "accumulate, augment, balance_classes"),
     ("--config.optimizer.nope=1", "'optimizer.nope'", "learning_rate, momentum"),
-    ("--config.data.quoto={}", "'data.quoto'", "quota"),
+    ("--config.data.quoto={}", "'data.quoto'", "did you mean 'quota'?"),
+    ("--config.stpes=3", "'stpes'", "did you mean 'steps'?"),
     ("--config.steps.nope=1", "'nope'", "config.steps is a value"),
 ]
 
@@ -261,6 +262,13 @@ def test_overrides_arrive_typed(config_file, trained):
     assert config.eval.flip is True
     assert config.dtype == "bfloat16"
     assert config.optimizer.nesterov is True
+
+
+def test_a_tilde_is_the_home_folder_behind_the_name_of_a_flag_too(config_file, trained, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.main(["train", f"--config={config_file}", "--workdir=~/runs/a~b", "--config.data.path=~/data"]) == 0
+    config, workdir = trained[0][0]
+    assert (config.data.path, workdir) == ("/home/me/data", "/home/me/runs/a~b")
 
 
 def test_overrides_of_one_call_do_not_leak_into_the_next(config_file, trained):

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from semiseg_jax.data import weak_labels
 from semiseg_jax.data.folder_files import (
     Source,
@@ -29,7 +31,7 @@ from semiseg_jax.data.folder_files import (
     read_tags,
     stand_in,
 )
-from semiseg_jax.data.label_maps import moved_colors
+from semiseg_jax.data.label_maps import Color, moved_colors, own_colors, palette_of
 from semiseg_jax.data.layout import Card, Item, Layout, Listing, Size
 from semiseg_jax.data.types import IGNORE, Supervision
 
@@ -80,7 +82,8 @@ class Folder(Layout):
         empty = [id for id, found in masked.items() if not found]
         if empty:
             logger.warning("%s and %d more: hold no class, and count as no mask", masks[empty[0]], len(empty) - 1)
-        if moved := moved_colors(masks, {id: found - {IGNORE} for id, found in masked.items()}):
+        colors = ((masks[id], _colors(masks[id], found - {IGNORE})) for id, found in masked.items())
+        if moved := moved_colors(colors, "`semiseg import-labels masks` makes masks of colours"):
             return (moved,)
         suspects = [id for id, found in masked.items() if found == {0, IGNORE}]
         if not suspects:
@@ -101,6 +104,12 @@ class Folder(Layout):
         if not self._source.ignore_named:
             logger.warning("%s", text)
         return ()
+
+
+def _colors(path: Path, values: set[int]) -> dict[int, Color]:
+    """The colours by which a file with a palette shows these indices."""
+    with Image.open(path) as file:
+        return own_colors(palette_of(file), values)
 
 
 def _readers(source: Source, id: str) -> dict[Supervision, Callable[[Size], Any]]:

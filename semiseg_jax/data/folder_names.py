@@ -20,6 +20,8 @@ _MEANT: Mapping[str, Sequence[str]] = {
     "boxes.json": ("annotations.json", "coco.json", "instances.json", "_annotations.coco.json"),
 }  # fmt: skip
 _SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "trainval", "all")
+_OF_TOOLS = (".json", ".xml")
+_IMPORT = "labels of annotation tools come in by `semiseg import-labels`"
 _OTHER_IMAGES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".raw", ".cr2", ".nef", ".arw", ".psd",
                  ".svg")  # fmt: skip
 
@@ -36,6 +38,8 @@ def unused(root: Path) -> tuple[list[str], list[str]]:
         if path.is_file() and path.stem.lower() in _SPLITS and path.suffix.lower() in (".txt", ".csv"):
             text = f"{path}: is not read; did you mean splits/{path.stem}.txt, with an id a line?"
             (remarks if has_splits else problems).append(text)
+        elif path.is_dir() and any(inside.suffix.lower() in _OF_TOOLS for inside in _seen(path)):
+            remarks.append(f"{root}: {name} is not read; {_IMPORT}")
         elif meant := _meant(path.name):
             there = " It is there as well." if (root / meant).exists() else ""
             remarks.append(f"{root}: {name} is not read; did you mean {meant}{'/' * path.is_dir()}?{there}")
@@ -111,8 +115,8 @@ def _of_images(folder: Path) -> tuple[list[str], list[str]]:
         what = f"{folder}: {len(names)} {suffix or 'nameless'} files are not read, the first is {names[0]}"
         if suffix in _OTHER_IMAGES:
             problems.append(f"{what}; convert them to {', '.join(IMAGE_SUFFIXES[:3])}")
-        elif suffix in (".json", ".xml"):
-            remarks.append(f"{what}; labels of annotation tools come in by `semiseg import-labels`")
+        elif suffix in _OF_TOOLS:
+            remarks.append(f"{what}; {_IMPORT}")
         else:
             remarks.append(what)
     return problems, remarks

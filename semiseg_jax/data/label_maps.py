@@ -1,6 +1,7 @@
 """Files of label maps: class indices, or the colours of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,31 +20,32 @@ class FolderError(ValueError):
     """What is wrong with the files of a dataset, every problem on a line of its own."""
 
 
-def moved_colors(paths: Mapping[str, Path], values: Mapping[str, set[int]]) -> str:
+def moved_colors(files: Iterable[tuple[Path, Mapping[int, Color]]], remedy: str) -> str:
     """What is wrong with palette files that show one colour for different indices: each has an order of its own.
 
-    `values` are the indices that each file holds. "" where all agree.
+    `files` are paths and their `own_colors`. "" where all agree.
     """
     first: dict[Color, tuple[int, Path]] = {}
-    for id, path in paths.items():
-        palette = _palette(path) if id in values else {}
-        for index in values.get(id, set()) & palette.keys():
-            color = palette[index]
-            if list(palette.values()).count(color) > 1:
-                continue
+    for path, colors in files:
+        for index, color in colors.items():
             known, other = first.setdefault(color, (index, path))
             if known != index:
                 return (
                     f"the colour {color} is the index {known} in {other} but {index} in {path}: their palettes are in "
-                    "another order; `semiseg import-labels masks` makes masks of colours"
+                    f"another order; {remedy}"
                 )
     return ""
 
 
-def _palette(path: Path) -> dict[int, Color]:
+def own_colors(palette: Mapping[int, Color], values: Collection[int]) -> dict[int, Color]:
+    """The colours of the indices that a file holds, as far as no other index of its palette has them."""
+    times = Counter(palette.values())
+    return {index: color for index, color in palette.items() if index in values and times[color] == 1}
+
+
+def palette_of(file: Image.Image) -> dict[int, Color]:
     """The colour of each index, of a file that has a palette."""
-    with Image.open(path) as file:
-        table = (file.getpalette() or []) if file.mode == "P" else []
+    table = (file.getpalette() or []) if file.mode == "P" else []
     return dict(enumerate(zip(table[::3], table[1::3], table[2::3], strict=False)))
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from semiseg_jax.data.letterbox import round_up
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import IGNORE
-from semiseg_jax.engine.landing import landing, pasting
+from semiseg_jax.engine.landing import Wanted, in_bytes, landing, pasting
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix
 from semiseg_jax.engine.postprocess import Post, PostProcess
 from semiseg_jax.engine.views import View, spans, whole_view, window_view
@@ -86,6 +86,7 @@ class Prediction:
     labels: np.ndarray  # [H,W] uint8 class indices
     confidence: float  # mean over pixels of the largest probability
     probs: np.ndarray | None = None  # [H,W,K] float32, where asked for
+    certainty: np.ndarray | None = None  # [H,W] uint8, the largest probability in 255ths, where asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,29 +132,31 @@ class Predictor:
         for prediction in self.predictions(stream):
             yield prediction.labels
 
-    def predictions(self, stream: Iterable[np.ndarray], *, probabilities: bool = False) -> Iterator[Prediction]:
-        """RGB images [H,W,3] uint8 -> what is found in each, in order; probabilities where asked for."""
-        return self._run(((image, None) for image in stream), probabilities)
+    def predictions(
+        self, stream: Iterable[np.ndarray], *, probabilities: bool = False, certainty: bool = False
+    ) -> Iterator[Prediction]:
+        """RGB images [H,W,3] uint8 -> what is found in each, in order; its optional fields where asked for."""
+        return self._run(((image, None) for image in stream), Wanted(probabilities, certainty))
 
     def score(self, stream: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[Scored]:
         """Pairs of an image and its truth [H,W] uint8, 255 where unknown -> predictions with counts, in order."""
-        for prediction in self._run(stream, False):
+        for prediction in self._run(stream, Wanted()):
             assert isinstance(prediction, Scored)
             yield prediction
 
-    def _run(self, stream: Iterable[tuple[np.ndarray, Any]], probabilities: bool) -> Iterator[Prediction]:
+    def _run(self, stream: Iterable[tuple[np.ndarray, Any]], wanted: Wanted) -> Iterator[Prediction]:
         post = self.options.post
         if post is None:
-            for job in self._jobs(stream, probabilities):
+            for job in self._jobs(stream, wanted):
                 yield job.prediction()
             return
 
         def refined(job: _Job) -> Prediction:
-            return _refined(job, post, probabilities)
+            return _refined(job, post, wanted)
 
-        yield from in_order(refined, map(_Job.fetch, self._jobs(stream, True)))
+        yield from in_order(refined, map(_Job.fetch, self._jobs(stream, Wanted(probabilities=True))))
 
-    def _jobs(self, stream: Iterable[tuple[np.ndarray, Any]], probabilities: bool) -> Iterator["_Job"]:
+    def _jobs(self, stream: Iterable[tuple[np.ndarray, Any]], wanted: Wanted) -> Iterator["_Job"]:
         """The images in order, each when the devices are done with it, or are about to be."""
         waiting: dict[Any, list[_Job]] = {}  # by what they can share a batch with
         flying: deque[_Batch] = deque()
@@ -163,16 +166,16 @@ class Predictor:
             jobs.append(job)
             waiting.setdefault(job.key, []).append(job)
             if self._fill(waiting[job.key]):
-                flying.append(_Batch(self, waiting.pop(job.key), probabilities))
+                flying.append(_Batch(self, waiting.pop(job.key), wanted))
             held = self._fill(jobs, batches=2)
             if held and jobs[0].batch is None:  # of a rare shape, for which no batch fills
-                flying.append(_Batch(self, waiting.pop(jobs[0].key), probabilities))
+                flying.append(_Batch(self, waiting.pop(jobs[0].key), wanted))
             while len(flying) > 1 or (held and flying and not _landed(jobs[0])):
                 flying.popleft().landed = True  # the devices work on one batch while the host takes the one before
             while jobs and _landed(jobs[0]):
                 yield jobs.popleft()
         for group in waiting.values():
-            _Batch(self, group, probabilities)
+            _Batch(self, group, wanted)
         while jobs:
             yield jobs.popleft()
 
@@ -281,15 +284,15 @@ class _Job:
 class _Batch:
     """Images whose maps lie on the devices, from where they land one by one on each device."""
 
-    def __init__(self, predictor: Predictor, jobs: Sequence[_Job], probabilities: bool):
-        self.jobs, self.probabilities, self.landed = jobs, probabilities, False
+    def __init__(self, predictor: Predictor, jobs: Sequence[_Job], wanted: Wanted):
+        self.jobs, self.wanted, self.landed = jobs, wanted, False
         self._predictor, self._devices = predictor, predictor._devices
         self._maps: list[jax.Array] = [predictor._maps(jobs, scale) for scale in range(len(jobs[0].views))]
         self._results: dict[int, dict[str, jax.Array]] = {}
         for number, job in enumerate(jobs):
             job.batch, job.number = self, number
             job.forget()
-        if not probabilities:  # results are small: the devices may go on to the end
+        if not wanted.probabilities:  # results are small: the devices may go on to the end
             for call in range(-(-len(jobs) // self._devices)):
                 self._results[call] = self._land(call)
             self._maps.clear()
@@ -304,7 +307,7 @@ class _Batch:
         exact = [all(job.views[scale].placed == job.size for job in jobs) for scale in range(len(self._maps))]
         filled = [*jobs, *[jobs[-1]] * (self._devices - len(jobs))]
         put = self._predictor._put
-        program = landing(self._predictor._mesh, canvas, tuple(exact), probabilities=self.probabilities, scored=scored)
+        program = landing(self._predictor._mesh, canvas, tuple(exact), self.wanted, scored=scored)
         return program(
             tuple(self._maps),
             put([np.int32(call)] * self._devices),
@@ -325,24 +328,25 @@ class _Batch:
             del self._results[call]
         labels = np.array(shards["labels"][:height, :width])
         confidence = float(shards["confidence"].sum(dtype=np.float64) / (height * width))
-        probs = np.array(shards["probs"][:height, :width]) if self.probabilities else None
+        probs = np.array(shards["probs"][:height, :width]) if self.wanted.probabilities else None
+        certainty = np.array(shards["certainty"][:height, :width]) if self.wanted.certainty else None
         if job.truth is None:
-            return Prediction(labels, confidence, probs)
+            return Prediction(labels, confidence, probs, certainty)
         confusion = ConfusionMatrix(shards["confusion"].astype(np.int64))
         calibration = Calibration(shards["calibration"].sum(0, dtype=np.float64))
         return Scored(labels, confidence, probs, truth=job.truth, confusion=confusion, calibration=calibration)
 
 
-def _refined(job: _Job, post: PostProcess, probabilities: bool) -> Prediction:
+def _refined(job: _Job, post: PostProcess, wanted: Wanted) -> Prediction:
     """After post-processing, on the host."""
     assert job.found is not None
     assert job.found.probs is not None
     assert job.image is not None
     probs = post(job.image, job.found.probs)
     labels, top = probs.argmax(-1).astype(np.uint8), probs.max(-1)
-    confidence, kept = float(top.mean(dtype=np.float64)), probs if probabilities else None
+    confidence, kept = float(top.mean(dtype=np.float64)), probs if wanted.probabilities else None
     if job.truth is None:
-        return Prediction(labels, confidence, kept)
+        return Prediction(labels, confidence, kept, in_bytes(top) if wanted.certainty else None)
     confusion = ConfusionMatrix.from_model_output(job.truth, labels, probs.shape[-1])
     calibration = Calibration.from_model_output(job.truth, labels, top)
     return Scored(labels, confidence, kept, truth=job.truth, confusion=confusion, calibration=calibration)

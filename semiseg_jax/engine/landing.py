@@ -4,6 +4,7 @@ Sizes of images are traced: a program is compiled for a canvas, and serves every
 run on one device, inside `shard_map` over the axis "data"; leading axes [r] or [n] count what lies on that device.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,9 +19,17 @@ from semiseg_jax.engine.metrics import BINS
 from semiseg_jax.engine.views import ROWS, Size
 
 
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is to come back of an image beside its labels."""
+
+    probabilities: bool = False  # [H,W,K]
+    certainty: bool = False  # [H,W] uint8, the largest probability in 255ths
+
+
 @functools.cache
 def landing(
-    mesh: Mesh, canvas: Size, exact: tuple[bool, ...], *, probabilities: bool, scored: bool
+    mesh: Mesh, canvas: Size, exact: tuple[bool, ...], wanted: Wanted, *, scored: bool
 ) -> Callable[..., dict[str, jax.Array]]:
     """A program `(maps, row, placed, size, truth) -> results` that lands one image on each device.
 
@@ -28,7 +37,7 @@ def landing(
       mesh: the devices.
       canvas: [H,W] that hold these images, sides multiples of 32.
       exact: of each scale, whether maps have the resolution of the image, so that nothing is resized.
-      probabilities: also gives the probabilities [1,H,W,K].
+      wanted: also gives these, as `probs` and `certainty`.
       scored: compares with `truth` [1,H,W] uint8, which is 255 outside of the image.
 
     `maps` are those of each scale, [r,Hs,Ws,K]; `row` [1] is that of the image among them, `placed` [1,S,2] its size
@@ -39,7 +48,7 @@ def landing(
 
     def land(maps: Sequence[jax.Array], row: jax.Array, placed: jax.Array, size: jax.Array, truth: Any) -> Any:
         mine = [jax.lax.dynamic_index_in_dim(of_scale, row[0], keepdims=False) for of_scale in maps]
-        found = _land(mine, placed[0], size[0], truth[0] if scored else None, canvas, exact, probabilities)
+        found = _land(mine, placed[0], size[0], truth[0] if scored else None, canvas, exact, wanted)
         return jax.tree.map(lambda x: x[None], found)
 
     mapped = jax.shard_map(land, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
@@ -75,7 +84,7 @@ def _land(
     truth: jax.Array | None,
     canvas: Size,
     exact: tuple[bool, ...],
-    probabilities: bool,
+    wanted: Wanted,
 ) -> dict[str, jax.Array]:
     """Goes down the image in strips, so that all classes at full resolution are never held unless asked for."""
     height, width = canvas
@@ -86,8 +95,10 @@ def _land(
         for s, (of_scale, same) in enumerate(zip(maps, exact, strict=True))
     ]
     out = {"labels": jnp.zeros((height, width), jnp.uint8), "confidence": jnp.zeros(strips)}
-    if probabilities:
+    if wanted.probabilities:
         out["probs"] = jnp.zeros((height, width, classes))
+    if wanted.certainty:
+        out["certainty"] = jnp.zeros((height, width), jnp.uint8)
     if truth is not None:
         out["confusion"] = jnp.zeros((classes, classes), jnp.int32)
         out["calibration"] = jnp.zeros((strips, 3, BINS))
@@ -101,8 +112,10 @@ def _land(
         labels, top = probs.argmax(-1).astype(jnp.uint8), probs.max(-1)
         inside = (i * ROWS + jnp.arange(ROWS) < size[0])[:, None] & (jnp.arange(width) < size[1])
         found = {"labels": labels}
-        if probabilities:
+        if wanted.probabilities:
             found["probs"] = probs
+        if wanted.certainty:
+            found["certainty"] = in_bytes(top)
         out = out | {
             name: jax.lax.dynamic_update_slice_in_dim(out[name], value, i * ROWS, 0) for name, value in found.items()
         }
@@ -114,6 +127,11 @@ def _land(
         return out
 
     return jax.lax.fori_loop(0, -(-size[0] // ROWS), strip, out)
+
+
+def in_bytes(top: Any) -> Any:
+    """Probabilities in 255ths, uint8."""
+    return (top * 255 + 0.5).astype("uint8")
 
 
 def _count(confusion: jax.Array, truth: jax.Array, labels: jax.Array) -> jax.Array:

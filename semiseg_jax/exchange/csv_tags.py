@@ -9,15 +9,18 @@ Tags are separated by spaces, commas, semicolons or |. An empty field means that
 
 import csv
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from semiseg_jax.exchange.drawings import Drawing, Drawings, LabelFileError
+from semiseg_jax.exchange.left_out import LeftOut
 
 _IMAGE_COLUMNS = ("image", "filename", "file_name", "file", "path")
 
 
-def read(source: Path) -> Drawings:
-    """Tags of a .csv file."""
+def read(source: Path, *, drop: Collection[str] = ()) -> Drawings:
+    """Tags of a .csv file, but for the tags `drop`."""
+    left_out = LeftOut(drop)
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -36,8 +39,10 @@ def read(source: Path) -> Drawings:
         if None in row or None in row.values() or not row[image].strip():
             raise LabelFileError(f"{source}: line {number} has another number of fields than the first, or no image")
         tags = _listed(row[listed]) if listed else _flagged(row, others, f"{source}: line {number}")
-        drawings.append(Drawing(row[image].strip(), f"{source}: line {number}", tags=tags))
-    return Drawings(drawings, [] if listed else [name.strip() for name in others])
+        kept = [tag for tag in tags if not left_out.drops(tag, "tags")]
+        drawings.append(Drawing(row[image].strip(), f"{source}: line {number}", tags=kept))
+    classes = [] if listed else [name.strip() for name in others if not left_out.drops(name.strip())]
+    return Drawings(drawings, classes, left_out.words(), dropped=left_out.dropped)
 
 
 def _listed(field: str) -> list[str]:

@@ -8,8 +8,7 @@ which nothing is said. Labels keep CVAT's order and colours; subsets become spli
 import re
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -18,26 +17,18 @@ import numpy as np
 
 from semiseg_jax.exchange.archive import checked_names
 from semiseg_jax.exchange.drawings import Drawing, Drawings, LabelFileError, Size
-from semiseg_jax.exchange.parsing import parse_xml
-from semiseg_jax.exchange.sketch import (
-    Sketch,
-    class_of,
-    ellipse,
-    in_words,
-    judged,
-    number,
-    outline,
-    size_of,
-    whole,
-)
+from semiseg_jax.exchange.geometry import ellipse
+from semiseg_jax.exchange.left_out import LeftOut
+from semiseg_jax.exchange.parsing import image_size, outline, parse_xml, whole, written
+from semiseg_jax.exchange.sketch import Sketch, class_of, judged
 
 _SPLITS = {"default": "", "training": "train", "validation": "val", "valid": "val", "testing": "test"}
 _MAX_XML = 2**31
 
 
-def read(source: Path) -> Drawings:
-    """Drawings of CVAT's XML files."""
-    left_out: Counter[str] = Counter()
+def read(source: Path, *, drop: Collection[str] = ()) -> Drawings:
+    """Drawings of CVAT's XML files, without what has one of the labels `drop`."""
+    left_out = LeftOut(drop)
     drawings: list[Drawing] = []
     colors: dict[str, list[int]] = {}
     classes: list[str] = []
@@ -51,10 +42,11 @@ def read(source: Path) -> Drawings:
             if element.tag == "image":
                 drawings.append(_read_image(element, where, left_out))
             elif element.tag == "track":
-                left_out["tracks of videos: export single images from CVAT instead"] += 1
+                left_out.count("tracks of videos: export single images from CVAT instead")
             elif element.tag not in ("version", "meta"):
-                left_out[f"<{element.tag[:40]}>"] += 1
-    return Drawings(judged(drawings), list(dict.fromkeys(classes)), in_words(left_out), colors)
+                left_out.count(f"<{element.tag[:40]}>")
+    kept = [name for name in dict.fromkeys(classes) if not left_out.drops(name)]
+    return Drawings(judged(drawings), kept, left_out.words(), colors, dropped=left_out.dropped)
 
 
 def _files(source: Path) -> list[tuple[str, bytes]]:
@@ -87,7 +79,7 @@ def _read_label(label: Element, classes: list[str], colors: dict[str, list[int]]
         colors[name] = [int(part, 16) for part in color.groups()]
 
 
-def _read_image(element: Element, where: str, left_out: Counter[str]) -> Drawing:
+def _read_image(element: Element, where: str, left_out: LeftOut) -> Drawing:
     name = element.get("name", "")
     where = f"{where}: image {name[:200] or element.get('id', '')[:40]!r}"
     if not name:
@@ -96,12 +88,12 @@ def _read_image(element: Element, where: str, left_out: Counter[str]) -> Drawing
     split = _SPLITS.get(subset.lower(), subset.lower())
     if not re.fullmatch(r"[\w-]{0,100}", split):
         raise LabelFileError(f"{where} is of the subset {subset[:40]!r}; name it in letters, digits, - and _")
-    sketch = Sketch(where, size_of(element.get("height"), element.get("width"), where), left_out)
+    sketch = Sketch(where, image_size(element.get("height"), element.get("width"), where), left_out)
     layers = []  # areas are painted in the order of their layers
     for shape in element:
         before = len(sketch.areas)
         _read_shape(shape, sketch)
-        layer = number(shape.get("z_order", 0), f"{where}: z_order", -1e9, 1e9)
+        layer = written(shape.get("z_order", 0), f"{where}: z_order", -1e9, 1e9)
         layers += [layer] * (len(sketch.areas) - before)
         for mark in ("occluded", "group_id"):
             if shape.get(mark, "0") not in ("0", ""):
@@ -118,11 +110,13 @@ def _read_shape(shape: Element, sketch: Sketch) -> None:
         sketch.leave_out(f"shapes <{shape.tag[:40]}>", covers=True)
         return
     what = f"{sketch.where}: a {shape.tag}"
-    read(shape, class_of(shape.get("label"), what), sketch, what)
+    label = class_of(shape.get("label"), what)
+    if not sketch.left_out.drops(label, "tags" if shape.tag == "tag" else "shapes"):
+        read(shape, label, sketch, what)
 
 
 def _numbers(shape: Element, names: str, what: str) -> list[float]:
-    return [number(shape.get(name), f"{what}: {name}") for name in names.split()]
+    return [written(shape.get(name), f"{what}: {name}") for name in names.split()]
 
 
 def _places(shape: Element, what: str) -> list[tuple[float, float]]:
@@ -132,13 +126,13 @@ def _places(shape: Element, what: str) -> list[tuple[float, float]]:
         x, comma, y = pair.partition(",")
         if not comma:
             raise LabelFileError(f"{what}: points hold {pair[:40]!r}, not x,y")
-        places.append((number(y, f"{what}: a y"), number(x, f"{what}: an x")))
+        places.append((written(y, f"{what}: a y"), written(x, f"{what}: an x")))
     return places
 
 
 def _box(shape: Element, label: str | None, sketch: Sketch, what: str) -> None:
     x0, y0, x1, y1 = _numbers(shape, "xtl ytl xbr ybr", what)
-    degrees = number(shape.get("rotation", 0), f"{what}: rotation")
+    degrees = written(shape.get("rotation", 0), f"{what}: rotation")
     sketch.box(label, np.array([(y0, x0), (y1, x1)]), degrees, ((y0 + y1) / 2, (x0 + x1) / 2))
 
 
@@ -148,8 +142,8 @@ def _polygon(shape: Element, label: str | None, sketch: Sketch, what: str) -> No
 
 def _ellipse(shape: Element, label: str | None, sketch: Sketch, what: str) -> None:
     x, y = _numbers(shape, "cx cy", what)
-    width, height = (number(shape.get(name), f"{what}: {name}", 1e-3) for name in ("rx", "ry"))
-    degrees = number(shape.get("rotation", 0), f"{what}: rotation")
+    width, height = (written(shape.get(name), f"{what}: {name}", 1e-3) for name in ("rx", "ry"))
+    degrees = written(shape.get("rotation", 0), f"{what}: rotation")
     sketch.area(label, mask=ellipse((y, x), (height, width), degrees))
 
 

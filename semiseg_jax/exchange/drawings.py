@@ -92,6 +92,7 @@ class Drawings:
     colors: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # red, green, blue of some classes
     notes: Sequence[str] = ()  # in words: what was found out and not said, such as how files are named
     label_files: Collection[Path] = ()  # of these drawings, where they may look like images
+    dropped: Collection[str] = ()  # labels that were to be dropped and are there
 
     def all_classes(self) -> list[str]:
         """Classes in the order of the tool, then those that only drawings name, in alphabetical order."""

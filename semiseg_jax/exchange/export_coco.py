@@ -1,7 +1,8 @@
 """`coco`: one file of images, annotations and categories.
 
 A region is a polygon, or a run-length encoding that is not compressed where it has holes. `images` stand in the order
-of their mean confidence, which each of them has; category ids are 1 for the first class, and so on.
+of their mean confidence, which each of them has; so has each region as its `score`. Category ids are 1 for the first
+class, and so on.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from semiseg_jax.exchange.drawings import Size, fill
-from semiseg_jax.exchange.exported import Export, write_json
+from semiseg_jax.exchange.exported import Export, score_of, write_json
 from semiseg_jax.exchange.outlines import Region
 
 FILE = "annotations.json"
@@ -31,7 +32,7 @@ def write(export: Export, output: Path) -> Path:
             annotations.append({
                 "id": len(annotations) + 1, "image_id": number, "category_id": region.klass + 1, "iscrowd": 0,
                 "bbox": [left, top, right - left, bottom - top], "area": region.pixels,
-                "segmentation": _segmentation(region, image.size),
+                "segmentation": _segmentation(region, image.size), **score_of(region),
             })  # fmt: skip
     categories = [
         {"id": klass + 1, "name": name, "supercategory": ""}

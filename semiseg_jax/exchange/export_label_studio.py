@@ -1,8 +1,8 @@
 """`label_studio`: tasks with predictions, and the labelling interface that they are made for.
 
 Points are in percent of the image. The score of a prediction is its mean confidence, by which Label Studio can order
-tasks, too. Polygons have no holes: a seam joins the outline of a hole to the outer one. What no polygon covers is
-background, which therefore is none of the labels of the interface.
+tasks, too; each region has a score of its own. Polygons have no holes: a seam joins the outline of a hole to the outer
+one. What no polygon covers is background, which therefore is none of the labels of the interface.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from semiseg_jax.exchange.exported import Export, ExportedImage, write_json
+from semiseg_jax.exchange.exported import Export, ExportedImage, score_of, write_json
 from semiseg_jax.exchange.outlines import seamed
 
 FILE, INTERFACE = "tasks.json", "interface.xml"
@@ -47,6 +47,7 @@ def _task(export: Export, image: ExportedImage) -> dict[str, Any]:
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
+            **score_of(region),
             "value": {
                 "points": np.round(seamed(region.rings)[:, ::-1] * (100 / np.array([width, height])), 7).tolist(),
                 "closed": True,

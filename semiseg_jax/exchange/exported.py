@@ -31,6 +31,11 @@ class Export:
     image_prefix: str = ""  # what a server puts before the names of images
 
 
+def score_of(region: Region) -> dict[str, float]:
+    """The field `score` of a region, if it is known how sure the model is of it."""
+    return {} if region.score is None else {"score": round(region.score, 4)}
+
+
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -8,9 +8,7 @@ from texts: both become tags there, so JSON is better where texts were typed.
 Places are percent of the image as it is stored: turning its view (`image_rotation`) changes none of them.
 """
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,10 @@ import numpy as np
 
 from semiseg_jax.exchange.brush_rle import decode_alpha
 from semiseg_jax.exchange.drawings import Drawing, Drawings, LabelFileError, Ring, Size
-from semiseg_jax.exchange.sketch import Sketch, class_of, ellipse, in_words, judged, number, outline, size_of
+from semiseg_jax.exchange.geometry import ellipse
+from semiseg_jax.exchange.left_out import LeftOut
+from semiseg_jax.exchange.parsing import brief, fields, files_below, image_size, listed, outline, read_json, written
+from semiseg_jax.exchange.sketch import Sketch, class_of, judged
 from semiseg_jax.exchange.task_names import image_name, names_an_image, without_prefix
 
 Fields = Mapping[str, Any]
@@ -27,9 +28,12 @@ _ABOUT_MIN = ("id", "annotator", "annotation_id", "created_at", "updated_at", "l
 _DRAWN = ("rle", "points", "radiusX", "width", "x")
 
 
-def read(source: Path, *, predictions: bool = False) -> Drawings:
-    """Drawings of Label Studio's tasks; with `predictions`, those of models too, where nobody annotated."""
-    left_out: Counter[str] = Counter()
+def read(source: Path, *, predictions: bool = False, drop: Collection[str] = ()) -> Drawings:
+    """Drawings of Label Studio's tasks, without what has one of the labels `drop`.
+
+    With `predictions`, those of models too, where nobody annotated.
+    """
+    left_out = LeftOut(drop)
     tasks: dict[tuple[str, str], list[tuple[str, Fields]]] = {}
     for where, task in _tasks(source):
         name, versions = _image_of(task, where), _versions(task, where, left_out, predictions)
@@ -38,44 +42,26 @@ def read(source: Path, *, predictions: bool = False) -> Drawings:
     for (_, name), annotated in tasks.items():
         if annotated:
             where, best = max(annotated, key=lambda pair: _rank(pair[1]))
-            left_out["older annotations of images that have a newer or a ground truth one"] += len(annotated) - 1
+            left_out.count("older annotations of images that have a newer or a ground truth one", len(annotated) - 1)
             drawings.append(_drawing(name, best, f"{where} ({name})", left_out))
-    left_out += Counter()  # drops what was counted zero times
-    return Drawings(judged(drawings, empty=True), left_out=in_words(left_out))
+    return Drawings(judged(drawings, empty=True), left_out=left_out.words(), dropped=left_out.dropped)
 
 
 def _tasks(source: Path) -> Iterator[tuple[str, Fields]]:
     """(where, task) of the tasks of all files."""
-    for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise LabelFileError(f"{path}: not readable as JSON in UTF-8 ({str(error)[:200]})") from None
-        for number_, task in enumerate(content if isinstance(content, list) else [content]):
-            where = f"{path}: task {number_}"
-            task = _fields(task, where)
+    for path in files_below(source, ".json"):
+        content = read_json(path)
+        for number, task in enumerate(content if isinstance(content, list) else [content]):
+            where = f"{path}: task {number}"
+            task = fields(task, where)
             if "result" in task and isinstance(task.get("task"), dict):  # one annotation, as storages keep them
                 task = {**task["task"], "annotations": [task]}
             yield where, task
 
 
-def _fields(value: Any, where: str) -> Fields:
-    if not isinstance(value, dict):
-        raise LabelFileError(f"{where} is {str(value)[:40]!r}, not an object in braces")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise LabelFileError(f"{where} is {str(value)[:40]!r}, not a list")
-    return value
-
-
 def _image_of(task: Fields, where: str) -> str:
     """The path or name of the image of a task."""
-    data = _fields(task["data"], f"{where}: data") if "data" in task else task
+    data = fields(task["data"], f"{where}: data") if "data" in task else task
     named = {key: value for key, value in data.items() if isinstance(value, str) and names_an_image(value)}
     if not named:
         raise LabelFileError(f"{where} names no image in {', '.join(map(str, data))[:200]}")
@@ -84,23 +70,23 @@ def _image_of(task: Fields, where: str) -> str:
     return image_name(named.get("image") or named.get("img") or next(iter(named.values())))
 
 
-def _versions(task: Fields, where: str, left_out: Counter[str], predictions: bool) -> list[Fields]:
+def _versions(task: Fields, where: str, left_out: LeftOut, predictions: bool) -> list[Fields]:
     """The annotations of a task that count."""
     if "data" not in task:
         return [_unpacked_min(task)]
     key = "annotations" if "annotations" in task else "completions"  # as they were called before 2021
     versions = []
-    for number_, version in enumerate(_list(task.get(key), f"{where}: {key}")):
-        version = _fields(version, f"{where}: annotation {number_}")
+    for number, version in enumerate(listed(task.get(key), f"{where}: {key}")):
+        version = fields(version, f"{where}: annotation {number}")
         if version.get("was_cancelled") or version.get("skipped"):
-            left_out["cancelled annotations"] += 1
+            left_out.count("cancelled annotations")
         else:
             versions.append(version)
-    left_out["drafts"] += len(_list(task.get("drafts"), f"{where}: drafts"))
-    predicted = [_fields(each, f"{where}: prediction") for each in _list(task.get("predictions"), where)]
+    left_out.count("drafts", len(listed(task.get("drafts"), f"{where}: drafts")))
+    predicted = [fields(each, f"{where}: prediction") for each in listed(task.get("predictions"), where)]
     if predictions and not versions:
         return predicted
-    left_out["predictions" + " of annotated images" * predictions] += len(predicted)
+    left_out.count("predictions" + " of annotated images" * predictions, len(predicted))
     return versions
 
 
@@ -126,10 +112,10 @@ def _rank(version: Fields) -> tuple[bool, str]:
     return version.get("ground_truth") is True, str(version.get("updated_at") or version.get("created_at") or "")
 
 
-def _drawing(name: str, version: Fields, where: str, left_out: Counter[str]) -> Drawing:
-    results = [_fields(each, f"{where}: a result") for each in _list(version.get("result"), f"{where}: result")]
+def _drawing(name: str, version: Fields, where: str, left_out: LeftOut) -> Drawing:
+    results = [fields(each, f"{where}: a result") for each in listed(version.get("result"), f"{where}: result")]
     sizes = {
-        size_of(each.get("original_height"), each["original_width"], where)
+        image_size(each.get("original_height"), each["original_width"], where)
         for each in results if each.get("original_width") is not None
     }  # fmt: skip
     if len(sizes) > 1:
@@ -155,15 +141,17 @@ def _drawing(name: str, version: Fields, where: str, left_out: Counter[str]) -> 
         else:
             sketch.leave_out("choices and texts of single regions")
     for value, labels in regions.values():
-        _region(value, labels, sketch)
+        kept = {label for label in labels if not left_out.drops(label, "regions")}
+        if kept or not labels:
+            _region(value, kept, sketch)
     return sketch.drawing(name, other_name=without_prefix(name))
 
 
 def _labels(value: Fields, where: str) -> set[str | None]:
     names: list[Any] = []
-    for key, listed in value.items():
+    for key, given in value.items():
         if key.endswith("labels"):
-            names += _list(listed, f"{where}: {key}")
+            names += listed(given, f"{where}: {key}")
     return {class_of(name, f"{where}: a region") for name in names}
 
 
@@ -174,7 +162,7 @@ def _describes(value: Fields) -> bool:
 
 def _whole_image(result: Fields, value: Fields, labels: set[str | None], sketch: Sketch) -> None:
     if "choices" in value:
-        for choice in _list(value["choices"], f"{sketch.where}: choices"):
+        for choice in listed(value["choices"], f"{sketch.where}: choices"):
             sketch.tag(class_of(choice, f"{sketch.where}: a choice"))
     else:
         sketch.leave_out(f"results of type {str(result.get('type'))[:40]!r}", covers=bool(labels))
@@ -215,23 +203,23 @@ def _region(value: Fields, labels: set[str | None], sketch: Sketch) -> None:
 
 def _place(value: Fields, y: str, x: str, size: Size, what: str) -> tuple[float, float]:
     """y, x in pixels of two fields in percent."""
-    down, right = (number(value.get(key), f"{what}: {key}", -1e4, 1e4) for key in (y, x))
+    down, right = (written(value.get(key), f"{what}: {key}", -1e4, 1e4) for key in (y, x))
     return down / 100 * size[0], right / 100 * size[1]
 
 
 def _pairs(points: Any, size: Size, what: str) -> Iterator[tuple[float, float]]:
-    for pair in _list(points, f"{what}: points"):
+    for pair in listed(points, f"{what}: points"):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise LabelFileError(f"{what}: points hold {str(pair)[:40]!r}, not [x, y]")
+            raise LabelFileError(f"{what}: points hold {brief(pair)}, not [x, y]")
         yield _place({"x": pair[0], "y": pair[1]}, "y", "x", size, what)
 
 
 def _degrees(value: Fields, what: str) -> float:
-    return number(value.get("rotation") or 0, f"{what}: rotation")
+    return written(value.get("rotation") or 0, f"{what}: rotation")
 
 
 def _packed(rle: Any, what: str) -> bytes:
     try:
-        return bytes(_list(rle, f"{what}: rle"))
+        return bytes(listed(rle, f"{what}: rle"))
     except (TypeError, ValueError):
         raise LabelFileError(f"{what}: rle is not a list of bytes") from None

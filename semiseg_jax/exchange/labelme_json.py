@@ -16,9 +16,8 @@ import binascii
 import dataclasses
 import functools
 import io
-import posixpath
-from collections import Counter
-from pathlib import Path, PureWindowsPath
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,8 @@ from PIL import Image
 from semiseg_jax.exchange import parsing
 from semiseg_jax.exchange.drawings import Area, Box, Drawing, Drawings, LabelFileError, Point, Size, Stroke
 from semiseg_jax.exchange.folder import BACKGROUND
+from semiseg_jax.exchange.geometry import ellipse, rectangle
+from semiseg_jax.exchange.left_out import LeftOut
 
 _IGNORE = "__ignore__"
 _BACKGROUNDS = ("_background_", BACKGROUND)
@@ -37,6 +38,8 @@ _COUNTS = {"rectangle": (2, 4), "circle": (2, 2), "line": (2, 2), "point": (1, 1
 class _Shapes:
     """The shapes of one file, as far as they were read."""
 
+    left_out: LeftOut
+    partial: bool = False  # something was left out that may cover pixels
     areas: list[Area] = dataclasses.field(default_factory=list)
     boxes: dict[Any, np.ndarray] = dataclasses.field(default_factory=dict)  # [N,2] places by label and group
     outlined: set[Any] = dataclasses.field(default_factory=set)  # labels and groups that have an area
@@ -44,9 +47,9 @@ class _Shapes:
     strokes: list[Stroke] = dataclasses.field(default_factory=list)
 
 
-def read(source: Path) -> Drawings:
-    """The shapes and flags of all .json files of a folder and those below, or of one file."""
-    left_out: Counter[str] = Counter()
+def read(source: Path, *, drop: Collection[str] = ()) -> Drawings:
+    """Shapes and flags of all .json files of a folder and those below, or of one file, but for the labels `drop`."""
+    left_out = LeftOut(drop)
     root = source if source.is_dir() else source.parent
     files = parsing.files_below(source, ".json")
     drawings = list(parsing.each(files, lambda path: _drawing(path, root, left_out)))
@@ -55,7 +58,8 @@ def read(source: Path) -> Drawings:
         notes.append(f"{empty} images without shapes and flags are background throughout")
     if partial := sum(bool(drawing.areas) and not drawing.complete for drawing in drawings):
         notes.append(f"{partial} images have areas beside lines or points: what no area covers is unknown there")
-    return Drawings(drawings, _order(root), [f"{count} {what}" for what, count in left_out.items()], notes=notes)
+    order = [name for name in _order(root) if not left_out.drops(name)]
+    return Drawings(drawings, order, left_out.words(), notes=notes, dropped=left_out.dropped)
 
 
 def _order(root: Path) -> list[str]:
@@ -74,50 +78,43 @@ def _class_name(label: str) -> str:
     return BACKGROUND if label.lower() in _BACKGROUNDS else label
 
 
-def _drawing(path: Path, root: Path, left_out: Counter[str]) -> Drawing:
+def _drawing(path: Path, root: Path, left_out: LeftOut) -> Drawing:
     content = parsing.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise LabelFileError(f"{path}: is not LabelMe's: it has no list of shapes")
-    shapes = _Shapes()
-    before = left_out.total()
-    for number, shape in enumerate(content["shapes"]):
-        _add(shapes, shape, f"{path}: shape {number}", left_out)
-    whole = left_out.total() == before and not shapes.points and not shapes.strokes
-    tags = _tags(path, content.get("flags"), shapes)
+    shapes = _Shapes(left_out)
+    kept = [_add(shapes, shape, f"{path}: shape {number}") for number, shape in enumerate(content["shapes"])]
+    flags = _flags(path, content.get("flags"), left_out)
     boxes = {key: (*places.min(0), *places.max(0)) for key, places in shapes.boxes.items()}
+    whole = not (shapes.partial or shapes.points or shapes.strokes)
     if whole and shapes.areas:
-        unknown = [Area(None, [parsing.rectangle(*box)]) for key, box in boxes.items() if key not in shapes.outlined]
+        unknown = [Area(None, [rectangle(*box)]) for key, box in boxes.items() if key not in shapes.outlined]
     else:
         unknown = []
+    image = parsing.text(content.get("imagePath"), f"{path}: imagePath")
     return Drawing(
-        _image(path, root, content.get("imagePath")),
+        parsing.beside(path, root, image),
         str(path),
-        parsing.image_size(content.get("imageHeight"), content.get("imageWidth"), str(path)),
+        parsing.given_size(content.get("imageHeight"), content.get("imageWidth"), str(path)),
         areas=[*unknown, *shapes.areas],
         boxes=[Box(key[0], *box) for key, box in boxes.items()],
         points=shapes.points,
         strokes=shapes.strokes,
-        tags=tags,
-        complete=whole and (bool(shapes.areas) or not (content["shapes"] or content.get("flags"))),
+        tags=_tags(flags, shapes),
+        complete=whole and (bool(shapes.areas) or not (any(kept) or flags)),
     )
 
 
-def _image(path: Path, root: Path, named: Any) -> str:
-    """Where the image lies, seen from the folder of all files, as it is named from that of this one."""
-    name = parsing.text(named, f"{path}: imagePath").replace("\\", "/")
-    if PureWindowsPath(name).is_absolute() or name.startswith("/"):
-        return name
-    inner = path.parent.relative_to(root).as_posix()
-    return posixpath.normpath(posixpath.join(inner, name))
+def _flags(path: Path, flags: Any, left_out: LeftOut) -> dict[str, bool]:
+    """The flags of the image, by class, that are not dropped."""
+    given = parsing.fields(flags or {}, f"{path}: flags")
+    named = {_class_name(parsing.text(flag, f"{path}: a flag")): is_set is True for flag, is_set in given.items()}
+    return {name: is_set for name, is_set in named.items() if not left_out.drops(name, "tags" if is_set else "")}
 
 
-def _tags(path: Path, flags: Any, shapes: _Shapes) -> list[str] | None:
+def _tags(flags: Mapping[str, bool], shapes: _Shapes) -> list[str] | None:
     """Flags that are true, and the classes of the shapes; None where no flag is."""
-    if not isinstance(flags, dict | None):
-        raise LabelFileError(f"{path}: flags must be an object")
-    tags = [
-        _class_name(parsing.text(flag, f"{path}: a flag")) for flag, is_set in (flags or {}).items() if is_set is True
-    ]
+    tags = [flag for flag, is_set in flags.items() if is_set]
     if not tags or _IGNORE in tags:
         return None
     things: list[Area | Point | Stroke] = [*shapes.areas, *shapes.points, *shapes.strokes]
@@ -125,10 +122,12 @@ def _tags(path: Path, flags: Any, shapes: _Shapes) -> list[str] | None:
     return [*tags, *sorted(labels - set(tags))]
 
 
-def _add(shapes: _Shapes, shape: Any, what: str, left_out: Counter[str]) -> None:
-    if not isinstance(shape, dict):
-        raise LabelFileError(f"{what}: is no object")
+def _add(shapes: _Shapes, shape: Any, what: str) -> bool:
+    """Adds a shape, unless its label is dropped."""
+    shape = parsing.fields(shape, what)
     label = _class_name(parsing.text(shape.get("label"), f"{what}: its label"))
+    if shapes.left_out.drops(label, "shapes"):
+        return False
     kind = shape.get("shape_type") or "polygon"  # which the first versions leave out
     places = parsing.places(shape.get("points"), f"{what}: its points")
     if not isinstance(kind, str):
@@ -136,36 +135,52 @@ def _add(shapes: _Shapes, shape: Any, what: str, left_out: Counter[str]) -> None
     if kind in _COUNTS and len(places) not in range(_COUNTS[kind][0], _COUNTS[kind][1] + 1):
         raise LabelFileError(f"{what}: a {kind} has {len(places)} points")
     key = (label, str(group) if (group := shape.get("group_id")) is not None else what)
-    ignored = label == _IGNORE
+    without_place = _place(shapes, shape, kind, key, places, what)
+    if without_place:
+        shapes.left_out.count(without_place)
+        shapes.partial = True
+    for flag, is_set in parsing.fields(shape.get("flags") or {}, f"{what}: its flags").items():
+        if is_set is True:
+            shapes.left_out.count(f"flags {parsing.brief(flag)} of shapes")
+    if str(shape.get("description") or "").strip():
+        shapes.left_out.count("descriptions of shapes")
+    return True
+
+
+def _place(
+    shapes: _Shapes, shape: Mapping[str, Any], kind: str, key: tuple[str, str], places: np.ndarray, what: str
+) -> str:
+    """Puts a shape where it belongs -> what it is, in words, if there is no place for it."""
+    label, ignored = key[0], key[0] == _IGNORE
     if kind == "rectangle" and not (np.ptp(places, axis=0) > 0).all():
-        left_out["rectangles without any width or height"] += 1
-    elif kind == "rectangle" and not ignored and label != BACKGROUND:
+        return "rectangles without any width or height"
+    if kind == "rectangle" and not ignored and label != BACKGROUND:
         shapes.boxes[key] = np.concatenate([shapes.boxes.get(key, places), places])
     elif kind in ("polygon", "circle", "mask", "rectangle"):
-        area = _area(kind, None if ignored else label, places, shape.get("mask"), what)
-        if area is None:
-            left_out["polygons of less than three corners"] += 1
-        else:
-            shapes.areas.append(area)
-            shapes.outlined.add(key)
+        if kind == "polygon" and len(places) < 3:
+            return "polygons of less than three corners"
+        shapes.areas.append(_area(kind, None if ignored else label, places, shape.get("mask"), what))
+        shapes.outlined.add(key)
     elif kind not in ("line", "linestrip", "point", "points"):
-        left_out[f"shapes of the type {parsing.brief(kind)}"] += 1
+        return f"shapes of the type {parsing.brief(kind)}"
     elif ignored:
-        left_out[f"lines and points of {_IGNORE}"] += 1
+        return f"lines and points of {_IGNORE}"
     elif kind in ("point", "points"):
         shapes.points += [Point(label, y, x) for y, x in places.tolist()]
     elif len(places):
         shapes.strokes.append(Stroke(label, places))
+    return ""
 
 
-def _area(kind: str, label: str | None, places: np.ndarray, mask: Any, what: str) -> Area | None:
+def _area(kind: str, label: str | None, places: np.ndarray, mask: Any, what: str) -> Area:
     if kind == "polygon":
-        return Area(label, [places]) if len(places) > 2 else None
+        return Area(label, [parsing.outline(places, what)])
     if kind == "rectangle":
-        return Area(label, [parsing.rectangle(*places.min(0), *places.max(0))])
+        return Area(label, [rectangle(*places.min(0), *places.max(0))])
     if kind == "circle":
         (y, x), rim = places[0], places[1]
-        return Area(label, mask=functools.partial(_disc, float(y), float(x), float(np.hypot(*(rim - places[0])))))
+        radius = float(np.hypot(*(rim - places[0])))
+        return Area(label, mask=ellipse((float(y), float(x)), (radius, radius)))
     encoded = parsing.text(mask, f"{what}: its mask")
     try:
         data = base64.b64decode(encoded, validate=True)
@@ -176,12 +191,6 @@ def _area(kind: str, label: str | None, places: np.ndarray, mask: Any, what: str
     if not (0 <= y1 + 1 - y0 - height <= 1 and 0 <= x1 + 1 - x0 - width <= 1):
         raise LabelFileError(f"{what}: its mask is {width}x{height}, but its points say {x1 + 1 - x0}x{y1 + 1 - y0}")
     return Area(label, mask=functools.partial(_pasted, what, data, y0, x0))
-
-
-def _disc(y: float, x: float, radius: float, size: Size) -> np.ndarray:
-    """[H,W] bool: pixels whose centre is inside of a circle."""
-    ys, xs = np.arange(size[0])[:, None] + 0.5 - y, np.arange(size[1])[None] + 0.5 - x
-    return ys**2 + xs**2 <= radius**2
 
 
 def _mask_size(data: bytes, what: str) -> Size:

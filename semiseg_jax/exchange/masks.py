@@ -9,22 +9,25 @@ is said. Masks of two classes may have 0 and 255 instead of 0 and 1.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from semiseg_jax.data.label_maps import Color, moved_colors, own_colors, palette_of
 from semiseg_jax.data.run_lengths import MOST_PIXELS
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.exchange import mask_names, parsing
-from semiseg_jax.exchange.color_table import Color, ColorTable, codes_of, color_of, read_table
+from semiseg_jax.exchange.color_table import ColorTable, codes_of, color_of, read_table
 from semiseg_jax.exchange.drawings import Area, Drawing, Drawings, LabelFileError, Size
 from semiseg_jax.exchange.folder import BACKGROUND, image_files
+from semiseg_jax.exchange.left_out import LeftOut
 
 SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # that keep values as they are
 _SHOWN = 5
+_COLORS_HELP = "--colors=FILE says what the colours stand for"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +38,17 @@ class _Seen:
     size: Size
     values: frozenset[int]  # indices, or codes of colours
     palette: dict[int, Color]  # colour by index, of palette files
+    own: dict[int, Color]  # those of them that no other index has
 
 
 def read(
-    source: Path, images: Path, *, colors: Path | None = None, names: str = "", classes: Sequence[str] = ()
+    source: Path,
+    images: Path,
+    *,
+    colors: Path | None = None,
+    names: str = "",
+    classes: Sequence[str] = (),
+    drop: Collection[str] = (),
 ) -> Drawings:
     """The masks of a folder and those below.
 
@@ -48,6 +58,7 @@ def read(
       colors: a table of the colours.
       names: how masks are named after their images, such as *_mask; by default this is found out.
       classes: names of the indices in order; by default background, class 1, class 2 and so on.
+      drop: classes whose pixels are to be ignored.
     """
     if not source.is_dir():
         raise LabelFileError(f"{source}: must be the folder of the masks")
@@ -66,14 +77,18 @@ def read(
         shown = {path: {int(indices[value]) for value in look.values} for path, look in seen.items()}
     decoded = functools.partial(_decoded, table=table, indices=indices)
     classes_in = functools.lru_cache(maxsize=8)(decoded)  # of an image one after the other
-    drawings = []
+    drawings, without = [], LeftOut(drop)
     for path, image in pairs.items():
+        labels = {index: None if index == IGNORE else classes[index] for index in sorted(shown[path])}
         areas = [
-            Area(None if index == IGNORE else classes[index], mask=functools.partial(_is, classes_in, path, index))
-            for index in sorted(shown[path])
+            Area(label, mask=functools.partial(_is, classes_in, path, index))
+            for index, label in labels.items()
+            if not without.drops(label, "areas")
         ]
         drawings.append(Drawing(image.relative_to(images).as_posix(), str(path), seen[path].size, areas))
-    return Drawings(drawings, classes, left_out, notes=notes, label_files=label_files)
+    kept = [name for name in classes if not without.drops(name)]
+    left_out += without.words()
+    return Drawings(drawings, kept, left_out, notes=notes, label_files=label_files, dropped=without.dropped)
 
 
 def _pairs(source: Path, images: Path, names: str) -> tuple[dict[Path, Path], list[Path], list[str], list[str]]:
@@ -143,8 +158,9 @@ def _look(path: Path, table: ColorTable | None) -> _Seen:
         raise LabelFileError(
             f"{path}: has the value {found[found > IGNORE][:1]}, but class indices are 0 to 253 and 255"
         )
-    known = {index: color for index, color in palette.items() if index in set(found.tolist())}
-    return _Seen(path, values.shape, frozenset(found.tolist()), known)
+    held = frozenset(found.tolist())
+    known = {index: color for index, color in palette.items() if index in held}
+    return _Seen(path, values.shape, held, known, own_colors(palette, held))
 
 
 def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +177,7 @@ def _values(path: Path, colored: bool) -> tuple[np.ndarray, dict[int, Color]]:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS or getattr(image, "n_frames", 1) > 1:
                 raise LabelFileError(f"{path}: has over {MOST_PIXELS:,} pixels or more than one picture")
-            mode, palette = image.mode, image.getpalette() if image.mode == "P" else None
+            mode, palette = image.mode, palette_of(image)
             alpha = np.asarray(image.getchannel("A")) if mode in ("RGBA", "LA", "PA") else None
             as_colors = (colored and not mode.startswith(("I", "F"))) or mode in ("PA", "LA")
             array = np.asarray(image.convert("RGB") if as_colors else image)
@@ -183,20 +199,21 @@ def _values(path: Path, colored: bool) -> tuple[np.ndarray, dict[int, Color]]:
         array = array[..., 0]
     if array.dtype.kind == "f":
         raise LabelFileError(f"{path}: has numbers with fractions, no class indices")
-    colors = dict(enumerate(zip(palette[::3], palette[1::3], palette[2::3], strict=False))) if palette else {}
-    return array.astype(np.int32), colors
+    return array.astype(np.int32), palette
 
 
-def _check_palettes(seen: Iterable[_Seen]) -> None:
+def _check_palettes(seen: Collection[_Seen]) -> None:
     """Files of indices whose colours disagree have an order of their own: the same index is another class."""
+    if moved := moved_colors(((look.path, look.own) for look in seen), _COLORS_HELP):
+        raise LabelFileError(moved)
     first: dict[int, tuple[Color, Path]] = {}
     for look in seen:
         for index, color in look.palette.items():
             known, path = first.setdefault(index, (color, look.path))
             if known != color:
                 raise LabelFileError(
-                    f"the index {index} is the colour {known} in {path} but {color} in {look.path}: each file has an "
-                    "order of its own; --colors=FILE says what the colours stand for"
+                    f"the index {index} is the colour {known} in {path} but {color} in {look.path}: their palettes are "
+                    f"in another order; {_COLORS_HELP}"
                 )
 
 

@@ -13,21 +13,30 @@ import numpy as np
 
 from semiseg_jax.exchange.drawings import Ring
 
+_ROWS = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Region:
     klass: int
     rings: Sequence[Ring]  # [N,2] y, x: the outer outline, then those of holes
     pixels: int  # before outlines are simplified
+    score: float | None = None  # mean over them of the largest probability, if it is known
 
 
 def regions_of(
-    labels: np.ndarray, *, background: int | None = None, tolerance: float = 1.0, min_area: int = 0
+    labels: np.ndarray,
+    certainty: np.ndarray | None = None,
+    *,
+    background: int | None = None,
+    tolerance: float = 1.0,
+    min_area: int = 0,
 ) -> tuple[list[Region], int]:
     """Regions of a label map [H,W], and how many smaller than `min_area` pixels became part of what is around them.
 
     Args:
       labels: [H,W] uint8 class indices.
+      certainty: [H,W] uint8, the largest probability in 255ths, of which regions get a score.
       background: the class whose regions are left out.
       tolerance: outlines are simplified, by at most so many pixels; 0 = exact. Neighbours keep a common border.
       min_area: pixels of the smallest region that is kept.
@@ -35,12 +44,14 @@ def regions_of(
     labels, dropped = without_small(np.ascontiguousarray(labels, np.uint8), min_area)
     ids, found = _components(labels)
     fixed = _junctions(ids) if tolerance > 0 else None
+    sums = None if certainty is None else _sums(ids, certainty, len(found) + 1)
     regions = []
     for number, (klass, (top, left, bottom, right), pixels) in enumerate(found, 1):
         if klass != background:
             rings = [ring + np.array([top, left]) for ring in outlines(ids[top:bottom, left:right] == number)]
             simple = rings if fixed is None else [_simplified(ring, fixed, tolerance) for ring in rings]
-            regions.append(Region(klass, simple, pixels))
+            score = None if sums is None else float(sums[number]) / (255 * pixels)
+            regions.append(Region(klass, simple, pixels, score))
     return sorted(regions, key=lambda region: -region.pixels), dropped
 
 
@@ -125,6 +136,15 @@ def _components(labels: np.ndarray) -> tuple[np.ndarray, list[tuple[int, tuple[i
         for x, y, width, height, pixels in stats[1:].tolist():
             found.append((klass, (y, x, y + height, x + width), pixels))
     return ids, found
+
+
+def _sums(ids: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """[count] of the values where `ids` are 0, 1, 2 and so on, some rows at a time."""
+    sums = np.zeros(count)
+    for start in range(0, len(ids), _ROWS):
+        rows = np.s_[start : start + _ROWS]
+        sums += np.bincount(ids[rows].ravel(), values[rows].ravel(), count)
+    return sums
 
 
 def _junctions(ids: np.ndarray) -> np.ndarray:

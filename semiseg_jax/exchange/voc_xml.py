@@ -1,23 +1,28 @@
 """`voc`: an .xml file an image with the boxes of its objects, as Pascal VOC, LabelImg and many exports write it.
 
-Difficult objects are regions to ignore. Corners are the first and the last pixel of a box, counted from 1; where a
+Difficult objects are regions to ignore. Whatever else is said of objects, such as their pose, is counted as left out.
+Corners are the first and the last pixel of a box, counted from 1; where a
 corner of 0 occurs, the tool counted from 0, and corners are taken as edges.
 """
 
 import dataclasses
-from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from xml.etree import ElementTree
 
 from semiseg_jax.exchange import parsing
 from semiseg_jax.exchange.drawings import Box, Drawing, Drawings, LabelFileError
+from semiseg_jax.exchange.left_out import LeftOut
 
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
+_SHAPES = {"polygon": "polygons", "robndbox": "turned boxes", "mask": "masks"}
+_READ = {"name", "bndbox", "difficult", "part", "type", *_SHAPES}
+_SAYS_NOTHING = ("", "0", "no", "false", "unspecified")
 
 
-def read(source: Path) -> Drawings:
-    """The boxes of all .xml files of a folder and those below, or of one file."""
-    left_out: Counter[str] = Counter()
+def read(source: Path, *, drop: Collection[str] = ()) -> Drawings:
+    """The boxes of all .xml files of a folder and those below, or of one file, without the labels `drop`."""
+    left_out = LeftOut(drop)
     drawings = list(parsing.each(parsing.files_below(source, ".xml"), lambda path: _drawing(path, left_out)))
     boxes = [box for drawing in drawings for box in drawing.boxes]
     notes = []
@@ -28,7 +33,9 @@ def read(source: Path) -> Drawings:
         notes.append("some corners of boxes are 0: they are taken as edges counted from 0, not as pixels from 1")
     if empty := sum(drawing.complete for drawing in drawings):
         notes.append(f"{empty} images without any object are background throughout")
-    return Drawings(drawings, left_out=[f"{count} {what}" for what, count in left_out.items()], notes=notes)
+    if difficult := sum(box.ignore for drawing in drawings for box in drawing.boxes):
+        notes.append(f"{difficult} objects are marked as difficult: nothing is said about their boxes")
+    return Drawings(drawings, left_out=left_out.words(), notes=notes, dropped=left_out.dropped)
 
 
 def _edges(box: Box) -> Box:
@@ -36,38 +43,44 @@ def _edges(box: Box) -> Box:
     return dataclasses.replace(box, y0=box.y0 - 1, x0=box.x0 - 1)
 
 
-def _with_area(drawing: Drawing, left_out: Counter[str]) -> list[Box]:
+def _with_area(drawing: Drawing, left_out: LeftOut) -> list[Box]:
     boxes = [box for box in drawing.boxes if box.y0 < box.y1 and box.x0 < box.x1]
-    left_out.update({"boxes without any width or height": n} if (n := len(drawing.boxes) - len(boxes)) else {})
+    left_out.count("boxes without any width or height", len(drawing.boxes) - len(boxes))
     return boxes
 
 
-def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
+def _drawing(path: Path, left_out: LeftOut) -> Drawing:
     root = parsing.read_xml(path)
     if root.tag != "annotation":
         raise LabelFileError(f"{path}: is no annotation of VOC, but has <{root.tag[:40]}> at its root")
     name = parsing.text(root.findtext("filename") or path.stem, f"{path}: its filename")
     folder = (root.findtext("folder") or "").strip()
-    size = (
-        [_number(path, root, f"size/{side}") for side in ("height", "width")] if root.find("size") is not None else []
-    )
-    objects = root.findall("object")
+    sized = root.find("size") is not None
+    height, width = (_number(path, root, f"size/{side}") if sized else 0 for side in ("height", "width"))
+    objects = [node for node in root.findall("object") if not left_out.drops(_label(path, node), "objects")]
     boxes = [box for node in objects if (box := _box(path, node, left_out)) is not None]
     return Drawing(
         f"{folder}/{name}" if folder else name,
         str(path),
-        parsing.image_size(size[0], size[1], str(path)) if size else None,
+        parsing.given_size(height, width, str(path)),
         boxes=boxes,
         complete=not objects,
     )
 
 
-def _box(path: Path, node: ElementTree.Element, left_out: Counter[str]) -> Box | None:
-    label = parsing.text(node.findtext("name"), f"{path}: the name of an object")
-    left_out.update({"boxes of parts of objects": len(node.findall("part"))} if node.find("part") is not None else {})
-    for tag, what in (("polygon", "polygons"), ("robndbox", "turned boxes"), ("mask", "masks")):
+def _label(path: Path, node: ElementTree.Element) -> str:
+    return parsing.text(node.findtext("name"), f"{path}: the name of an object")
+
+
+def _box(path: Path, node: ElementTree.Element, left_out: LeftOut) -> Box | None:
+    label = _label(path, node)
+    left_out.count("boxes of parts of objects", len(node.findall("part")))
+    for tag, what in _SHAPES.items():
         if node.find(tag) is not None:
-            left_out[f"{what} of objects, as VOC has boxes only"] += 1
+            left_out.count(f"{what} of objects, as VOC has boxes only")
+    for inner in node:
+        if inner.tag not in _READ and (len(inner) or (inner.text or "").strip().lower() not in _SAYS_NOTHING):
+            left_out.count(f"fields <{inner.tag[:40]}> of objects")
     if node.find("bndbox") is None:
         if node.find("robndbox") is None and node.find("polygon") is None:
             raise LabelFileError(f"{path}: a {label} has no bndbox")
@@ -79,9 +92,4 @@ def _box(path: Path, node: ElementTree.Element, left_out: Counter[str]) -> Box |
 
 
 def _number(path: Path, node: ElementTree.Element, where: str) -> float:
-    found = node.findtext(where)
-    try:
-        value = float(found or "")
-    except ValueError:
-        raise LabelFileError(f"{path}: {where} is {parsing.brief(found)}, but must be a number") from None
-    return parsing.number(value, f"{path}: {where}")
+    return parsing.written(node.findtext(where), f"{path}: {where}")

@@ -73,12 +73,14 @@ def export_labels(
     def outlined(found: tuple[str, Any, Prediction]) -> ExportedImage:
         name, _, prediction = found
         labels = prediction.labels
-        regions, dropped = regions_of(labels, background=model.info.background, tolerance=tolerance, min_area=min_area)
+        regions, dropped = regions_of(
+            labels, prediction.certainty, background=model.info.background, tolerance=tolerance, min_area=min_area
+        )
         size = (labels.shape[0], labels.shape[1])
         relative = Path(name).relative_to(root).as_posix()
         return ExportedImage(Path(name), relative, size, prediction.confidence, regions, dropped)
 
-    rows = in_order(outlined, predict.stream(model, sources, failed))
+    rows = in_order(outlined, predict.stream(model, sources, failed, certainty=True))
     images = list(tqdm(rows, total=len(files), desc="predicting", disable=None))
     images.sort(key=lambda image: image.confidence)
     info = model.info

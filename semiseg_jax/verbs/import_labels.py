@@ -12,7 +12,7 @@ from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import Report, write_folder
 
 # A reader takes the file or folder that the tool wrote.
-READERS: Mapping[str, Callable[[Path], Drawings]] = {
+READERS: Mapping[str, Callable[..., Drawings]] = {
     "coco": coco_json.read,
     "csv": csv_tags.read,
     "cvat": cvat.read,
@@ -34,6 +34,7 @@ def import_labels(
     predictions: bool = False,
     colors: str | Path = "",
     names: str = "",
+    drop: Sequence[str] = (),
 ) -> Report:
     """Writes a dataset folder of images and of what people drew on them, and prints what it holds.
 
@@ -47,6 +48,7 @@ def import_labels(
       predictions: of `label_studio`, take what models predicted on images that nobody annotated.
       colors: of masks in colours: a file with the name and R, G, B of each class.
       names: of masks: how they are named after their images, such as *_mask; by default this is found out.
+      drop: labels that are remarks and no classes, such as "good_frame"; what has them is left out, and counted.
     """
     if format not in (*READERS, MASKS):
         raise ValueError(f"unknown format {format!r}; known formats: {', '.join([*READERS, MASKS])}")
@@ -62,15 +64,24 @@ def import_labels(
     with _folder_of_images(source, images) as place:
         if format == MASKS:
             table = Path(colors).expanduser() if colors else None
-            drawings = masks.read(source, place, colors=table, names=names, classes=classes)
+            drawings = masks.read(source, place, colors=table, names=names, classes=classes, drop=drop)
             classes = classes or drawings.classes  # in the order of their values
         else:
             reader = partial(label_studio.read, predictions=True) if predictions else READERS[format]
-            drawings = reader(source)
+            drawings = reader(source, drop=drop)
+        _check_dropped(drop, drawings)
+        classes = [name for name in classes if name not in drop]
         report = write_folder(drawings, place, Path(output).expanduser(), link=link, classes=classes)
     print(report)
     print(f"next: semiseg prepare {report.output}")
     return report
+
+
+def _check_dropped(drop: Sequence[str], drawings: Drawings) -> None:
+    """A slip in a name would leave in what was to be left out."""
+    if unknown := [name for name in drop if name not in drawings.dropped]:
+        labels = ", ".join([*drawings.all_classes(), *sorted(drawings.dropped)])
+        raise LabelFileError(f"drop names {unknown[0]!r}, but the labels are: {labels}")
 
 
 @contextlib.contextmanager

@@ -95,6 +95,7 @@ def stream(
     failed: list[dict[str, str]],
     *,
     probabilities: bool = False,
+    certainty: bool = False,
 ) -> Iterator[tuple[str, Read, Prediction]]:
     """Predictions of the images in order; what cannot be read is added to `failed`."""
     read: deque[tuple[str, Read]] = deque()
@@ -109,7 +110,8 @@ def stream(
             read.append((name, source))
             yield image
 
-    for prediction in model.predictor().predictions(images(), probabilities=probabilities):
+    found = model.predictor().predictions(images(), probabilities=probabilities, certainty=certainty)
+    for prediction in found:
         yield (*read.popleft(), prediction)
 
 

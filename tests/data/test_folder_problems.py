@@ -183,13 +183,21 @@ def test_all_problems_are_reported_together(make_folder, open_folder):
     spoil_all(root)
     mask_values_of_val = np.full(SIZE, 9)
     save_mask(root / "masks" / "im5.png", mask_values_of_val)
+    (root / "images" / "im3.png").unlink()
+    (root / "images" / "im3.png").symlink_to("/nowhere/im3.png")
     builder = open_folder(root)
     with pytest.raises(FolderError) as caught:
         builder.build()
     text = str(caught.value)
-    for problem in ("images/im1.png", "masks/im2.png", "points.json: im2", "masks/im5.png"):
+    for problem in (
+        "images/im1.png",
+        "masks/im2.png",
+        "points.json: im2",
+        "masks/im5.png",
+        "images/im3.png: is a link",
+    ):
         assert problem in text
-    assert "4 problem(s)" in text
+    assert "5 problem(s)" in text
     assert "skip_bad" in text
     assert not builder.data_path.exists()
 

@@ -46,6 +46,7 @@ def altered_json(root, file, **changes):
             r"1 \.json files are not read, the first is im0\.json; labels of .* `semiseg import-labels`",
         ),
         ("images/im0.xml", r"1 \.xml files are not read"),
+        ("annotations/coco.json", r"annotations/ is not read; labels of annotation tools come in by `semiseg import"),
         ("images/Thumbs.db", r"1 \.db files are not read, the first is Thumbs\.db"),
     ],
 )
@@ -54,6 +55,7 @@ def test_what_is_not_read_is_named_with_what_was_probably_meant(make_folder, cap
     if name.endswith("/"):
         (root / name).mkdir()
     else:
+        (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("{}")
     read_source(root)
     assert re.search(said, caplog.text)

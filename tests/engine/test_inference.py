@@ -296,3 +296,13 @@ def test_probabilities_may_be_written_to():
         before = probs.copy()
         probs += 1
         np.testing.assert_array_equal(probs, before + 1)
+
+
+@pytest.mark.parametrize("post", [None, lambda image, probs: probs])
+def test_certainty_is_the_largest_probability_where_asked_for(post):
+    images = [noise((40, 30)), noise((64, 96), 1)]
+    found = predictor(post=post).predictions(images, certainty=True)
+    for image, prediction in zip(images, found, strict=True):
+        assert prediction.certainty.dtype == np.uint8
+        np.testing.assert_allclose(prediction.certainty / 255, expected(image).max(-1), atol=0.003)
+        assert prediction.probs is None

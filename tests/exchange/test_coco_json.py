@@ -113,7 +113,7 @@ def test_compressed_run_lengths_are_painted(tmp_path):
         (lambda c: c["annotations"][0].update(category_id=9), "annotation 900: category 9 is not listed"),
         (lambda c: c["annotations"][0].update(image_id=7), "is of image 7, which is not listed"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "a polygon has 7 numbers"),
-        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, "4", 5, 6]]), "a polygon is '4', which is no"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, "4", 5, 6]]), "a polygon is '4', not a number"),
         (
             lambda c: c["annotations"][0].update(segmentation={"size": [9, 14], "counts": [126]}),
             r"of \[9, 14\] but its",
@@ -141,12 +141,10 @@ def test_what_does_not_fit_is_refused(tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_results_and_folders_are_refused(tmp_path):
+def test_results_are_refused(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(LabelFileError, match="a list: results of a model, perhaps"):
         coco_json.read(tmp_path / "results.json")
-    with pytest.raises(LabelFileError, match=r"name the \.json file"):
-        coco_json.read(tmp_path)
 
 
 def test_of_images_of_the_same_name_the_path_decides(tmp_path):
@@ -157,3 +155,72 @@ def test_of_images_of_the_same_name_the_path_decides(tmp_path):
     make_images(tmp_path / "photos", "a.png")
     _, load = imported("coco", source, tmp_path, images=tmp_path / "photos")
     assert list(boxes_by_id(load("boxes.json"))) == ["a"]
+
+
+def part(name, file_name, *categories, id=1):
+    """One file of several, with one image on which each category has a box."""
+    rows = [{"id": n, "image_id": id, "category_id": n, "bbox": [1 + n, 1, 3, 3]} for n, _ in enumerate(categories)]
+    return name, {
+        "images": [{"id": id, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": rows,
+        "categories": [{"id": n, "name": category} for n, category in enumerate(categories)],
+    }
+
+
+def write_parts(root, *parts):
+    for name, content in parts:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps(content))
+    return root
+
+
+def splits(folder):
+    return {path.stem: path.read_text().split() for path in (folder / "splits").glob("*.txt")}
+
+
+def test_a_folder_of_files_beside_their_images_is_one_dataset_with_splits(tmp_path):
+    root = make_images(tmp_path / "set", "train/a.png", "valid/a.png", "test/b.png", "test/c.png")
+    write_parts(
+        root,
+        part("train/_annotations.coco.json", "a.png", "cat", "dog"),
+        part("valid/_annotations.coco.json", "a.png", "dog", "cat"),  # ids are of each file
+        part("test/_annotations.coco.json", "b.png", "fox", id=7),
+    )
+    report, load = imported("coco", root, tmp_path)
+    assert report.classes == ["background", "fox", "cat", "dog"]
+    assert splits(tmp_path / "out") == {"train": ["test_c", "train_a"], "val": ["valid_a"], "test": ["test_b"]}
+    assert [row[1] for row in boxes_by_id(load("boxes.json"))["train_a"]] == [2, 3]
+    assert [row[1] for row in boxes_by_id(load("boxes.json"))["valid_a"]] == [3, 2]
+    assert report.notes == [
+        "3 files are read as one",
+        "1 ids of images mean another image in another file, and are taken as ids of each file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("instances_train2017", "instances_val2017"), {"train": ["a"], "val": ["b"]}),
+        (("Training-set", "TEST"), {"train": ["a"], "test": ["b"]}),
+        (("trainval/x", "test/latest"), {"trainval": ["a"], "test": ["b"]}),  # "latest" is no test
+        (("train_val_1", "train_val_2"), {}),
+        (("train_1", "train_2"), {}),  # of one split alone, a fifth becomes val as ever
+        (("train", "more"), {}),
+        (("more", "valid"), {"train": ["a"], "val": ["b"]}),
+    ],
+)
+def test_names_of_files_tell_splits(tmp_path, names, expected):
+    photos = make_images(tmp_path / "photos", "a.png", "b.png")
+    files = [part(f"{name}.json", f"{image}.png", "cat") for name, image in zip(names, "ab", strict=True)]
+    imported("coco", write_parts(tmp_path / "labels", *files), tmp_path, images=photos)
+    assert splits(tmp_path / "out") == expected
+
+
+def test_all_problems_of_a_folder_are_told_and_an_image_is_in_one_file_only(tmp_path):
+    photos = make_images(tmp_path / "photos", "a.png")
+    root = write_parts(tmp_path / "labels", part("one.json", "a.png", "cat"), part("two.json", "a.png", "cat"))
+    with pytest.raises(LabelFileError, match=r"two\.json and .*one\.json are both about .*a\.png"):
+        imported("coco", root, tmp_path, images=photos)
+    write_parts(root, ("captions.json", {"images": [], "annotations": []}), ("one.json", []))
+    with pytest.raises(LabelFileError, match=r"(?s)captions\.json: must hold.*one\.json: must hold lists"):
+        coco_json.read(root)

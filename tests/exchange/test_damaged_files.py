@@ -1,16 +1,13 @@
-"""Whatever a label file holds, it is read or refused in words: damaged bytes and content of any structure.
-
-EXAMPLES=10000 pytest tests/exchange/test_damaged_files.py tries more.
-"""
+"""Whatever a label file holds, it is read or refused in words: damaged bytes and content of any structure."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from broken_files import MANY
+from hypothesis import given
 from hypothesis import strategies as st
 from label_files import make_images
 from PIL import Image
@@ -21,9 +18,6 @@ from semiseg_jax.exchange.drawings import Drawings, LabelFileError
 from semiseg_jax.exchange.folder import write_folder
 
 pytestmark = pytest.mark.heavy
-
-EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAMAAAACCAAAAAC4HznGAAAAEElEQVR4nGNg+M/AwPAfDBkAF/cD/fXbkAsAAAAASUVORK5CYII="
 COCO = {

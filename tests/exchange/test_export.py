@@ -28,11 +28,15 @@ def label_map(seed):
     return labels
 
 
+def certainty_of(labels):
+    return (labels * 20 + np.arange(labels.shape[1])).astype(np.uint8)
+
+
 def exported(root, maps, *, background=0, names=("one/a b.png", "two/b.jpg")):
     images = [
         ExportedImage(root / name, name, SIZE, 0.5 + 0.1 * number, regions, 0)
         for number, (name, labels) in enumerate(zip(names, maps, strict=True))
-        for regions, _ in [regions_of(labels, background=background, tolerance=0)]
+        for regions, _ in [regions_of(labels, certainty_of(labels), background=background, tolerance=0)]
     ]
     colors = ((0, 0, 0), (255, 0, 16), (1, 2, 3))
     return Export(CLASSES, colors, background, root, images, "/data/local-files/?d=")
@@ -81,6 +85,7 @@ def test_coco_has_polygons_and_runs_that_are_the_label_map(export, maps, tmp_pat
             y, x = np.nonzero(mask)
             assert row["bbox"] == [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
             assert row["iscrowd"] == 0
+            assert row["score"] == pytest.approx(certainty_of(labels)[mask].mean() / 255, abs=1e-4)
         np.testing.assert_array_equal(out, labels)
         assert times.max() == 1
     assert kinds == {list, dict}
@@ -147,7 +152,9 @@ def test_label_studio_has_predictions_in_percent_that_are_the_label_map(export, 
             assert points.min() >= 0
             assert points.max() <= 100
             corners = points[:, ::-1] / 100 * SIZE
-            drawn[fill([corners], SIZE)] = CLASSES.index(row["value"]["polygonlabels"][0])
+            mask = fill([corners], SIZE)
+            drawn[mask] = CLASSES.index(row["value"]["polygonlabels"][0])
+            assert row["score"] == pytest.approx(certainty_of(labels)[mask].mean() / 255, abs=1e-4)
         np.testing.assert_array_equal(drawn, labels)
     assert [task["predictions"][0]["score"] for task in tasks] == [0.5, 0.6]
 

@@ -148,10 +148,10 @@ def test_images_are_found_from_the_folder_of_their_file(tmp_path):
         ),
         ([shape("cat", "point", (1, 1))], {"imagePath": "../../../etc/passwd"}, "no image of that name"),
         ([], {"shapes": None}, "is not LabelMe's: it has no list of shapes"),
-        ([], {"flags": ["cat"]}, "flags must be an object"),
+        ([], {"flags": ["cat"]}, "flags is a list, not an object"),
         ([shape("cat", "circle", (1, 1))], {}, "shape 0: a circle has 1 points"),
         ([shape("", "point", (1, 1))], {}, "its label is '', but must be a text"),
-        ([shape("cat", "point", (1, None))], {}, "its points is None, which is no number"),
+        ([shape("cat", "point", (1, None))], {}, "its points is None, not a number"),
         ([shape("cat", "mask", (0, 0), (1, 1))], {}, "its mask is None"),
         ([shape("cat", "mask", (0, 0), (1, 1), mask="!!")], {}, "no PNG in base64"),
         ([shape("cat", "mask", (0, 0), (1, 1), mask="aaaa")], {}, "its mask is no readable PNG"),
@@ -174,5 +174,19 @@ def test_unknown_shapes_are_left_out_in_words(tmp_path):
     turned = shape("cat", "rotation", (1, 1), (3, 1), (3, 3), (1, 3))
     write(root, "a", turned, shape("dog", "polygon", (1, 1), (3, 1), (3, 3)), shape("__ignore__", "point", (1, 1)))
     drawings = labelme_json.read(root)
-    assert drawings.left_out == ["1 shapes of the type 'rotation'", "1 lines and points of __ignore__"]
+    assert drawings.left_out == ["1 lines and points of __ignore__", "1 shapes of the type 'rotation'"]
     assert not drawings.drawings[0].complete
+
+
+def test_what_is_said_of_shapes_is_counted_and_hides_no_background(tmp_path):
+    root = make_images(tmp_path / "photos", "a.jpg")
+    corners = (1, 1), (3, 1), (3, 3)
+    write(
+        root, "a",
+        shape("cat", "polygon", *corners, flags={"occluded": True, "blurred": False}, description="left one"),
+        shape("cat", "polygon", *corners, flags={"occluded": True}, description=" "),
+        shape("cat", "polygon", *corners, flags=None),
+    )  # fmt: skip
+    drawings = labelme_json.read(root)
+    assert drawings.left_out == ["1 descriptions of shapes", "2 flags 'occluded' of shapes"]
+    assert drawings.drawings[0].complete

@@ -137,11 +137,18 @@ def test_what_does_not_fit_is_refused(tmp_path, masks, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_palettes_of_another_order_in_each_file_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (canvas(0, c_1=(1, 1, 4, 4)), "the index 1 is the colour .* but "),
+        (canvas(0, c_2=(1, 1, 4, 4)), r"the colour \(128, 128, 0\) is the index 1 in .* but 2 in "),
+    ],
+)
+def test_palettes_of_another_order_in_each_file_are_refused(tmp_path, mask, said):
     photos = make_images(tmp_path / "photos", "a.jpg", "b.jpg")
     save(tmp_path / "gt" / "a.png", canvas(0, c_1=(1, 1, 4, 4)), palette=[VOID, TREE, ROAD])
-    save(tmp_path / "gt" / "b.png", canvas(0, c_1=(1, 1, 4, 4)), palette=[VOID, ROAD, TREE])
-    with pytest.raises(LabelFileError, match=r"index 1 is the colour .*each file has an order of its own; --colors"):
+    save(tmp_path / "gt" / "b.png", mask, palette=[VOID, ROAD, TREE])
+    with pytest.raises(LabelFileError, match=said + r".*b\.png: their palettes are in another order; --colors"):
         imported("masks", tmp_path / "gt", tmp_path, images=photos)
 
 

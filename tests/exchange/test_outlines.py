@@ -132,3 +132,13 @@ def test_the_largest_region_stays_however_small_it_is():
     regions, dropped = regions_of(parts("01 11"), min_area=50)
     assert [(region.klass, region.pixels) for region in regions] == [(1, 4)]
     assert dropped == 1
+
+
+def test_the_score_of_a_region_is_the_mean_certainty_of_its_pixels():
+    labels, certainty = noise(2, size=(150, 20)), np.random.default_rng(2).integers(0, 256, (150, 20), np.uint8)
+    for tolerance in (0, 2):
+        regions, _ = regions_of(labels, certainty, tolerance=tolerance)
+        exact, _ = regions_of(labels, tolerance=0)
+        for region, same in zip(regions, exact, strict=True):
+            assert region.score == pytest.approx(certainty[fill(same.rings, labels.shape)].mean() / 255)
+            assert same.score is None

@@ -1,8 +1,14 @@
-"""Broken files, made of whole ones."""
+"""Broken files, made of whole ones; EXAMPLES=10000 pytest -m heavy tests/exchange tries more of them."""
 
+import os
+
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from semiseg_jax.exchange.drawings import LabelFileError
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
+MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 def mutated(content: bytes):

@@ -30,10 +30,11 @@ def source(tmp_path):
 def run(tmp_path, source, monkeypatch):
     """Finds what is bright, and is the surer the further down it lies."""
 
-    def predictions(images, *, probabilities):
+    def predictions(images, *, probabilities, certainty):
         for image in images:
             labels = (image[..., 0] > 128).astype(np.uint8)
-            yield Prediction(labels, 0.5 + np.nonzero(labels)[0].min() / 100)
+            sure = image[..., 0] if certainty else None
+            yield Prediction(labels, 0.5 + np.nonzero(labels)[0].min() / 100, certainty=sure)
 
     config = types.SimpleNamespace(data=Data(name="folder", path=str(source), data_dir=str(tmp_path / "built")))
     predictor = types.SimpleNamespace(predictions=predictions)

@@ -129,13 +129,16 @@ def test_a_second_run_in_the_same_workdir_is_refused(straight):
         assert (straight.workdir / ".lock").is_file()
 
 
-def test_a_finished_run_trains_and_evaluates_no_further_and_reports_its_metrics(straight, tmp_path, monkeypatch):
+def test_a_finished_run_trains_no_further_reports_its_metrics_and_says_how_to_go_on(
+    straight, tmp_path, monkeypatch, capsys
+):
     config, steps = straight.copy(tmp_path / "run"), []
     monkeypatch.setattr("semiseg_jax.verbs.scoring.evaluate_split", None)
     again = train(config, tmp_path / "run", on_step=steps.append)
     assert steps == []
     assert again.step == 6
     assert again.metrics["miou"] == straight.result.metrics["miou"]
+    assert "is finished already; a longer run needs another --workdir" in capsys.readouterr().out
 
 
 def test_the_workdir_holds_what_a_reader_needs(straight):

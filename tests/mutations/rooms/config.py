@@ -118,9 +118,14 @@ MUTATIONS = (
     ),
     Mutation(
         "config-cli-failed",
-        "predict ends well though every image failed",
+        "predict ends well though an image failed",
         "cli.py",
-        (('return 0 if summary["images"] or not summary["failed"] else 1', "return 0"),),
+        (
+            (
+                'write=values.write,\n    )\n    return int(bool(summary["failed"]))',
+                "write=values.write,\n    )\n    return 0",
+            ),
+        ),
         first=("predict_fails",),
     ),
     Mutation(

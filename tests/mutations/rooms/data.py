@@ -219,7 +219,7 @@ MUTATIONS = (
     Mutation(
         "data-ignore-label",
         "the ignore label of a folder stays what it is",
-        "data/layout.py",
+        "data/label_maps.py",
         (("out[array == ignore_label] = IGNORE", "out[array == IGNORE] = IGNORE"),),
         first=(
             "test_folder.py::test_a_custom_ignore",
