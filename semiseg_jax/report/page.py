@@ -99,7 +99,7 @@ _NO_LOSSES = ("step", "grad_norm", "images_per_second", "data_seconds", "labelle
 
 
 def _is_loss(name: str, rows: Sequence[Mapping[str, object]]) -> bool:
-    if name in _NO_LOSSES or re.search("^(learning_rate|weight)|_(rate|weight|seconds)$", name):
+    if name in _NO_LOSSES or re.search(r"^(learning_rate|weight)|_(rate|weight|seconds|seconds_p\d+|utilisation)$", name):
         return False
     return any(isinstance(row.get(name), float) for row in rows)
 
