@@ -98,8 +98,11 @@ def _curves(groups: Sequence[Group]) -> str:
 _NO_LOSSES = ("step", "grad_norm", "images_per_second", "data_seconds", "labelled_pixels", "replaced_records")
 
 
+_RATES_AND_TIMES = r"^(learning_rate|weight)|_(rate|weight|seconds|seconds_p\d+|utilisation)$"
+
+
 def _is_loss(name: str, rows: Sequence[Mapping[str, object]]) -> bool:
-    if name in _NO_LOSSES or re.search(r"^(learning_rate|weight)|_(rate|weight|seconds|seconds_p\d+|utilisation)$", name):
+    if name in _NO_LOSSES or re.search(_RATES_AND_TIMES, name):
         return False
     return any(isinstance(row.get(name), float) for row in rows)
 

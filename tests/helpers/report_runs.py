@@ -27,7 +27,7 @@ def make_run(name="first", seed=0, hits=90, **config):
         {"stage": "supervised", "step": step, "kind": kind, **values}
         for step in (10, 20, 30)
         for kind, values in (
-            ("train", {"loss": 1 / step + seed, "cross_entropy": 1 / step, "learning_rate": 0.1, "step_seconds_p50": 0.2}),
+            ("train", {"loss": 1 / step + seed, "cross_entropy": 1 / step, "main_rate": 0.1, "step_seconds_p50": 2.0}),
             ("eval", {"miou": 0.02 * step + 0.01 * seed, "iou": [0.1, None, 0.3]}),
         )
     ]
