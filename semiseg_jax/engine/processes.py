@@ -127,7 +127,7 @@ def _may_be_tpu_pod() -> bool:
 
 def visible_gpus(environ: Mapping[str, str], dev: Path = Path("/dev")) -> int:
     """GPUs that this process sees."""
-    if environ.get("JAX_PLATFORMS") == "cpu" or getattr(jax.config, "jax_platforms", None) == "cpu":
+    if environ.get("JAX_PLATFORMS") == "cpu":
         return 0
     for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         if name in environ:
