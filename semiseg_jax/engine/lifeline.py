@@ -126,8 +126,7 @@ class Lifeline:
         if failed and self.failing:
             return  # for reasons of its own, which it is about to tell
         again = "; start all of them again, and they go on from the last checkpoint" if lost else ""
-        print(f"semiseg: {lost or failed}. All processes end with it{again}.", file=sys.stderr)
-        _exit()
+        end(f"{lost or failed}. All processes end with it{again}.")
 
 
 def tie(coordinator: str) -> Lifeline | None:
@@ -220,6 +219,12 @@ def _keep_alive(connection: socket.socket) -> None:
     for name, value in times.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def end(text: str) -> None:
+    """Ends this process, whatever it is doing, with a line that says why."""
+    print(f"semiseg: {text}", file=sys.stderr)
+    _exit()
 
 
 def _exit() -> None:

@@ -1,5 +1,6 @@
 """Joins the processes of one run, and shares work between them."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -7,7 +8,8 @@ import importlib.util
 import logging
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from semiseg_jax.engine.clusters import Cluster, cluster_from, left_alone, own_devices, place_of
-from semiseg_jax.engine.lifeline import Lifeline, shielded, tie
+from semiseg_jax.engine.lifeline import Lifeline, end, shielded, tie
 from semiseg_jax.options import Options, option
 
 logger = logging.getLogger("semiseg_jax")
@@ -24,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 HEARTBEAT = 50  # seconds after which JAX holds a silent process for dead
+WAIT = 300  # seconds for processes that are not there yet
 _tied: list[Lifeline] = []
 
 
@@ -63,13 +66,14 @@ def join(distributed: Distributed) -> None:
                 logger.warning(text)
             return
     elif cluster.processes > 1:
-        _initialize(
-            coordinator_address=cluster.coordinator if cluster.process == 0 else shielded(cluster.coordinator),
-            num_processes=cluster.processes,
-            process_id=cluster.process,
-            local_device_ids=own_devices(cluster, visible_gpus(os.environ)),
-            cluster_detection_method="deactivate",  # of Slurm's tasks it would give each one GPU
-        )
+        with _patience(cluster):
+            _initialize(
+                coordinator_address=cluster.coordinator if cluster.process == 0 else shielded(cluster.coordinator),
+                num_processes=cluster.processes,
+                process_id=cluster.process,
+                local_device_ids=own_devices(cluster, visible_gpus(os.environ)),
+                cluster_detection_method="deactivate",  # of Slurm's tasks it would give each one GPU
+            )
     if jax.process_count() > 1 and (lifeline := tie(cluster.coordinator if cluster else "")):
         _tied.append(lifeline)
 
@@ -96,18 +100,37 @@ def _cluster(distributed: Distributed) -> Cluster | None:
 
 def _initialize(**how: Any) -> None:
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **how)
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=2 * WAIT, **how)
     except RuntimeError as error:
         if "before any JAX calls" in str(error):
             raise RuntimeError(
                 "several processes were started, but JAX was used here before they could be joined; "
                 "--config.distributed.enabled=no lets this process run alone"
             ) from error
-        at = how.get("coordinator_address", "")
-        raise RuntimeError(
-            f"the {how.get('num_processes', '')} processes did not find each other at {at}: start all of them within "
-            f"five minutes, where each can reach that address ({str(error).strip().splitlines()[0]})"
-        ) from error
+        raise RuntimeError(f"the processes cannot be joined: {str(error).strip().splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def _patience(cluster: Cluster) -> Iterator[None]:
+    """Says so where other processes do not come, and ends this one after a while; JAX would abort it."""
+    which = f"process {cluster.process} of {cluster.processes} ({cluster.launcher})"
+
+    def tell() -> None:
+        logger.warning("%s waits for the others at %s", which, cluster.coordinator)
+
+    def give_up() -> None:
+        where = f"at {cluster.coordinator} within {WAIT} seconds"
+        end(f"{which} did not find the others {where}: start all of them, where each can reach that address")
+
+    timers = [threading.Timer(WAIT / 10, tell), threading.Timer(WAIT, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def _joined_as_jax_finds_them() -> bool:

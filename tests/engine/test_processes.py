@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from semiseg_jax.config import default_config, from_json, to_json
 from semiseg_jax.engine import lifeline, processes
+from semiseg_jax.engine.clusters import Cluster
 from semiseg_jax.engine.processes import Distributed, _cluster, join, visible_gpus
 
 
@@ -77,6 +79,16 @@ def test_gpus_are_counted_without_asking_jax(environ, count, tmp_path):
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_gpus(environ, tmp_path) == count
+
+
+def test_processes_that_never_come_are_waited_for_with_a_word_and_not_for_ever(monkeypatch, capsys, caplog):
+    ended = threading.Event()
+    monkeypatch.setattr(lifeline, "_exit", ended.set)
+    monkeypatch.setattr(processes, "WAIT", 0.05)
+    with processes._patience(Cluster("Slurm", "node1:1234", 4, 2)):
+        assert ended.wait(5)
+    assert "process 2 of 4 (Slurm) waits for the others at node1:1234" in caplog.text
+    assert "did not find the others at node1:1234 within 0.05 seconds" in capsys.readouterr().err
 
 
 class Tied:
