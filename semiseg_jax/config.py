@@ -124,6 +124,8 @@ def from_json(text: str) -> ConfigDict:
         at = _renamed(path)
         if at.endswith(("start", "ramp")) and isinstance(value, int | float) and value > 1:
             value = min(value / steps, 1.0)  # it was a number of steps
+        if at == "distributed.enabled" and isinstance(value, bool):
+            value = "yes" if value else "auto"  # before there was a detection
         if any(f"{at}.".startswith(f"{field}.") for field in OPEN_FIELDS):
             continue
         if at in now:

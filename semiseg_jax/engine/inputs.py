@@ -86,8 +86,17 @@ class Input:
             self._restart(saved["offset"])
             self.batches.set_state(saved["position"])
             return
-        logger.warning("batches changed from %s to %s: the order of images starts afresh", before, now)
+        logger.warning(
+            "the run goes on with %s instead of %s: the order of images starts afresh",
+            _in_words(now),
+            _in_words(before),
+        )
         self._restart(step)
+
+
+def _in_words(mixture: Mapping[str, Any]) -> str:
+    parts = mixture["units"] * mixture["processes"]
+    return f"{mixture['rows'] * parts} images an update in {parts} part(s) by {mixture['processes']} process(es)"
 
 
 def balanced_weights(data: Data, dataset: Dataset, power: float) -> tuple[float, ...]:

@@ -21,36 +21,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from semiseg_jax.options import Options, option
-
 AXIS = "data"
 # Options of glibc's mallopt: one heap, which also serves large requests, and is never trimmed.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _TICK = 0.5  # seconds of host work that count as one call
 Step = Callable[[Any, Any], tuple[Any, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Distributed(Options):
-    """Several processes that train together."""
-
-    enabled: bool = option(False, "join the other processes of the run; Slurm, GKE and TPU pods need no more")
-    coordinator: str = option("", "HOST:PORT of the first process, elsewhere")
-    processes: int = option(0, "how many there are, elsewhere", low=0)
-    process: int = option(-1, "which one this is, elsewhere", low=-1)
-
-
-def initialize(distributed: Distributed) -> None:
-    """Joins the processes of one run. Slurm, GKE and TPU pods need no address; other clusters give all three."""
-    if not distributed.enabled or jax.distributed.is_initialized():
-        return
-    if getattr(jax.config, "jax_platforms", None) == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator_address=distributed.coordinator or None,
-        num_processes=distributed.processes or None,
-        process_id=distributed.process if distributed.process >= 0 else None,
-    )
 
 
 def keep_memory() -> None:

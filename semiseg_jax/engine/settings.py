@@ -9,7 +9,7 @@ from semiseg_jax.data.fields import Data
 from semiseg_jax.engine.checkpoints import Checkpoint
 from semiseg_jax.engine.inference import Evaluation
 from semiseg_jax.engine.optimizers import Optimizer
-from semiseg_jax.engine.parallel import Distributed
+from semiseg_jax.engine.processes import Distributed
 from semiseg_jax.engine.writers import Log
 from semiseg_jax.models.pretrained import Pretrained
 from semiseg_jax.options import OptionError, Options, option

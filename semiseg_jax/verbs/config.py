@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from semiseg_jax.config import changed_fields, default_config, settings, to_json
 from semiseg_jax.data.datasets import make_builder
 from semiseg_jax.data.pools import parse_quota
+from semiseg_jax.engine.batch_sizes import rows_of
 from semiseg_jax.engine.optimizers import Optimizer
-from semiseg_jax.engine.parallel import rows_per_device
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import Stage, make_method
 from semiseg_jax.methods.terms import Weighted
@@ -130,7 +130,7 @@ def _batch(run: Settings) -> str:
     quota, devices = parse_quota(run.data.quota), run.devices or jax.device_count()
     unit = sum(quota.values())
     try:
-        rows = rows_per_device(run.batch_size, unit, devices, run.accumulate)
+        (rows,) = rows_of([run], devices)
     except ValueError as error:
         return f"does not fit the {devices} device(s) here: {error}"
     times = rows // unit * devices * run.accumulate

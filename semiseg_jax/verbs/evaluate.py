@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.config import settings
-from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.records import decode_image, decode_mask
 from semiseg_jax.data.threads import in_order
+from semiseg_jax.engine import processes
 from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor, Scored
@@ -26,6 +26,7 @@ from semiseg_jax.verbs import workdir as workdirs
 logger = logging.getLogger("semiseg_jax")
 
 
+@processes.together
 def evaluate(
     workdir: str | Path,
     *,
@@ -34,7 +35,7 @@ def evaluate(
     config: ConfigDict | None = None,
     output: str | Path = "",
 ) -> dict[str, Any]:
-    """Prints a table and writes JSON -> the metrics.
+    """Prints a table and writes JSON -> the metrics. Several processes share the images.
 
     Args:
       workdir: of `semiseg_jax.train`.
@@ -46,8 +47,9 @@ def evaluate(
     """
     keep_memory()
     workdir = Path(workdir)
+    workdirs.join(workdir, config)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
-    dataset = open_dataset(model.config.data)
+    dataset = workdirs.open_together(model.config.data)
     if dataset.info.classes != model.info.classes:
         raise ValueError(f"the model knows {model.info.classes} but the dataset has {dataset.info.classes}")
     split = dataset.eval_split(split or model.config.data.eval_split)
@@ -126,7 +128,7 @@ def evaluate_split(
     """
     indices = evenly(dataset.masked_indices(split), limit)
     records, classes = dataset.originals(split), dataset.info.num_classes
-    mine = indices[jax.process_index() :: jax.process_count()]
+    mine = processes.share(indices)
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         record = records[index]
@@ -139,7 +141,9 @@ def evaluate_split(
     confusion, calibration, edges = ConfusionMatrix.empty(classes), Calibration.empty(), BoundaryF.empty(classes)
     scored = predictor.score(in_order(read, mine))
     pairs = in_order(with_boundary, scored) if boundary else ((found, edges) for found in scored)
-    for found, more in tqdm(pairs, total=len(mine), desc=f"evaluating {split}", leave=False, disable=None):
+    for found, more in tqdm(
+        pairs, total=len(mine), desc=f"evaluating {split}", leave=False, disable=None if is_main() else True
+    ):
         confusion, calibration = confusion.merge(found.confusion), calibration.merge(found.calibration)
         edges = edges.merge(more) if boundary else edges
     results = confusion.over_processes().compute() | calibration.over_processes().compute()

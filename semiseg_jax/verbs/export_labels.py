@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data.layout import Layout
 from semiseg_jax.data.threads import in_order
+from semiseg_jax.engine import processes
 from semiseg_jax.engine.inference import Prediction
-from semiseg_jax.engine.parallel import keep_memory
+from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.exchange import export_coco, export_label_studio, export_labelme
 from semiseg_jax.exchange.exported import Export, ExportedImage, write_order
 from semiseg_jax.exchange.outlines import regions_of
@@ -31,6 +32,7 @@ WRITERS: Mapping[str, Callable[[Export, Path], Path]] = {
 ORDER = "order.csv"
 
 
+@processes.together
 def export_labels(
     format: str,
     workdir: str | Path,
@@ -64,11 +66,13 @@ def export_labels(
     _check(format, output, tolerance, min_area)
     predict.check_limit(limit)
     keep_memory()
+    workdirs.join(Path(workdir), config)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     files = _files(model, inputs)[: limit or None]
     root = Path(os.path.commonpath([file.parent for file in files]))
     failed: list[dict[str, str]] = []
-    sources = [(str(file), functools.partial(predict.read_file, file)) for file in files]
+    processes.check_same(list(map(str, files)), "images to predict")
+    sources = [(str(file), functools.partial(predict.read_file, file)) for file in processes.share(files)]
 
     def outlined(found: tuple[str, Any, Prediction]) -> ExportedImage:
         name, _, prediction = found
@@ -81,23 +85,37 @@ def export_labels(
         return ExportedImage(Path(name), relative, size, prediction.confidence, regions, dropped)
 
     rows = in_order(outlined, predict.stream(model, sources, failed, certainty=True))
-    images = list(tqdm(rows, total=len(files), desc="predicting", disable=None))
-    images.sort(key=lambda image: image.confidence)
+    shown = tqdm(rows, total=len(sources), desc="predicting", disable=None if is_main() else True)
+    images, failed = _of_all(files, list(shown), failed)
     info = model.info
     export = Export(info.classes, info.colors, info.background, root, images, image_prefix)
-    output.mkdir(parents=True, exist_ok=True)
-    written = WRITERS[format](export, output)
-    write_order(output / ORDER, images)
-    for failure in failed:
-        logger.error("%s: %s", failure["file"], failure["error"])
-    _report(format, export, written, tolerance, min_area, len(failed))
+    written = ""
+    if is_main():
+        output.mkdir(parents=True, exist_ok=True)
+        opened = WRITERS[format](export, output)
+        write_order(output / ORDER, images)
+        for failure in failed:
+            logger.error("%s: %s", failure["file"], failure["error"])
+        _report(format, export, opened, tolerance, min_area, len(failed))
+        written = str(opened)
     return {
         "checkpoint": model.step,
-        "output": str(written),
+        "output": processes.gather(written)[0],
         "images": [{"file": str(image.file), "mean_confidence": image.confidence} for image in images],
         "dropped": sum(image.dropped for image in images),
         "failed": failed,
     }
+
+
+def _of_all(
+    files: Sequence[Path], images: Sequence[ExportedImage], failed: Sequence[dict[str, str]]
+) -> tuple[list[ExportedImage], list[dict[str, str]]]:
+    """What all processes found, the most uncertain images first."""
+    found = processes.gather((images, failed))
+    place = {file: number for number, file in enumerate(files)}
+    everything = [image for part, _ in found for image in part]
+    everything.sort(key=lambda image: (image.confidence, place[image.file]))
+    return everything, [failure for _, part in found for failure in part]
 
 
 def _check(format: str, output: Path, tolerance: float, min_area: int) -> None:

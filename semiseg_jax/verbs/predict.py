@@ -13,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
-from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
 from semiseg_jax.data.threads import THREADS, in_order
-from semiseg_jax.engine import pictures
+from semiseg_jax.engine import pictures, processes
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
-from semiseg_jax.engine.parallel import keep_memory
+from semiseg_jax.engine.parallel import barrier, is_main, keep_memory
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
@@ -29,6 +29,7 @@ KINDS = (*DRAWN, "probabilities")
 Read = Callable[[], np.ndarray]
 
 
+@processes.together
 def predict(
     workdir: str | Path,
     inputs: str | Path | Sequence[str | Path] = (),
@@ -39,7 +40,7 @@ def predict(
     limit: int = 0,
     write: str | Sequence[str] = DRAWN,
 ) -> dict[str, Any]:
-    """Writes files NAME_KIND for every image, and `predictions.json` -> what that holds.
+    """Writes files NAME_KIND for every image, and `predictions.json` -> what that holds. Several processes share it.
 
     Args:
       workdir: of `semiseg_jax.train`.
@@ -56,11 +57,15 @@ def predict(
     keep_memory()
     workdir, kinds = Path(workdir), _kinds(write)
     check_limit(limit)
+    workdirs.join(workdir, config)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
     sources = _sources(model, inputs)[: limit or None]
     names = _unique_names([name for name, _ in sources])
-    _warn_of_others(output, set(names))
+    processes.check_same(list(names), "images to predict")
+    if is_main():
+        _warn_of_others(output, set(names))
+    mine = processes.share(sources)
     failed: list[dict[str, str]] = []
 
     def draw(found: tuple[str, Read, Prediction]) -> dict[str, Any]:
@@ -69,9 +74,10 @@ def predict(
         return {"file": name, **written, **_describe(prediction, model.info)}
 
     everything = "probabilities" in kinds
-    found = stream(model, sources, failed, probabilities=everything)
+    found = stream(model, mine, failed, probabilities=everything)
     rows = in_order(draw, found, ahead=1 if everything else THREADS)
-    done = list(tqdm(rows, total=len(sources), desc="predicting", disable=None))
+    rows = tqdm(rows, total=len(mine), desc="predicting", disable=None if is_main() else True)
+    done, failed = together_again(list(names), list(rows), failed)
     summary = {
         "checkpoint": model.step,
         "classes": list(model.info.classes),
@@ -79,14 +85,23 @@ def predict(
         "images": done,
         "failed": failed,
     }
-    write_json(output / "predictions.json", summary)
-    for failure in failed:
-        logger.error("%s: %s", failure["file"], failure["error"])
-    print(
-        f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""),
-        flush=True,
-    )
+    if is_main():
+        write_json(output / "predictions.json", summary)
+        for failure in failed:
+            logger.error("%s: %s", failure["file"], failure["error"])
+        print(f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""), flush=True)
+    barrier("predictions written")
     return summary
+
+
+def together_again(order: Sequence[str], *mine: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Lists of rows that this process made -> those of all processes, by their "file" in the `order`."""
+    place = {name: number for number, name in enumerate(order)}
+    found = processes.gather(mine)
+    return [
+        sorted((row for part in parts for row in part), key=lambda row: place[row["file"]])
+        for parts in zip(*found, strict=True)
+    ]
 
 
 def stream(
@@ -139,7 +154,7 @@ def _sources(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path])
 
 
 def evaluation_split(model: workdirs.Trained) -> tuple[Dataset, str]:
-    dataset = open_dataset(model.config.data)
+    dataset = workdirs.open_together(model.config.data)
     return dataset, dataset.eval_split(model.config.data.eval_split) or model.config.data.train_split
 
 

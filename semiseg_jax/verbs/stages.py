@@ -5,6 +5,7 @@ from collections import deque
 from pathlib import Path
 
 from semiseg_jax.data.datasets import Dataset
+from semiseg_jax.engine import batch_sizes
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.inference import Inference
 from semiseg_jax.engine.inputs import Input, balanced_weights, make_input
@@ -59,9 +60,13 @@ class Plan:
         return trained and (self.stage.finish is None or self.done.exists())
 
 
-def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Devices) -> deque[Plan]:
-    """Plans of the stages in their order. Raises what would keep any of them from its start."""
-    stages = method.stages()
+def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Devices, first_devices: int) -> deque[Plan]:
+    """Plans of the stages in their order. Raises what would keep any of them from its start.
+
+    The run began on `first_devices`.
+    """
+    stages = [_kept_batch(stage, first_devices, devices.count) for stage in method.stages()]
+    batch_sizes.rows_of([stage.config for stage in stages], devices.count)
     data = stages[0].config.data
     eval_split = dataset.eval_split(data.eval_split)
     if eval_split and data.strong_classes:
@@ -79,6 +84,14 @@ def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Device
         plans.append(plan)
     _check_watched(stages[0].config.log, max(plan.config.steps for plan in plans))
     return plans
+
+
+def _kept_batch(stage: Stage, first_devices: int, devices: int) -> Stage:
+    """A stage with as many images an update as when the run began."""
+    if line := batch_sizes.changed(stage.config, first_devices, devices):
+        say(f"{stage.name}: {line}")
+    batch_size = batch_sizes.kept(stage.config, first_devices, devices)
+    return dataclasses.replace(stage, config=stage.config.replace(batch_size=batch_size))
 
 
 def _plan(stage: Stage, dataset: Dataset, workdir: Path, devices: Devices, eval_split: str) -> Plan:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from semiseg_jax import models
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import open_dataset
-from semiseg_jax.engine.parallel import rows_per_device
+from semiseg_jax.engine.batch_sizes import rows_of
 from semiseg_jax.engine.settings import Settings
 
 
@@ -24,9 +24,8 @@ def summary(config: ConfigDict | Settings, *, classes: int = 0, features: bool =
     classes = classes or open_dataset(config.data).info.num_classes
     options = dict(config.model)
     model = models.make_model(options.pop("name"), classes, dtype=config.dtype, **options)
-    quota = sum(config.data.quota.values())
     devices = config.devices or jax.device_count()
-    rows = rows_per_device(config.batch_size, quota, devices, config.accumulate)
+    (rows,) = rows_of([config], devices)
     found = models.summary(model, (rows, *config.augment.crop, 3))
     needed = found.training_bytes(config.optimizer.name, ema=config.ema > 0)
     print(found)

@@ -18,10 +18,9 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.config import settings
 from semiseg_jax.data.augment import Augment
-from semiseg_jax.data.datasets import Dataset, open_dataset
-from semiseg_jax.data.fields import Data
+from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Example
-from semiseg_jax.engine import parallel
+from semiseg_jax.engine import parallel, processes
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.watching import Watch
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
@@ -59,12 +58,14 @@ class _Run:
     stored: ConfigDict
     workdir: Path
     devices: parallel.Devices
+    first_devices: int  # how many there were when the run began
     dataset: Dataset
     method: Method
     stop: parallel.StopSignal
     on_step: OnStep | None
 
 
+@processes.together
 def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = None) -> Result:
     """Trains what `config` describes, or goes on where the workdir's last checkpoint stands.
 
@@ -79,16 +80,17 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     parallel.keep_memory()
     stored = workdirs.anchored(config)
     config = settings(stored)
-    parallel.initialize(config.distributed)
+    processes.join(config.distributed)
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
     workdirs.check(stored, workdir)
     devices = parallel.Devices.create(config.parallel, config.devices)
     with parallel.stop_signals() as stop:
-        dataset = _open(config.data)
+        dataset = workdirs.open_together(config.data, planned=True)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)
-        plans = plan_stages(method, dataset, workdir, devices)
-        run = _Run(stored, workdir, devices, dataset, method, stop, on_step)
+        first = workdirs.first_devices(workdir, devices.count)
+        plans = plan_stages(method, dataset, workdir, devices, first)
+        run = _Run(stored, workdir, devices, first, dataset, method, stop, on_step)
         with workdirs.lock(workdir):
             result = Result(0, {})
             weights: dict[str, Variables] = {}
@@ -97,24 +99,20 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
                 result, weights = _train_stage(run, plan, weights, bool(plans) and plans[0].wants_weights)
                 del plan  # its iterator keeps batches ready
                 gc.collect()  # predictors and compiled programs refer to each other in circles, and to parameters
-            if config.log.report and not result.signal and parallel.is_main():
+            if config.log.report and not result.signal:
                 _write_report(workdir)
     return result
 
 
 def _write_report(workdir: Path) -> None:
     """A page that cannot be written is no reason for a finished run to fail."""
+    if jax.process_count() > 1:  # it reads the checkpoint alone
+        say(f"`semiseg report {workdir}` draws a page about this run")
+        return
     try:
         report(workdir)
     except (ImportError, OSError, ValueError) as error:
         say(f"no report.html: {error}")
-
-
-def _open(data: Data) -> Dataset:
-    if parallel.is_main():
-        dataset = open_dataset(data, planned=True)  # builds it; the other processes wait and then only open it
-    parallel.barrier("dataset built")
-    return dataset if parallel.is_main() else open_dataset(data)
 
 
 def _train_stage(
@@ -169,7 +167,7 @@ def _start(run: _Run, plan: Plan, checkpoints: Checkpoints, before: Mapping[str,
             state = with_variables(state, name, before[name])
         state = devices.replicate(parallel.fetch(state))
         _forget_host_work(plan)
-    workdirs.claim(run.stored, run.workdir, " ".join(sys.argv))
+    workdirs.claim(run.stored, run.workdir, " ".join(sys.argv), run.first_devices)
     workdirs.write_dataset(run.workdir, run.dataset.info, plan.inputs.loader.layout.canvas)
     return state, step
 

@@ -18,9 +18,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from semiseg_jax import config as config_lib
+from semiseg_jax.data.datasets import Dataset, open_dataset
+from semiseg_jax.data.fields import Data
 from semiseg_jax.data.records import DatasetInfo
 from semiseg_jax.data.types import IGNORE, Batch
-from semiseg_jax.engine import inference
+from semiseg_jax.engine import inference, processes
 from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_json
 from semiseg_jax.engine.parallel import barrier, fetch, is_main
 from semiseg_jax.engine.postprocess import make_post
@@ -28,6 +30,8 @@ from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import Method, Stage, make_method
 
 logger = logging.getLogger("semiseg_jax")
+
+FIRST_DEVICES = "devices_at_first"  # in versions.json: how many the run began on
 
 _PACKAGES = (
     "semiseg-jax",
@@ -71,12 +75,28 @@ def absolute(path: str, name: str = "") -> str:
     return "+".join(os.path.abspath(os.path.expanduser(one)) if one else "" for one in paths)
 
 
-def claim(config: ConfigDict, workdir: Path, command: str) -> None:
+def claim(config: ConfigDict, workdir: Path, command: str, first_devices: int) -> None:
     """Writes config and versions into the workdir; everything has been checked before."""
     if is_main():
         write_json(workdir / "config.json", config_lib.to_json(config))
-        write_json(workdir / "versions.json", versions() | {"command": command})
+        write_json(workdir / "versions.json", versions() | {"command": command, FIRST_DEVICES: first_devices})
     barrier("workdir written")
+
+
+def first_devices(workdir: Path, count: int) -> int:
+    """How many devices the run of this workdir began on: `count`, where it begins now or does not say."""
+    path = workdir / "versions.json"
+    if not path.exists() or not _holds_steps(workdir / "checkpoints", "*/*"):
+        return count
+    return int(json.loads(path.read_text()).get(FIRST_DEVICES, count))
+
+
+def open_together(data: Data, *, planned: bool = False) -> Dataset:
+    """The dataset, which the first process builds, if need be, while the others wait."""
+    if is_main():
+        dataset = open_dataset(data, planned=planned)
+    barrier("dataset built")
+    return dataset if is_main() else open_dataset(data)
 
 
 @contextlib.contextmanager
@@ -116,7 +136,9 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is not a workdir of `semiseg train`: {path.name} is missing")
-    return config_lib.from_json(path.read_text())
+    config = config_lib.from_json(path.read_text())
+    config.distributed = config_lib.default_config().distributed  # of the processes that trained
+    return config
 
 
 def write_dataset(workdir: Path, info: DatasetInfo, canvas: tuple[int, int]) -> None:
@@ -184,6 +206,11 @@ class Trained:
     def predictor(self) -> inference.Predictor:
         options = inference_options(self.config, self.canvas)
         return inference.Predictor(self.method.predict, self.variables, options, self.info.num_classes)
+
+
+def join(workdir: Path, config: ConfigDict | None) -> None:
+    """Joins the processes that are to share a trained model's work; `config` as in `load`."""
+    processes.join(config_lib.settings(config or read_config(workdir)).distributed)
 
 
 def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | None = None) -> Trained:

@@ -105,11 +105,6 @@ def test_sum_over_one_process_is_the_array_itself(dtype):
     np.testing.assert_array_equal(summed, array)
 
 
-def test_nothing_is_initialised_unless_asked_for():
-    parallel.initialize(parallel.Distributed())
-    assert not jax.distributed.is_initialized()
-
-
 def test_processes_that_do_host_work_count_by_the_clock_and_then_make_up_for_what_others_counted(monkeypatch):
     seen, now = [], [100.0]
 

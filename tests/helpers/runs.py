@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from semiseg_jax.engine.checkpoints import Checkpoints
@@ -16,7 +17,11 @@ CLOCKED += ("step_seconds_p99", "model_flop_utilisation")
 def saved_arrays(workdir: Path, step: int, stage: str = "supervised") -> dict[str, np.ndarray]:
     """Every array of a checkpoint (parameters, optimiser state, average, step, rng) by its path."""
     checkpoints = Checkpoints(workdir / "checkpoints" / stage, read_only=True)
-    tree = checkpoints.manager.restore(step).state
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # wherever it was saved
+    saved = checkpoints.manager.item_metadata(step).state.tree
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    tree = checkpoints.manager.restore(step, args=args).state
     checkpoints.close()
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 

@@ -269,8 +269,8 @@ def test_sigterm_on_the_last_step_is_a_finished_run(stopped, tmp_path):
 
 
 @pytest.mark.heavy
-def test_resume_on_other_devices_goes_on_and_each_further_one_is_exact(tiny_config, tmp_path):
-    tiny_config.update({"batch_size": 4, "devices": 2})
+def test_resume_on_other_devices_goes_on_and_each_further_one_is_exact(tiny_config, tmp_path, caplog):
+    tiny_config.devices = 2  # with a batch_size of 0, the run keeps the images an update of the devices it began on
     tiny_config.eval.every = 6
 
     def on_devices(count: int, workdir: Path) -> ConfigDict:
@@ -282,6 +282,8 @@ def test_resume_on_other_devices_goes_on_and_each_further_one_is_exact(tiny_conf
     train(tiny_config, tmp_path / "run", on_step=terminate_at(2))
     shutil.copytree(tmp_path / "run", tmp_path / "straight")
     train(on_devices(1, tmp_path / "straight"), tmp_path / "straight")
+    assert json.loads((tmp_path / "straight" / "versions.json").read_text())["devices_at_first"] == 2
+    assert "4 images an update in 1 part(s) by 1 process(es) instead of 4 images an update in 2 part(s)" in caplog.text
     train(on_devices(1, tmp_path / "run"), tmp_path / "run", on_step=terminate_at(4))
     shutil.copytree(tmp_path / "run", tmp_path / "back")
     train(on_devices(1, tmp_path / "run"), tmp_path / "run")
