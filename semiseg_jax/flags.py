@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -84,7 +83,7 @@ class Flags:
         workdir, _ = take(args, "workdir")
         if not workdir:
             raise UsageError(self.missing("workdir"))
-        self.config_dict(read_config(Path(workdir)), args)
+        self.config_dict(read_config(workdir), args)
         return self.parse(args)
 
     def parse(self, args: Sequence[str]) -> list[str] | None:

@@ -265,3 +265,17 @@ def barrier(name: str) -> None:
 
 def is_main() -> bool:
     return jax.process_index() == 0
+
+
+def check_same(what: str, digest: Callable[[], str]) -> None:
+    """Raises where a process has another one than the first: hosts may each have a copy of their own."""
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(bytes.fromhex(digest()[:32]), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(own))
+    others = [number for number, found in enumerate(gathered) if not np.array_equal(found, gathered[0])]
+    if others:
+        raise ValueError(
+            f"{what} of process {', '.join(map(str, others))} is not that of process 0 (other images, splits or labels): "
+            "give all hosts the same copy"
+        )

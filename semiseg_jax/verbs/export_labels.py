@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.layout import Layout
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import in_order
+from semiseg_jax.engine import mirror
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import keep_memory
 from semiseg_jax.exchange import export_coco, export_label_studio, export_labelme
@@ -60,7 +62,11 @@ def export_labels(
 
     A file that cannot be read is listed under "failed" and the others go on.
     """
+    refuse(output, "--output")
+    if format in WRITERS:  # else nothing is asked of a store
+        workdir = mirror.reading(workdir)
     output = Path(output).expanduser() if output else Path(workdir) / f"labels_{format}"
+    mirror.fetch_output(output)
     _check(format, output, tolerance, min_area)
     predict.check_limit(limit)
     keep_memory()
@@ -86,6 +92,7 @@ def export_labels(
     output.mkdir(parents=True, exist_ok=True)
     written = WRITERS[format](export, output)
     write_order(output / ORDER, images)
+    mirror.send_output(output)
     for failure in failed:
         logger.error("%s: %s", failure["file"], failure["error"])
     _report(format, export, written, tolerance, min_area, len(failed))
@@ -106,7 +113,7 @@ def _check(format: str, output: Path, tolerance: float, min_area: int) -> None:
         raise ValueError(f"tolerance is {tolerance:g} and min-area {min_area}, but both must be 0 or more")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(
-            f"{output} is there already and not empty; nothing is overwritten, as it may hold what people corrected: "
+            f"{mirror.shown(output)} is there already and not empty; nothing is overwritten, as it may hold what people corrected: "
             "take another --output=DIR"
         )
 
@@ -124,9 +131,12 @@ def _report(format: str, export: Export, written: Path, tolerance: float, min_ar
     images = export.images
     regions, dropped = sum(len(image.regions) for image in images), sum(image.dropped for image in images)
     exact = f"outlines are simplified by at most {tolerance:g} pixels" if tolerance else "outlines are exact"
-    print(f"{len(images)} images with {regions} regions in {written}" + f", {failed} files failed" * bool(failed))
+    print(
+        f"{len(images)} images with {regions} regions in {mirror.shown(written)}"
+        + f", {failed} files failed" * bool(failed)
+    )
     print(f"the most uncertain images come first, as {ORDER} lists them; {exact}")
     if dropped:
         print(f"{dropped} regions below {min_area} pixels became part of what is around them (--min-area=0 keeps them)")
-    source = written if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
+    source = mirror.shown(written) if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
     print(f"when they are corrected: semiseg import-labels {format} {source} DIR --images={export.root}", flush=True)

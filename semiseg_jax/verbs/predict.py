@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import THREADS, in_order
-from semiseg_jax.engine import pictures
+from semiseg_jax.engine import mirror, pictures
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import keep_memory
@@ -54,12 +55,15 @@ def predict(
     A file that cannot be read is listed under "failed" and the others go on.
     """
     keep_memory()
-    workdir, kinds = Path(workdir), _kinds(write)
+    kinds = _kinds(write)
     check_limit(limit)
+    refuse(output, "--output")
+    workdir = mirror.reading(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
     sources = _sources(model, inputs)[: limit or None]
     names = _unique_names([name for name, _ in sources])
+    mirror.fetch_output(output, "predictions.json")
     _warn_of_others(output, set(names))
     failed: list[dict[str, str]] = []
 
@@ -80,10 +84,11 @@ def predict(
         "failed": failed,
     }
     write_json(output / "predictions.json", summary)
+    mirror.send_output(output)
     for failure in failed:
         logger.error("%s: %s", failure["file"], failure["error"])
     print(
-        f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""),
+        f"{len(done)} predictions in {mirror.shown(output)}" + (f", {len(failed)} files failed" if failed else ""),
         flush=True,
     )
     return summary
@@ -155,6 +160,7 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(inputs, str | Path):
         inputs = [inputs]
     for given in inputs:
+        refuse(given, "an image to predict")
         path = Path(given)
         if path.is_dir():
             matches = sorted(
@@ -182,7 +188,7 @@ def _warn_of_others(output: Path, names: Collection[str]) -> None:
     if others := [name for name in listed if name not in names]:
         logger.warning(
             "%s lists %d other images, such as %s, and is written anew for these; --output=DIR keeps calls apart",
-            path,
+            mirror.shown(path),
             len(others),
             others[0],
         )
