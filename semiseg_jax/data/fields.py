@@ -69,7 +69,7 @@ class Data(Options):
         super().__post_init__()
         for path in self.path.split("+") if "+" in self.name else [self.path]:
             if address := address_of(path):
-                raise OptionError("path", f"is {address}: images are read from a disk of this machine; copy them first")
+                raise OptionError("path", f"is {address}: images are read from a local disk, copy them first")
         if address := address_of(self.made_labels):
             raise OptionError(
                 "made_labels", f"is {address}: they are read from a disk of this machine; copy them first"

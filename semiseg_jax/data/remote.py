@@ -1,7 +1,7 @@
 """Folders in stores such as gs:// and s3://, or any other that fsspec knows, copied from and to local ones.
 
-An object of a store is there whole or not at all, but of a folder a part can be there. A folder that is of use as a whole
-alone has an object beside it, NAME.complete, that lists its files: it is written last and deleted first.
+An object of a store is there whole or not at all, but of a folder a part can be there. A folder that is of use only as
+a whole has an object beside it, NAME.complete, that lists its files: it is written last and deleted first.
 """
 
 import contextlib

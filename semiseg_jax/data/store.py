@@ -73,7 +73,7 @@ def send(data_dir: str | None, folder: Path) -> None:
 
 
 def fetch_prepared(data_dir: str | None, under: Path, *, described: bool = False) -> None:
-    """Copies what is below a folder of a store that tfds wrote; with `described` only what says which sets there are."""
+    """Copies what is below a folder of a store that tfds wrote; if `described`, only what says which sets there are."""
     if not address_of(_named(data_dir)):
         return
     place, local = Store(_named(data_dir)), place_of(data_dir)

@@ -213,8 +213,8 @@ def _whole_state(state: Any) -> Any:
     """The state on this host, which can save it alone."""
     if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)):
         raise ValueError(
-            "the state is sharded over several processes, which only a folder that all of them see can hold: use one as "
-            "--workdir, and copy it to the store afterwards"
+            "the state is sharded over several processes, which only a folder that all of them see can hold: use one "
+            "as --workdir, and copy it to the store afterwards"
         )
     return fetch(state)
 

@@ -1,14 +1,14 @@
-"""Workdirs in stores (gs://, s3://, ...): all code works in a local folder, the mirror, that is kept equal to the store.
+"""Workdirs in stores (gs://, s3://, ...): all code works in a local folder, the mirror, that is kept like the store.
 
 While a run trains, a thread copies what is new to the store: small files now and then, and each checkpoint when it is
-saved, after the files that belong to it. A checkpoint counts when its object STEP.complete is there, which is written last.
+saved, after the files that belong to it. A checkpoint counts when its object STEP.complete is there, which comes last.
 A checkpoint that was deleted here is deleted there, once the next one is whole.
 
-A run starts from what the store holds. Only where nobody has written to the store since this mirror did, as the name of the
-last run in `.session` tells, the mirror may know more: what was not sent is sent then.
+A run starts from what the store holds. Only where nobody has written to the store since this mirror did, as the name of
+the last run in `.session` tells, the mirror may know more: what was not sent is sent then.
 
-Each process of a run has a mirror of its own, as hosts need not share a disk. State is replicated, so that each saves and
-reads all of it; the first one alone writes to the store.
+Each process of a run has a mirror of its own, as hosts need not share a disk. State is replicated, so that each saves
+and reads all of it; the first one alone writes to the store.
 """
 
 import contextlib
@@ -174,7 +174,8 @@ class _Sender:
             raise OSError(f"what was trained last is in {self.mirror.local} alone: {self.lock.lost}")
         for attempt in range(1, TRIES + 1):
             try:
-                return self.mirror.send()
+                self.mirror.send()
+                break
             except Exception as error:
                 if attempt == TRIES:
                     raise OSError(
@@ -186,7 +187,7 @@ class _Sender:
 
 @contextlib.contextmanager
 def training(workdir: str | Path) -> Iterator[Path]:
-    """The local folder to train in. Of a workdir in a store, what the store holds is there, and what is new goes there."""
+    """The local folder to train in. Of a workdir in a store it has all, and what is new in it goes to the store."""
     address = address_of(workdir)
     if not address:
         yield Path(workdir)

@@ -275,7 +275,8 @@ def check_same(what: str, digest: Callable[[], str]) -> None:
     gathered = np.asarray(multihost_utils.process_allgather(own))
     others = [number for number, found in enumerate(gathered) if not np.array_equal(found, gathered[0])]
     if others:
+        named = ", ".join(map(str, others))
         raise ValueError(
-            f"{what} of process {', '.join(map(str, others))} is not that of process 0 (other images, splits or labels): "
+            f"{what} of process {named} is not that of process 0 (other images, splits or labels); "
             "give all hosts the same copy"
         )

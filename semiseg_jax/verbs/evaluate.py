@@ -67,9 +67,8 @@ def evaluate(
             if output
             else workdir / _file_name(split, model.config, settings(workdirs.read_config(workdir)))
         )
-        print(
-            f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {mirror.shown(workdir)}"
-        )
+        place = mirror.shown(workdir)
+        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {place}")
         try:
             _report(results, model, split, path)
         except OSError as error:

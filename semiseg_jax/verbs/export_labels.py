@@ -113,8 +113,8 @@ def _check(format: str, output: Path, tolerance: float, min_area: int) -> None:
         raise ValueError(f"tolerance is {tolerance:g} and min-area {min_area}, but both must be 0 or more")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(
-            f"{mirror.shown(output)} is there already and not empty; nothing is overwritten, as it may hold what people corrected: "
-            "take another --output=DIR"
+            f"{mirror.shown(output)} is there already and not empty; nothing is overwritten, as it may hold what "
+            "people corrected: take another --output=DIR"
         )
 
 
@@ -131,12 +131,10 @@ def _report(format: str, export: Export, written: Path, tolerance: float, min_ar
     images = export.images
     regions, dropped = sum(len(image.regions) for image in images), sum(image.dropped for image in images)
     exact = f"outlines are simplified by at most {tolerance:g} pixels" if tolerance else "outlines are exact"
-    print(
-        f"{len(images)} images with {regions} regions in {mirror.shown(written)}"
-        + f", {failed} files failed" * bool(failed)
-    )
+    place = mirror.shown(written)
+    print(f"{len(images)} images with {regions} regions in {place}" + f", {failed} files failed" * bool(failed))
     print(f"the most uncertain images come first, as {ORDER} lists them; {exact}")
     if dropped:
         print(f"{dropped} regions below {min_area} pixels became part of what is around them (--min-area=0 keeps them)")
-    source = mirror.shown(written) if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
+    source = place if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
     print(f"when they are corrected: semiseg import-labels {format} {source} DIR --images={export.root}", flush=True)

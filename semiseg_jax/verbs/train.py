@@ -118,9 +118,8 @@ def _train_stage(
         )
         stack.callback(checkpoints.close)
         if plan.is_over(checkpoints) and not hands_over:
-            say(
-                f"{plan.stage.name} in {mirror.shown(run.workdir)} is finished already; a longer run needs another --workdir"
-            )
+            place = mirror.shown(run.workdir)
+            say(f"{plan.stage.name} in {place} is finished already; a longer run needs another --workdir")
             return Result(plan.config.steps, checkpoints.scores.get(plan.config.steps, {})), {}
         plan.inputs.check_made_labels()
         state, step = _start(run, plan, checkpoints, before)

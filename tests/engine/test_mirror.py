@@ -137,11 +137,14 @@ def test_a_mirror_that_another_machine_has_overtaken_becomes_what_the_store_hold
 
 
 def test_a_mirror_that_was_the_last_to_write_goes_on_from_what_it_could_not_send(monkeypatch, caplog):
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"the same command on this machine sends it"):  # noqa: SIM117
-        with mirror.training(ADDRESS) as local:
+    def without_network() -> None:
+        with monkeypatch.context() as patch, mirror.training(ADDRESS) as local:
             patch.setattr(Store, "put_whole", lambda *_: (_ for _ in ()).throw(ConnectionError("no network")))
             save(local, 3)
             wait_for(lambda: "no network" in caplog.text)
+
+    with pytest.raises(OSError, match="the same command on this machine sends it"):
+        without_network()
     assert caplog.text.count("memory://bucket/run cannot be written to (no network): training goes on") == 1
     with mirror.training(ADDRESS) as local:
         assert steps(local) == [3]
@@ -149,9 +152,13 @@ def test_a_mirror_that_was_the_last_to_write_goes_on_from_what_it_could_not_send
 
 
 def test_an_error_of_the_run_is_what_is_told_and_what_was_saved_is_sent():
-    with pytest.raises(ZeroDivisionError), mirror.training(ADDRESS) as local:
-        save(local, 3)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with mirror.training(ADDRESS) as local:
+            save(local, 3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert "checkpoints/stage/3.complete" in objects()
     assert ".lock" not in objects()
 
@@ -220,10 +227,15 @@ def test_the_lock_of_a_run_of_another_machine_that_lives_is_respected(monkeypatc
 
 def test_a_run_that_lost_its_lock_writes_nothing_more_and_says_so(monkeypatch):
     monkeypatch.setattr(store_lock, "HEARTBEAT", 0.01)
-    with pytest.raises(OSError, match="what was trained last is in"), mirror.training(ADDRESS) as local:
-        thread = next(t for t in threading.enumerate() if t.name == "lock of the workdir")
-        lock_of("another")
-        thread.join(10)
-        save(local, 3)
+
+    def overtaken() -> None:
+        with mirror.training(ADDRESS) as local:
+            thread = next(t for t in threading.enumerate() if t.name == "lock of the workdir")
+            lock_of("another")
+            thread.join(10)
+            save(local, 3)
+
+    with pytest.raises(OSError, match="what was trained last is in"):
+        overtaken()
     assert "checkpoints/stage/3.complete" not in objects()
     assert ".lock" in objects()
