@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 COMPLETE = ".complete"
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # one letter would be a drive
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)  # one letter would be a drive
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 _BATCH = 64 * 2**20  # bytes that are read into memory at a time
 

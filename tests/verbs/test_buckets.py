@@ -1,5 +1,7 @@
 """Runs whose workdir is on s3://, against a server on this machine: any machine goes on with them, to the same bits."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from ml_collections import ConfigDict
 from runs import assert_same_run, logged
 
 from semiseg_jax.cli import main
+from semiseg_jax.data import shapes
 from semiseg_jax.data.remote import Store
 from semiseg_jax.engine import mirror
 from semiseg_jax.verbs.evaluate import evaluate
@@ -135,3 +138,90 @@ def test_the_command_line_takes_an_address_and_refuses_a_second_run(machine, tin
     assert "s3://runs/nothing is not a workdir of `semiseg train`" in capsys.readouterr().err
     assert main(["train", "--config=quickstart", "--workdir=s3://no-such-bucket/run"]) == 1
     assert "s3://no-such-bucket/run cannot be written to" in capsys.readouterr().err
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+from semiseg_jax.config import default_config
+from semiseg_jax.data import shapes
+
+shapes.SIZES = {{"train": {images}, "val": 6}}
+
+def get_config():
+    config = default_config()
+    config.steps = 4
+    config.data.quota = {{"dense": 1, "scribble": 1}}
+    config.data.threads = 1
+    config.augment.crop = (32, 32)
+    config.model = ConfigDict({{"name": "unet", "widths": (8, 8)}})
+    config.eval.every = 2
+    config.eval.batch_size = 2
+    config.log.every = 1
+    config.log.panel_rows = 0
+    config.log.tensorboard = False
+    return config
+"""
+
+
+def start_hosts(tmp_path, workdir: str, images: tuple[int, int], flags: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """A process on each of two hosts, which share neither a disk nor a data set."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for i in range(2):
+        host = tmp_path / f"host {i}"
+        host.mkdir(exist_ok=True)
+        (host / "config.py").write_text(CONFIG.format(images=images[i]))
+        joined = ["--config.distributed.enabled=True", f"--config.distributed.coordinator={address}"]
+        joined += ["--config.distributed.processes=2", f"--config.distributed.process={i}"]
+        command = ["train", f"--config={host / 'config.py'}", f"--workdir={workdir}", *joined, *flags]
+        environment = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TFDS_DATA_DIR": str(host / "data")}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "semiseg_jax.cli", *command],
+                env=os.environ | environment | {"XDG_CACHE_HOME": str(host / "cache")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def outputs_of(processes: list[subprocess.Popen]) -> list[str]:
+    try:
+        return [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_two_hosts_without_a_shared_disk_train_one_run_and_go_on_with_it(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SIZES", {"train": 24, "val": 6})
+    workdir = "s3://runs/hosts"
+    outputs = []
+    for flags in ((), ()):
+        if outputs:  # the end of the run is lost, and both hosts are new
+            store = Store(workdir)
+            assert "checkpoints/supervised/2.complete" in store.sizes()
+            store.delete_whole("checkpoints/supervised/4")
+            for i in range(2):
+                shutil.rmtree(tmp_path / f"host {i}" / "cache")
+        processes = start_hosts(tmp_path, workdir, (24, 24), flags)
+        outputs = outputs_of(processes)
+        assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "goes on from step 2 of 4" in outputs[0]
+    results = evaluate(workdir, checkpoint="last")
+    fresh = tmp_path / "fresh"
+    Store(workdir).read_files(["metrics.jsonl"], fresh)
+    assert results["miou"] == pytest.approx(logged(fresh, "eval")[4]["miou"], rel=1e-6)
+
+
+def test_hosts_whose_data_differ_are_told_so(machine, tmp_path):
+    processes = start_hosts(tmp_path, "s3://runs/differ", (24, 23))
+    outputs = outputs_of(processes)
+    assert all(process.returncode for process in processes)
+    for output in outputs:
+        assert "the dataset of process 1 is not that of process 0" in output
