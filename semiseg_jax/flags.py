@@ -74,7 +74,7 @@ class Flags:
 
     def parse_with_workdir(self, args: Sequence[str]) -> list[str] | None:
         """`parse` for a command that reads a trained model: its stored config is the base of --config.* overrides."""
-        self.string("workdir", "", "folder of the training run")
+        self.string("workdir", "", "folder of the training run; or gs://..., s3://...")
         if wants_help(args):
             self.notes.append(_FIELDS)
             return self.parse(args)

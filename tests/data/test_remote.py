@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from semiseg_jax.data import remote, store
+from semiseg_jax.data import remote, shapes, store
 from semiseg_jax.data.datasets import open_dataset
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.remote import Store, address_of
@@ -129,7 +129,8 @@ def test_images_and_labels_in_a_store_are_refused_in_words(field):
         Data(name="folder", **{field: "s3://bucket/voc"})
 
 
-def test_a_set_that_was_built_is_kept_in_the_store_and_read_from_a_copy(few_shapes, tmp_path, monkeypatch):
+def test_a_set_that_was_built_is_kept_in_the_store_and_read_from_a_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "SIZES", {"train": 4, "val": 1})
     data = Data(data_dir="memory://bucket/sets")
     first = open_dataset(data)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
@@ -140,7 +141,21 @@ def test_a_set_that_was_built_is_kept_in_the_store_and_read_from_a_copy(few_shap
     assert bytes(second.records("train")[3]["image"]) == bytes(first.records("train")[3]["image"])
 
 
-def test_a_store_that_cannot_be_written_to_does_not_keep_a_set_from_being_read(few_shapes, monkeypatch, caplog):
+def test_a_store_that_cannot_be_written_to_does_not_keep_a_set_from_being_read(monkeypatch, caplog):
+    monkeypatch.setattr(shapes, "SIZES", {"train": 1, "val": 1})
     monkeypatch.setattr(Store, "put_whole", lambda *_: (_ for _ in ()).throw(PermissionError("not yours")))
-    assert len(open_dataset(Data(data_dir="memory://bucket/sets")).records("val")) == 6
+    assert len(open_dataset(Data(data_dir="memory://bucket/sets")).records("val")) == 1
     assert "could not be kept in memory://bucket/sets (not yours)" in caplog.text
+
+
+def test_a_set_of_tfds_is_copied_whole_and_of_others_only_what_describes_them(tmp_path):
+    files = ("dataset_info.json", "features.json", "mask.labels.txt", "pets-train.array_record-00000-of-00001")
+    place = Store("memory://bucket/sets")
+    place.write({f"pets/{version}/{file}": b"12" for version in ("1.0.0", "2.0.0") for file in files})
+    data_dir = "memory://bucket/sets"
+    local = store.place_of(data_dir)
+    store.fetch_prepared(data_dir, local / "pets", described=True)
+    assert {path.name for path in (local / "pets" / "1.0.0").iterdir()} == set(files[:3])
+    store.fetch_prepared(data_dir, local / "pets" / "2.0.0")
+    assert {path.name for path in (local / "pets" / "2.0.0").iterdir()} == set(files)
+    assert {path.name for path in (local / "pets" / "1.0.0").iterdir()} == set(files[:3])
