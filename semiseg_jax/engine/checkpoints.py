@@ -68,6 +68,8 @@ class Checkpoints:
             create=False,
             read_only=read_only,
             multiprocessing_options=processes,
+            # Folders made in the background are told of by signals, which all processes of a run would hear.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=shared),
         )
         handlers = {
             "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),

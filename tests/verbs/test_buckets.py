@@ -176,7 +176,11 @@ def start_hosts(tmp_path, workdir: str, images: tuple[int, int], flags: tuple[st
         joined = ["--config.distributed.enabled=True", f"--config.distributed.coordinator={address}"]
         joined += ["--config.distributed.processes=2", f"--config.distributed.process={i}"]
         command = ["train", f"--config={host / 'config.py'}", f"--workdir={workdir}", *joined, *flags]
-        environment = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TFDS_DATA_DIR": str(host / "data")}
+        environment = {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "TFDS_DATA_DIR": str(host / "data"),
+        }
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "semiseg_jax.cli", *command],
@@ -192,10 +196,10 @@ def start_hosts(tmp_path, workdir: str, images: tuple[int, int], flags: tuple[st
 def outputs_of(processes: list[subprocess.Popen]) -> list[str]:
     try:
         return [process.communicate(timeout=240)[0] for process in processes]
-    finally:
+    except subprocess.TimeoutExpired:
         for process in processes:
-            process.kill()
-            process.wait()
+            process.send_signal(signal.SIGABRT)
+        pytest.fail("\n\n".join(process.communicate(timeout=60)[0] for process in processes))
 
 
 def test_two_hosts_without_a_shared_disk_train_one_run_and_go_on_with_it(machine, tmp_path, monkeypatch):
