@@ -225,12 +225,11 @@ def _filesystem(address: str) -> tuple[Any, str]:
 def _files(folder: Path) -> dict[str, int]:
     """Files below a folder and their sizes, which may be deleted meanwhile."""
     found = {}
-    for path in sorted(folder.rglob("*")):
-        try:
-            if path.is_file():
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            with contextlib.suppress(FileNotFoundError):
                 found[path.relative_to(folder).as_posix()] = path.stat().st_size
-        except FileNotFoundError:
-            continue
     return found
 
 

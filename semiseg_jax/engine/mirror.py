@@ -12,6 +12,7 @@ and reads all of it; the first one alone writes to the store.
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -32,6 +33,7 @@ SMALL = 60.0  # seconds after which small files that were changed are sent witho
 TRIES = 4  # at the end of a run
 _SESSION = ".session"
 _DESCRIPTION = ("config.json", "dataset.json", "versions.json")
+_OF_READERS = ("evaluation_", "predictions/", "labels_")  # what other commands write, by its first letters
 _open: dict[Path, "Mirror"] = {}  # by local folder
 
 
@@ -53,6 +55,9 @@ class Mirror:
         own = self.local / _SESSION
         if session is not None and own.is_file() and own.read_bytes() == session:
             self.sent = {name: (-1, -1) for name in there if _is_small(name)}
+            for step in self._steps() - self.whole:
+                if (self.local / (step + COMPLETE)).is_file():  # it was sent, and people deleted it
+                    remove_whole(self.local / step)
             return
         own.unlink(missing_ok=True)
         small = [name for name in there if _is_small(name)]
@@ -123,7 +128,10 @@ class Mirror:
         return {path.relative_to(self.local).as_posix() for path in found if path.name.isdigit() and path.is_dir()}
 
     def _small(self) -> set[str]:
-        names = (path.relative_to(self.local).as_posix() for path in self.local.rglob("*") if path.is_file())
+        tops = [path for path in self.local.iterdir() if path.name != "checkpoints"]
+        below = [path.rglob("*") if path.is_dir() else [path] for path in tops]
+        files = itertools.chain(self.local.glob("checkpoints/*/scores.json"), *below)
+        names = (path.relative_to(self.local).as_posix() for path in files if path.is_file())
         return {name for name in names if _is_small(name)}
 
     def _state(self, name: str) -> tuple[int, int] | None:
@@ -286,11 +294,11 @@ def _is_marker(name: str) -> bool:
 
 
 def _is_small(name: str) -> bool:
-    """Whether it is a file of its own, and not part of a checkpoint or of no use to others."""
+    """Whether it is a file of the run, and neither part of a checkpoint nor of no use to others."""
     parts = name.split("/")
     if parts[0] == "checkpoints":
         return len(parts) == 3 and parts[2] == "scores.json"
-    return not name.endswith(".tmp") and parts[-1] not in (".lock", _SESSION)
+    return not name.startswith(_OF_READERS) and not name.endswith(".tmp") and parts[-1] not in (".lock", _SESSION)
 
 
 def _rank(name: str) -> int:

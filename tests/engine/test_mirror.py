@@ -239,3 +239,25 @@ def test_a_run_that_lost_its_lock_writes_nothing_more_and_says_so(monkeypatch):
         overtaken()
     assert "checkpoints/stage/3.complete" not in objects()
     assert ".lock" in objects()
+
+
+def test_what_readers_wrote_stays_when_the_run_goes_on():
+    with mirror.training(ADDRESS) as local:
+        save(local, 3)
+    reader = mirror.reading(ADDRESS)
+    (reader / "predictions").mkdir()
+    (reader / "predictions" / "predictions.json").write_text("{}")
+    mirror.send_output(reader / "predictions")
+    with mirror.training(ADDRESS) as local:
+        save(local, 6)
+    assert "predictions/predictions.json" in objects()
+
+
+def test_a_checkpoint_that_people_delete_in_the_store_is_not_sent_again():
+    with mirror.training(ADDRESS) as local:
+        save(local, 3)
+        save(local, 6)
+    Store(ADDRESS).delete(["checkpoints/stage/6.complete"])
+    with mirror.training(ADDRESS) as local:
+        assert steps(local) == [3]
+    assert "checkpoints/stage/6.complete" not in objects()

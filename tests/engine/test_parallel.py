@@ -138,3 +138,14 @@ def test_several_processes_count_on_over_the_stages_of_a_run(monkeypatch):
     with parallel.stop_signals() as stop_signal:
         assert [stop_signal() for _ in range(5)] == [0] * 5
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_processes_whose_data_differ_are_named(monkeypatch):
+    own, other = "ab" * 32, "cd" * 32
+    found = np.stack([np.frombuffer(bytes.fromhex(digest[:32]), np.uint8) for digest in (own, own, other)])
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda _: found)
+    with pytest.raises(ValueError, match="the dataset of process 2 is not that of process 0"):
+        parallel.check_same("the dataset", lambda: own)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda _: found[:2])
+    parallel.check_same("the dataset", lambda: own)
