@@ -33,7 +33,8 @@ SMALL = 60.0  # seconds after which small files that were changed are sent witho
 TRIES = 4  # at the end of a run
 _SESSION = ".session"
 _DESCRIPTION = ("config.json", "dataset.json", "versions.json")
-_OF_READERS = ("evaluation_", "predictions/", "labels_")  # what other commands write, by its first letters
+# What other commands write by default.
+_OF_READERS = ("evaluation_", "predictions/", "labels_coco/", "labels_labelme/", "labels_label_studio/")
 _open: dict[Path, "Mirror"] = {}  # by local folder
 
 
