@@ -81,7 +81,7 @@ def _set_up_logging() -> None:
 
 def _train(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
-    parsed.string("workdir", "", "folder of the run: checkpoints, metrics, pictures")
+    parsed.string("workdir", "", "folder of the run: checkpoints, metrics, pictures; or gs://..., s3://...")
     positional = parsed.parse_with_config(args)
     if positional is None:
         return 0

@@ -3,7 +3,6 @@
 import ast
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -76,7 +75,7 @@ class Flags:
 
     def parse_with_workdir(self, args: Sequence[str]) -> list[str] | None:
         """`parse` for a command that reads a trained model: its stored config is the base of --config.* overrides."""
-        self.string("workdir", "", "folder of the training run")
+        self.string("workdir", "", "folder of the training run; or gs://..., s3://...")
         if wants_help(args):
             self.notes.append(_FIELDS)
             return self.parse(args)
@@ -85,7 +84,7 @@ class Flags:
         workdir, _ = take(args, "workdir")
         if not workdir:
             raise UsageError(self.missing("workdir"))
-        self.config_dict(read_config(Path(workdir)), args)
+        self.config_dict(read_config(workdir), args)
         return self.parse(args)
 
     def parse(self, args: Sequence[str]) -> list[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semiseg_jax.data import published
+from semiseg_jax.data.remote import address_of
 from semiseg_jax.data.types import MADE_FOR
 from semiseg_jax.options import OptionError, Options, option
 
@@ -21,7 +22,9 @@ class Data(Options):
     )
     path: str = option("", "of the dataset's source, where it has one; joined by + as the sets are")
     data_dir: str = option(
-        "", "where built datasets are kept, and those of tfds lie; empty = TFDS_DATA_DIR or ~/tensorflow_datasets"
+        "",
+        "where built datasets are kept, and those of tfds lie, also gs:// or s3://; empty = TFDS_DATA_DIR or "
+        "~/tensorflow_datasets",
     )
     options: Mapping[str, Any] = option({}, "further options that the dataset declares; by set, where sets are joined")
     class_map: Mapping[str, Mapping[str, str]] = option(
@@ -64,6 +67,13 @@ class Data(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for path in self.path.split("+") if "+" in self.name else [self.path]:
+            if address := address_of(path):
+                raise OptionError("path", f"is {address}: images are read from a local disk, copy them first")
+        if address := address_of(self.made_labels):
+            raise OptionError(
+                "made_labels", f"is {address}: they are read from a disk of this machine; copy them first"
+            )
         if any(self.canvas) and not all(self.canvas):
             raise OptionError("canvas", f"is {self.canvas}; give both sides, or (0, 0)")
         if 0 < self.max_side < max(self.canvas):

@@ -6,8 +6,10 @@ Images and masks are stored as encoded bytes (b"" = absent), so that no TensorFl
 import abc
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +47,11 @@ class DatasetInfo:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def index_digest(self) -> str:
+        """Tells one index from another: classes, and of every image its id, size and kinds of labels."""
+        content = [self.name, self.classes, self.background, self.splits]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def max_size(self, split: str) -> tuple[int, int]:
         sizes = np.array([row["size"] for row in self.splits[split]])
@@ -177,7 +184,8 @@ class StoredSet(DataSet):
     meta: Mapping[str, Any]  # classes, colors, background
 
     def __init__(self, *, data_dir: str | None, config_name: str):
-        self.data_path = Path(data_dir or store.default_dir()).expanduser() / self.name / config_name / store.VERSION
+        self.data_dir = data_dir
+        self.data_path = store.place_of(data_dir) / self.name / config_name / store.VERSION
         self.home = self.data_path / "drawn"
 
     @property
@@ -185,7 +193,7 @@ class StoredSet(DataSet):
         return tuple((self._index if self.data_path.exists() else self.meta)["classes"])
 
     def build(self) -> None:
-        if self.data_path.exists():
+        if self.data_path.exists() or store.fetch(self.data_dir, self.data_path):
             return
         self.check_source()
         print(f"building {self.name} in {self.data_path}", flush=True)
@@ -204,6 +212,7 @@ class StoredSet(DataSet):
                     out.add(split, record)
                     index[split].append(row)
             out.index = {**self.meta, **self.finish_index(index)}
+        store.send(self.data_dir, self.data_path)
 
     def leftovers(self) -> Sequence[Path]:
         return store.leftovers(self.data_path)

@@ -12,6 +12,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -27,14 +28,62 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.proto import tf_example_pb2
 
+from semiseg_jax.data.remote import Store, address_of, cache_of
+
+logger = logging.getLogger("semiseg_jax")
+
 INCOMPLETE = "incomplete."
 VERSION = "1.2.0"
 _SHARD_BYTES = 512 * 2**20
 
 
-def default_dir() -> Path:
-    """Where sets are kept unless `data.data_dir` says otherwise."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+def place_of(data_dir: str | None) -> Path:
+    """Where sets are kept: `data.data_dir`, or the usual place. Of a place in a store, the local copy."""
+    place = _named(data_dir)
+    address = address_of(place)
+    return cache_of(address, "datasets") if address else Path(place).expanduser()
+
+
+def _named(data_dir: str | None) -> str:
+    return str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def fetch(data_dir: str | None, folder: Path) -> bool:
+    """Copies a set that this package built from a store -> whether it was there."""
+    if not address_of(_named(data_dir)):
+        return False
+    make_folder(folder.parent)
+    place = Store(_named(data_dir))
+    found = place.get_whole(folder.relative_to(place_of(data_dir)).as_posix(), folder)
+    if found:
+        print(f"copied {folder.parent.name} from {place}", flush=True)
+    return found
+
+
+def send(data_dir: str | None, folder: Path) -> None:
+    """Copies a set that was built to the store where sets are kept, for other machines."""
+    if not address_of(_named(data_dir)):
+        return
+    place = Store(_named(data_dir))
+    try:
+        place.put_whole(folder, folder.relative_to(place_of(data_dir)).as_posix())
+        print(f"kept in {place}", flush=True)
+    except Exception as error:  # of the libraries of stores
+        logger.warning("the set could not be kept in %s (%s); it is in %s", place, error, folder)
+
+
+def fetch_prepared(data_dir: str | None, under: Path, *, described: bool = False) -> None:
+    """Copies what is below a folder of a store that tfds wrote; if `described`, only what says which sets there are."""
+    if not address_of(_named(data_dir)):
+        return
+    place, local = Store(_named(data_dir)), place_of(data_dir)
+    there = place.sizes(under.relative_to(local).as_posix())
+    wanted = [name for name in there if not described or name.endswith((".json", ".txt"))]
+    missing = [name for name in wanted if not (local / name).is_file() or (local / name).stat().st_size != there[name]]
+    if missing and not described:
+        size = sum(there[name] for name in missing)
+        print(f"copying {size / 2**20:,.0f} MiB from {place} to {local}", flush=True)
+    place.copy_files(missing, local)
 
 
 def file_name(split: str) -> str:

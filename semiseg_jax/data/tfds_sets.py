@@ -60,8 +60,12 @@ class TfdsSet(DataSet):
 
     def __init__(self, data: Data):
         self.data, self.name = data, data.name
-        place = Path(data.data_dir or store.default_dir()).expanduser()
+        place = store.place_of(data.data_dir)
+        if not data.path:
+            store.fetch_prepared(data.data_dir, place / split_name(data.name)[0], described=True)
         self.folder = find_set(data.name, place, data.path)
+        if not data.path:
+            store.fetch_prepared(data.data_dir, self.folder)
         self.builder = tfds.builder_from_directory(self.folder)
         self.options = read(TfdsOptions, data.options, "config.data.options")
         title = split_name(data.name)[0]

@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from semiseg_jax.engine import mirror
 from semiseg_jax.engine.files import write_whole
-from semiseg_jax.engine.parallel import is_main
+from semiseg_jax.engine.parallel import Devices, fetch, is_main
 from semiseg_jax.options import Options, option
 
 
@@ -51,16 +52,29 @@ class Checkpoints:
     A checkpoint is saved before it is scored, so that a kill during a long evaluation loses no training.
     """
 
-    def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False):
-        self.directory, self.metric = directory, metric
+    def __init__(self, directory: Path, metric: str = "miou", *, read_only: bool = False, shared: bool = True):
+        """Unless all processes of the run see the same `directory`, each of them keeps all checkpoints in its own."""
+        self.directory, self.metric, self.shared = directory, metric, shared
+        self.place = mirror.shown(directory)  # as people know it
         if read_only and not directory.is_dir():
-            raise CheckpointError(f"{directory} does not exist; train first")
+            raise CheckpointError(f"{mirror.shown(directory)} does not exist; train first")
+        if not read_only:
+            directory.mkdir(parents=True, exist_ok=True)
+        own = jax.process_index()
+        who = {} if shared else {"primary_host": own, "active_processes": {own}, "barrier_sync_key_prefix": f"{own}"}
+        processes = ocp.options.MultiprocessingOptions(**who)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Policy(self._kept),
-            create=not read_only,
+            create=False,
             read_only=read_only,
+            multiprocessing_options=processes,
+            # Folders made in the background are told of by signals, which all processes of a run would hear.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=shared),
         )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "iterator": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes),
+            "iterator": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+        }
         try:
             with _quiet_libraries():
                 self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
@@ -69,7 +83,7 @@ class Checkpoints:
             self.scores: dict[int, dict[str, float]] = {int(step): dict(row) for step, row in found.items()}
         except ValueError as error:  # e.g. the scores are no JSON
             raise CheckpointError(
-                f"the checkpoints in {directory} cannot be read; one of them may be truncated. Nothing was changed: "
+                f"the checkpoints in {self.place} cannot be read; one of them may be truncated. Nothing was changed: "
                 f"move what is broken away to go on from the others. ({error})"
             ) from error
 
@@ -88,13 +102,14 @@ class Checkpoints:
         self._write_scores()
 
     def _write_scores(self) -> None:
-        if is_main():
+        if is_main() or not self.shared:
             write_json(self.directory / "scores.json", self.scores)
 
     def save(self, step: int, state: Any, iterator: Mapping[str, Any]) -> None:
         """Starts saving in the background; a step that is saved already is left alone."""
         if step in self.manager.all_steps():
             return
+        state = state if self.shared else _whole_state(state)
         self._check_room(step, state)
         if self.scores.pop(step, None) is not None:  # of a checkpoint that was moved away since
             self._write_scores()
@@ -122,14 +137,14 @@ class Checkpoints:
         """The step of "best" (or the last one, where none has metrics), "last" or a step number."""
         steps = self.manager.all_steps()
         if not steps:
-            raise CheckpointError(f"{self.directory} holds no finished checkpoint; train first")
+            raise CheckpointError(f"{self.place} holds no finished checkpoint; train first")
         if which == "best":
             best = self._best(steps)
             return max(steps) if best is None else best
         if which == "last":
             return max(steps)
         if not which.isdigit() or int(which) not in steps:
-            raise CheckpointError(f"no checkpoint {which!r} in {self.directory}; there are: best, last, {steps}")
+            raise CheckpointError(f"no checkpoint {which!r} in {self.place}; there are: best, last, {steps}")
         return int(which)
 
     def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
@@ -142,6 +157,13 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(self._unreadable(step, error)) from error
         return restored.state, restored.iterator
+
+    def like(self, shapes: Any, devices: Devices) -> Any:
+        """What `restore` takes to make a state like this on the devices, or on this host if it reads alone."""
+        if self.shared:
+            return devices.like(shapes)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
     def _check_fits(self, step: int, like: Any) -> None:
         try:
@@ -158,15 +180,15 @@ class Checkpoints:
         if wrong:
             shown = "\n  ".join(wrong[:6]) + (f"\n  ... and {len(wrong) - 6} more" if len(wrong) > 6 else "")
             raise CheckpointError(
-                f"checkpoint {step} in {self.directory} does not fit this config (another number of classes, model or "
+                f"checkpoint {step} in {self.place} does not fit this config (another number of classes, model or "
                 f"optimiser?):\n  {shown}"
             )
 
     def _unreadable(self, step: int, error: Exception) -> str:
         reason = str(error).strip().split("\n")[0][:300]
         return (
-            f"checkpoint {step} in {self.directory} cannot be read; it may be truncated or of another program. "
-            f"It was left as it is: to go on from an earlier one, move {self.directory / str(step)} away. ({reason})"
+            f"checkpoint {step} in {self.place} cannot be read; it may be truncated or of another program. "
+            f"It was left as it is: to go on from an earlier one, move {self.place}/{step} away. ({reason})"
         )
 
     def wait(self) -> None:
@@ -187,6 +209,16 @@ class Checkpoints:
 def write_json(path: Path, content: Any) -> None:
     """Writes what is no text yet as JSON, through a temporary file."""
     write_whole(path, content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False))
+
+
+def _whole_state(state: Any) -> Any:
+    """The state on this host, which can save it alone."""
+    if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)):
+        raise ValueError(
+            "the state is sharded over several processes, which only a folder that all of them see can hold: use one "
+            "as --workdir, and copy it to the store afterwards"
+        )
+    return fetch(state)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from semiseg_jax.data.remote import address_of
 from semiseg_jax.models import pretrained
 
 
@@ -14,7 +15,7 @@ def convert_weights(source: str | Path, output: str | Path, *, layout: str = "")
       output: it must not exist yet.
       layout: that the weights fit, where the names do not tell: "caffe" for its ResNets under torchvision's names.
     """
-    if Path(source).is_dir():
+    if address_of(source) or Path(source).is_dir():
         from semiseg_jax.verbs.workdir import load
 
         trained = load(source)

@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from semiseg_jax.config import settings
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.records import decode_image, decode_mask
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import in_order
-from semiseg_jax.engine import processes
+from semiseg_jax.engine import mirror, processes
 from semiseg_jax.engine.boundary import BoundaryF, boundary_note
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Predictor, Scored
@@ -46,8 +47,9 @@ def evaluate(
         own config in the name. If the workdir cannot be written to, that is warned of.
     """
     keep_memory()
-    workdir = Path(workdir)
+    refuse(output, "--output")
     workdirs.join(workdir, config)
+    workdir = mirror.reading(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     dataset = workdirs.open_together(model.config.data)
     if dataset.info.classes != model.info.classes:
@@ -66,13 +68,14 @@ def evaluate(
             if output
             else workdir / _file_name(split, model.config, settings(workdirs.read_config(workdir)))
         )
-        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {workdir}")
+        place = mirror.shown(workdir)
+        print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {place}")
         try:
             _report(results, model, split, path)
         except OSError as error:
             if output:
                 raise
-            logger.warning("%s cannot be written (%s); --output=FILE.json puts it elsewhere", path, error)
+            logger.warning("%s cannot be written (%s); --output=FILE.json puts it elsewhere", mirror.shown(path), error)
     return results
 
 
@@ -95,7 +98,8 @@ def _report(results: dict[str, Any], model: workdirs.Trained, split: str, path: 
         print(note, flush=True)
         content["boundary_f_note"] = note
     write_json(path, content)
-    print(f"written to {path}")
+    mirror.send_output(path)
+    print(f"written to {mirror.shown(path)}")
 
 
 def _file_name(split: str, config: Settings, own: Settings) -> str:

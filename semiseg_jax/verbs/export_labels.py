@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.data.layout import Layout
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import in_order
-from semiseg_jax.engine import processes
+from semiseg_jax.engine import mirror, processes
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.exchange import export_coco, export_label_studio, export_labelme
@@ -62,11 +63,15 @@ def export_labels(
 
     A file that cannot be read is listed under "failed" and the others go on.
     """
+    refuse(output, "--output")
+    if format in WRITERS:  # else nothing is asked of a store
+        workdir = mirror.reading(workdir)
+        keep_memory()
+        workdirs.join(workdir, config)
     output = Path(output).expanduser() if output else Path(workdir) / f"labels_{format}"
+    mirror.fetch_output(output)
     _check(format, output, tolerance, min_area)
     predict.check_limit(limit)
-    keep_memory()
-    workdirs.join(Path(workdir), config)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     files = _files(model, inputs)[: limit or None]
     root = Path(os.path.commonpath([file.parent for file in files]))
@@ -94,6 +99,7 @@ def export_labels(
         output.mkdir(parents=True, exist_ok=True)
         opened = WRITERS[format](export, output)
         write_order(output / ORDER, images)
+        mirror.send_output(output)
         for failure in failed:
             logger.error("%s: %s", failure["file"], failure["error"])
         _report(format, export, opened, tolerance, min_area, len(failed))
@@ -126,8 +132,8 @@ def _check(format: str, output: Path, tolerance: float, min_area: int) -> None:
         raise ValueError(f"tolerance is {tolerance:g} and min-area {min_area}, but both must be 0 or more")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(
-            f"{output} is there already and not empty; nothing is overwritten, as it may hold what people corrected: "
-            "take another --output=DIR"
+            f"{mirror.shown(output)} is there already and not empty; nothing is overwritten, as it may hold what "
+            "people corrected: take another --output=DIR"
         )
 
 
@@ -144,9 +150,10 @@ def _report(format: str, export: Export, written: Path, tolerance: float, min_ar
     images = export.images
     regions, dropped = sum(len(image.regions) for image in images), sum(image.dropped for image in images)
     exact = f"outlines are simplified by at most {tolerance:g} pixels" if tolerance else "outlines are exact"
-    print(f"{len(images)} images with {regions} regions in {written}" + f", {failed} files failed" * bool(failed))
+    place = mirror.shown(written)
+    print(f"{len(images)} images with {regions} regions in {place}" + f", {failed} files failed" * bool(failed))
     print(f"the most uncertain images come first, as {ORDER} lists them; {exact}")
     if dropped:
         print(f"{dropped} regions below {min_area} pixels became part of what is around them (--min-area=0 keeps them)")
-    source = written if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
+    source = place if format == "labelme" else "CORRECTED.json"  # LabelMe corrects files in place
     print(f"when they are corrected: semiseg import-labels {format} {source} DIR --images={export.root}", flush=True)

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.records import IMAGE_SUFFIXES, DatasetInfo, Record, decode_image
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import THREADS, in_order
-from semiseg_jax.engine import pictures, processes
+from semiseg_jax.engine import mirror, pictures, processes
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import barrier, is_main, keep_memory
@@ -55,14 +56,17 @@ def predict(
     A file that cannot be read is listed under "failed" and the others go on.
     """
     keep_memory()
-    workdir, kinds = Path(workdir), _kinds(write)
+    kinds = _kinds(write)
     check_limit(limit)
+    refuse(output, "--output")
     workdirs.join(workdir, config)
+    workdir = mirror.reading(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
     output = Path(output) if output else workdir / "predictions"
     sources = _sources(model, inputs)[: limit or None]
     names = _unique_names([name for name, _ in sources])
     processes.check_same(list(names), "images to predict")
+    mirror.fetch_output(output, "predictions.json")
     if is_main():
         _warn_of_others(output, set(names))
     mine = processes.share(sources)
@@ -89,8 +93,11 @@ def predict(
         write_json(output / "predictions.json", summary)
         for failure in failed:
             logger.error("%s: %s", failure["file"], failure["error"])
-        print(f"{len(done)} predictions in {output}" + (f", {len(failed)} files failed" if failed else ""), flush=True)
+    mirror.send_output(output)  # of this process
     barrier("predictions written")
+    if is_main():
+        ending = f", {len(failed)} files failed" if failed else ""
+        print(f"{len(done)} predictions in {mirror.shown(output)}{ending}", flush=True)
     return summary
 
 
@@ -172,6 +179,7 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(inputs, str | Path):
         inputs = [inputs]
     for given in inputs:
+        refuse(given, "an image to predict")
         path = Path(given)
         if path.is_dir():
             matches = sorted(
@@ -199,7 +207,7 @@ def _warn_of_others(output: Path, names: Collection[str]) -> None:
     if others := [name for name in listed if name not in names]:
         logger.warning(
             "%s lists %d other images, such as %s, and is written anew for these; --output=DIR keeps calls apart",
-            path,
+            mirror.shown(path),
             len(others),
             others[0],
         )

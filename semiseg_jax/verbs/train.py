@@ -20,7 +20,7 @@ from semiseg_jax.config import settings
 from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Example
-from semiseg_jax.engine import parallel, processes
+from semiseg_jax.engine import mirror, parallel, processes
 from semiseg_jax.engine.checkpoints import Checkpoints
 from semiseg_jax.engine.watching import Watch
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
@@ -82,10 +82,9 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     config = settings(stored)
     processes.join(config.distributed)
     workdirs.use_compilation_cache()
-    workdir = Path(workdir)
-    workdirs.check(stored, workdir)
-    devices = parallel.Devices.create(config.parallel, config.devices)
-    with parallel.stop_signals() as stop:
+    with parallel.stop_signals() as stop, mirror.training(workdir) as workdir:
+        workdirs.check(stored, workdir)
+        devices = parallel.Devices.create(config.parallel, config.devices)
         dataset = workdirs.open_together(config.data, planned=True)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)
         first = workdirs.first_devices(workdir, devices.count)
@@ -107,7 +106,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
 def _write_report(workdir: Path) -> None:
     """A page that cannot be written is no reason for a finished run to fail."""
     if jax.process_count() > 1:  # it reads the checkpoint alone
-        say(f"`semiseg report {workdir}` draws a page about this run")
+        say(f"`semiseg report {mirror.shown(workdir)}` draws a page about this run")
         return
     try:
         report(workdir)
@@ -120,10 +119,15 @@ def _train_stage(
 ) -> tuple[Result, dict[str, Variables]]:
     """One stage, from weights of the one before -> (how it ended, its own weights if it `hands_over` them)."""
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdirs.checkpoint_dir(run.workdir, plan.stage), plan.config.checkpoint.metric)
+        checkpoints = Checkpoints(
+            workdirs.checkpoint_dir(run.workdir, plan.stage),
+            plan.config.checkpoint.metric,
+            shared=mirror.is_shared(run.workdir),
+        )
         stack.callback(checkpoints.close)
         if plan.is_over(checkpoints) and not hands_over:
-            say(f"{plan.stage.name} in {run.workdir} is finished already; a longer run needs another --workdir")
+            place = mirror.shown(run.workdir)
+            say(f"{plan.stage.name} in {place} is finished already; a longer run needs another --workdir")
             return Result(plan.config.steps, checkpoints.scores.get(plan.config.steps, {})), {}
         plan.inputs.check_made_labels()
         state, step = _start(run, plan, checkpoints, before)
@@ -157,24 +161,24 @@ def _start(run: _Run, plan: Plan, checkpoints: Checkpoints, before: Mapping[str,
     init, rng = jax.jit(stage.init, compiler_options=quick), jax.random.PRNGKey(plan.config.seed)
     step = checkpoints.latest() or 0
     if step:
-        state, saved = checkpoints.restore(step, devices.like(jax.eval_shape(init, rng, batch)))
+        state, saved = checkpoints.restore(step, checkpoints.like(jax.eval_shape(init, rng, batch), devices))
         plan.inputs.resume(saved, step)
-        if devices.mapper == "pmap":
+        if devices.mapper == "pmap" or not checkpoints.shared:
             state = devices.replicate(parallel.fetch(state))
     else:
         state = stage.start(init(rng, batch))
         for name in before if stage.warm_start else ():
             state = with_variables(state, name, before[name])
         state = devices.replicate(parallel.fetch(state))
-        _forget_host_work(plan)
+        _forget_host_work(run, plan)
     workdirs.claim(run.stored, run.workdir, " ".join(sys.argv), run.first_devices)
     workdirs.write_dataset(run.workdir, run.dataset.info, plan.inputs.loader.layout.canvas)
     return state, step
 
 
-def _forget_host_work(plan: Plan) -> None:
+def _forget_host_work(run: _Run, plan: Plan) -> None:
     """What an earlier run of this stage, whose checkpoints are gone, made of them."""
-    if parallel.is_main():
+    if parallel.is_main() or not mirror.is_shared(run.workdir):
         plan.done.unlink(missing_ok=True)
         if plan.made:
             shutil.rmtree(plan.made, ignore_errors=True)
@@ -192,7 +196,7 @@ def _introduce(run: _Run, plan: Plan, state: State, step: int) -> None:
     }
     networks = ", ".join(f"{network} with {size:,} parameters" for network, size in sizes.items())
     start = f"goes on from step {step} of" if step else "trains for"
-    say(f"{name} {start} {config.steps} steps in {run.workdir}: {networks}")
+    say(f"{name} {start} {config.steps} steps in {mirror.shown(run.workdir)}: {networks}")
     drawn = ", ".join(f"{len(np.unique(pool))} {kind.name.lower()}" for kind, pool in pools.items())
     say(f"{plan.inputs.rows} images a step on {run.devices.count} device(s), drawn from {drawn}")
     unused = run.dataset.labels_beside(config.data.train_split, pools)
@@ -263,7 +267,7 @@ class _Loop:
             saved = self.checkpoints.latest()
             _say_stopped(stopped_by, f"saved at step {saved}" if saved else "nothing was trained yet")
             return state, Result(step, results, signal=stopped_by)
-        say(f"done: the best checkpoint is step {self.checkpoints.choose('best')} in {run.workdir}")
+        say(f"done: the best checkpoint is step {self.checkpoints.choose('best')} in {mirror.shown(run.workdir)}")
         return state, Result(step, results)
 
     def _score(self, step: int, state: State) -> dict[str, Any]:
@@ -300,9 +304,9 @@ def _finish(run: _Run, plan: Plan, state: State) -> int:
     """The stage's host work, once -> the signal that stopped it, or 0. A second start goes on with it."""
     if not plan.stage.finish or plan.done.exists():
         return 0
-    context = FinishContext(
-        run.workdir, run.dataset, plan.inference, run.stop, jax.process_index(), jax.process_count()
-    )  # fmt: skip
+    # Processes that do not see each other's files each make all of them.
+    share = (jax.process_index(), jax.process_count()) if mirror.is_shared(run.workdir) else (0, 1)
+    context = FinishContext(run.workdir, run.dataset, plan.inference, run.stop, *share)
     try:
         plan.stage.finish(parallel.fetch(state), context)
         done = True
@@ -339,7 +343,7 @@ def _check_finite(step: int, values: Mapping[str, Any], checkpoints: Checkpoints
     checkpoints.wait()
     terms = [name for name in broken if name not in ("loss", "grad_norm")] or broken
     last = checkpoints.latest()
-    kept = f"the last good checkpoint is step {last} in {checkpoints.directory}" if last else "none was saved yet"
+    kept = f"the last good checkpoint is step {last} in {checkpoints.place}" if last else "none was saved yet"
     raise NonFiniteLossError(
         f"{', '.join(terms)} became {values[terms[0]]} at step {step}; {kept}. "
         "A lower learning rate, optimizer.clip_norm or float32 may help."

@@ -21,8 +21,9 @@ from semiseg_jax import config as config_lib
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.records import DatasetInfo
+from semiseg_jax.data.remote import address_of
 from semiseg_jax.data.types import IGNORE, Batch
-from semiseg_jax.engine import inference, processes
+from semiseg_jax.engine import inference, mirror, processes
 from semiseg_jax.engine.checkpoints import CheckpointError, Checkpoints, write_json
 from semiseg_jax.engine.parallel import barrier, fetch, is_main
 from semiseg_jax.engine.postprocess import make_post
@@ -55,7 +56,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
     changed = config_lib.differences(read_config(workdir), config)
     if changed:
         raise ValueError(
-            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed)
+            f"{mirror.shown(workdir)} holds a run of another config:\n  " + "\n  ".join(changed)
             + "\nUse another --workdir, or the old values to go on with that run."
         )  # fmt: skip
 
@@ -72,7 +73,7 @@ def anchored(config: ConfigDict) -> ConfigDict:
 def absolute(path: str, name: str = "") -> str:
     """The path of a dataset, or those of a joined one, wherever one stands."""
     paths = path.split("+") if "+" in name else [path]
-    return "+".join(os.path.abspath(os.path.expanduser(one)) if one else "" for one in paths)
+    return "+".join(address_of(one) or os.path.abspath(os.path.expanduser(one)) if one else "" for one in paths)
 
 
 def claim(config: ConfigDict, workdir: Path, command: str, first_devices: int) -> None:
@@ -96,7 +97,10 @@ def open_together(data: Data, *, planned: bool = False) -> Dataset:
     if is_main():
         dataset = open_dataset(data, planned=planned)
     barrier("dataset built")
-    return dataset if is_main() else open_dataset(data)
+    dataset = dataset if is_main() else open_dataset(data)
+    if jax.process_count() > 1:  # hosts may each have a copy of their own
+        processes.check_same([dataset.info.index_digest()], "images or labels of the dataset")
+    return dataset
 
 
 @contextlib.contextmanager
@@ -132,10 +136,11 @@ def versions() -> dict[str, Any]:
     }
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: str | Path) -> ConfigDict:
+    workdir = mirror.reading(workdir)
     path = workdir / "config.json"
     if not path.is_file():
-        raise ValueError(f"{workdir} is not a workdir of `semiseg train`: {path.name} is missing")
+        raise ValueError(f"{mirror.shown(workdir)} is not a workdir of `semiseg train`: {path.name} is missing")
     config = config_lib.from_json(path.read_text())
     config.distributed = config_lib.default_config().distributed  # of the processes that trained
     return config
@@ -208,24 +213,27 @@ class Trained:
         return inference.Predictor(self.method.predict, self.variables, options, self.info.num_classes)
 
 
-def join(workdir: Path, config: ConfigDict | None) -> None:
+def join(workdir: str | Path, config: ConfigDict | None) -> None:
     """Joins the processes that are to share a trained model's work; `config` as in `load`."""
     processes.join(config_lib.settings(config or read_config(workdir)).distributed)
 
 
 def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | None = None) -> Trained:
     """Reads the model of a workdir; `config` (its own by default) may change how it is evaluated."""
-    workdir = Path(workdir)
+    workdir = mirror.reading(workdir)
     settings = config_lib.settings(config or read_config(workdir))
     use_compilation_cache()
     path = workdir / "dataset.json"
     if not path.is_file():
-        raise CheckpointError(f"{workdir} holds no trained model yet: {path.name} is missing")
+        raise CheckpointError(f"{mirror.shown(workdir)} holds no trained model yet: {path.name} is missing")
     data = json.loads(path.read_text())
     info = DatasetInfo(data["name"], tuple(data["classes"]), tuple(map(tuple, data["colors"])), data["background"], {})
     method = make_method(settings, info.num_classes)
     stage = method.stages()[-1]
-    checkpoints = Checkpoints(checkpoint_dir(workdir, stage), settings.checkpoint.metric, read_only=True)
+    directory = checkpoint_dir(workdir, stage)
+    mirror.fetch_checkpoints(directory)
+    shared = mirror.is_shared(workdir)
+    checkpoints = Checkpoints(directory, settings.checkpoint.metric, read_only=True, shared=shared)
     try:
         step = checkpoints.choose(checkpoint)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -236,7 +244,7 @@ def load(workdir: str | Path, *, checkpoint: str = "best", config: ConfigDict | 
         state, _ = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
-    logger.info("read checkpoint %d of %s", step, workdir)
+    logger.info("read checkpoint %d of %s", step, mirror.shown(workdir))
     variables = fetch(method.eval_variables(state, settings.eval.weights))
     canvas = (int(data["canvas"][0]), int(data["canvas"][1]))
     return Trained(settings, method, variables, info, canvas, step)

@@ -263,3 +263,26 @@ def test_json_is_written_as_a_whole_or_not_at_all(tmp_path):
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": [1, 2]}
     assert [p.name for p in path.parent.iterdir()] == ["values.json"]
+
+
+def test_a_process_that_keeps_checkpoints_for_itself_gets_them_back_as_host_arrays(tmp_path):
+    state = Devices.create().replicate(make_state(fill=2.5))
+    checkpoints = Checkpoints(tmp_path / "run", shared=False)
+    checkpoints.save(4, state, {"position": 1})
+    checkpoints.score(4, {"miou": 0.5})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "run", shared=False)
+    assert checkpoints.scores == {4: {"miou": 0.5}}
+    restored, position = checkpoints.restore(4, checkpoints.like(make_state(), Devices.create()))
+    checkpoints.close()
+    assert position == {"position": 1}
+    for saved, now in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(saved, now)
+
+
+def test_a_process_that_keeps_checkpoints_for_itself_refuses_state_of_which_it_has_a_part(tmp_path):
+    sharding = jax.sharding.NamedSharding(Devices.create().mesh, jax.sharding.PartitionSpec("data"))
+    checkpoints = Checkpoints(tmp_path / "run", shared=False)
+    with pytest.raises(ValueError, match=r"sharded over several processes.*as --workdir"):
+        checkpoints.save(4, {"kernel": jax.device_put(np.zeros(4), sharding)}, {})
+    checkpoints.close()

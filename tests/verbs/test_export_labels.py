@@ -14,9 +14,11 @@ from semiseg_jax import cli
 from semiseg_jax.config import default_config, to_json
 from semiseg_jax.data.fields import Data
 from semiseg_jax.data.records import DatasetInfo
+from semiseg_jax.engine import mirror
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.exchange.drawings import fill
 from semiseg_jax.verbs import workdir as workdirs
+from semiseg_jax.verbs.export_labels import WRITERS
 
 INFO = DatasetInfo("folder", ("background", "square", "other"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), 0, {})
 
@@ -125,3 +127,7 @@ def test_the_command_passes_its_flags(run, source, tmp_path, capsys):
     assert "outlines are exact" in capsys.readouterr().out
     assert cli.main(["export-labels", f"--workdir={run}"]) == 1
     assert "a format, please" in capsys.readouterr().err
+
+
+def test_runs_in_a_store_know_which_folders_are_exported():
+    assert {f"labels_{name}/" for name in WRITERS} < set(mirror._OF_READERS)
