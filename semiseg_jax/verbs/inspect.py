@@ -12,11 +12,10 @@ from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.engine.settings import Settings
-from semiseg_jax.presets import shared_by
 
 
 def config_of(folder: str | Path) -> ConfigDict:
-    """A config that draws from a dataset folder, as evenly as can be, every kind of label that it has."""
+    """A config that draws from a dataset folder every kind of label that it has, equally often."""
     config = default_config()
     config.data.update({"name": "folder", "path": str(folder)})
     dataset = open_dataset(settings(config).data)
@@ -24,7 +23,8 @@ def config_of(folder: str | Path) -> ConfigDict:
     kinds = {Supervision(kind) for row in rows for kind in row["kinds"]} - {Supervision.UNLABELED}
     if any(len(row["kinds"]) == 1 for row in rows):
         kinds.add(Supervision.UNLABELED)
-    config.data.quota = shared_by("+".join(kind.name.lower() for kind in kinds), max(8, len(kinds)))
+    each = max(1, 8 // max(1, len(kinds)))
+    config.data.quota = {kind.name.lower(): each for kind in sorted(kinds, reverse=True)}
     config.augment.crop = (160, 160)
     return config
 
