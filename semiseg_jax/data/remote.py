@@ -93,9 +93,7 @@ class Store:
         except FileExistsError:
             return False
         except Exception as error:
-            if (
-                "PreconditionFailed" in f"{error!r}" or "onditional" in f"{error!r}"
-            ):  # lost against one at the same time
+            if re.search("pre-?condition|conditional", repr(error), re.IGNORECASE):  # another was faster
                 return False
             raise OSError(f"{self.address} cannot be written to: {_first_line(error)}") from error
         return True

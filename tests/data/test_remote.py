@@ -159,3 +159,10 @@ def test_a_set_of_tfds_is_copied_whole_and_of_others_only_what_describes_them(tm
     store.fetch_prepared(data_dir, local / "pets" / "2.0.0")
     assert {path.name for path in (local / "pets" / "2.0.0").iterdir()} == set(files)
     assert {path.name for path in (local / "pets" / "1.0.0").iterdir()} == set(files[:3])
+
+
+@pytest.mark.parametrize("told", ["PreconditionFailed", "pre-conditions you specified did not hold, 412"])
+def test_an_object_that_another_creates_at_the_same_time_is_not_ours(monkeypatch, told):
+    place = Store("memory://bucket/run")
+    monkeypatch.setattr(place.fs, "pipe_file", lambda *_, **__: (_ for _ in ()).throw(RuntimeError(told)))
+    assert not place.create(".lock", b"mine")
