@@ -60,12 +60,14 @@ class Plan:
         return trained and (self.stage.finish is None or self.done.exists())
 
 
-def plan_stages(method: Method, dataset: Dataset, workdir: Path, devices: Devices, first_devices: int) -> deque[Plan]:
+def plan_stages(
+    method: Method, dataset: Dataset, workdir: Path, devices: Devices, first_devices: int = 0
+) -> deque[Plan]:
     """Plans of the stages in their order. Raises what would keep any of them from its start.
 
-    The run began on `first_devices`.
+    The run began on `first_devices`, or begins on these (0).
     """
-    stages = [_kept_batch(stage, first_devices, devices.count) for stage in method.stages()]
+    stages = [_kept_batch(stage, first_devices or devices.count, devices.count) for stage in method.stages()]
     batch_sizes.rows_of([stage.config for stage in stages], devices.count)
     data = stages[0].config.data
     eval_split = dataset.eval_split(data.eval_split)
