@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import step_once as script
-from step_once import WAYS, twenty_steps, step_once
+from step_once import WAYS, step_once, twenty_steps
 
 
 def assert_agree(result, expected):
