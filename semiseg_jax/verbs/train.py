@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     workdirs.use_compilation_cache()
     with parallel.stop_signals() as stop, mirror.training(workdir) as workdir:
         workdirs.check(stored, workdir)
-        devices = parallel.Devices.create(config.parallel, config.devices)
+        devices = parallel.Devices.create(config.parallel, config.devices, config.shard_state)
         dataset = workdirs.open_together(config.data, planned=True)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)
         first = workdirs.first_devices(workdir, devices.count)
