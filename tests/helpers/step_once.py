@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from semiseg_jax.config import default_config, settings
 from semiseg_jax.engine import parallel
+from semiseg_jax.engine.processes import Distributed, join
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
 
@@ -94,6 +95,6 @@ def twenty_steps(way: str, devices: int = 0) -> np.ndarray:
 
 if __name__ == "__main__":
     address, processes, process, output = sys.argv[1:]
-    parallel.initialize(parallel.Distributed(True, address, int(processes), int(process)))
+    join(Distributed("yes", address, int(processes), int(process)))
     assert jax.process_count() == int(processes)
     np.savez(output, **{way: twenty_steps(way) for way in WAYS})
