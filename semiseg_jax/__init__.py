@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from semiseg_jax.verbs.import_labels import import_labels
     from semiseg_jax.verbs.inspect import inspect
     from semiseg_jax.verbs.predict import predict
+    from semiseg_jax.verbs.preflight import preflight
     from semiseg_jax.verbs.prepare import prepare
     from semiseg_jax.verbs.summary import summary
     from semiseg_jax.verbs.train import train
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels", "import_labels",
-    "inspect", "load", "load_config", "predict", "prepare", "summary", "train",
+    "inspect", "load", "load_config", "predict", "preflight", "prepare", "summary",
+    "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "load": "semiseg_jax.verbs.workdir",
     "load_config": "semiseg_jax.config_files",
     "predict": "semiseg_jax.verbs.predict",
+    "preflight": "semiseg_jax.verbs.preflight",
     "prepare": "semiseg_jax.verbs.prepare",
     "summary": "semiseg_jax.verbs.summary",
     "train": "semiseg_jax.verbs.train",
