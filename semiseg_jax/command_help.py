@@ -87,8 +87,8 @@ hand, and the fields that differ from the defaults. --all prints every field as 
 
   semiseg config --config=adversarial:path=DIR,labelled=50
   semiseg config --config=quickstart --config.method=supervised --all""",
-    "preflight": """Compiles the step of every stage for hardware that is not there: does it compile, what does a device hold,
-what is sent, and how it may scale. Nothing is trained, and no data is needed.
+    "preflight": """Compiles the step of every stage for hardware that is not there: does it compile, what does a
+device hold, what is sent, and how may it scale? Nothing is trained, and no data is needed.
 
   semiseg preflight --config=gated_crf:path=DIR --topology=v5e:2x4
   semiseg preflight --config=supervised:path=DIR --topology=h200:8 --classes=21 --json=preflight.json

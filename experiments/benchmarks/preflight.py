@@ -85,10 +85,11 @@ def main(_: list[str]) -> None:
 def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "# Preflight of the methods"
     yield ""
-    yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`: every step below was"
-    yield f"compiled with jax {', '.join(sorted({row['jax'] for row in rows}))} on a machine without an accelerator, and"
-    yield "nothing was run. Compile times are of one core of a shared x86 machine. `sent` is what the compiled step sums"
-    yield "over all devices beside the bytes of parameters and batch statistics."
+    yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was"
+    versions = ", ".join(sorted({row["jax"] for row in rows}))
+    yield f"compiled with jax {versions} on a machine without an accelerator; nothing was run. Compile times are of one"
+    yield "core of a shared x86 machine. `sent` is what the compiled step sums over all devices, beside the bytes of"
+    yield "gradients: parameters and batch statistics."
     for setting in ("paper", "small"):
         for topology in dict.fromkeys(row["topology"] for row in rows if row["setting"] == setting):
             yield ""

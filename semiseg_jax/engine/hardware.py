@@ -62,9 +62,7 @@ def _gpu(kind: str, gb: float, tflops: tuple[float, float], bandwidth: float, li
     memory, rate = int(gb * 1e9), int(bandwidth * 1e9)
     target = _GPU.format(name=kind, memory=memory, bandwidth=rate, **core)
     bfloat16, float32 = (1e12 * value for value in tflops)
-    return Chip(
-        kind, "cuda", GPU_SHARE * memory, bfloat16, float32, rate, link * 1e9, 8, network * 1e9, target=target
-    )
+    return Chip(kind, "cuda", GPU_SHARE * memory, bfloat16, float32, rate, link * 1e9, 8, network * 1e9, target=target)
 
 
 _TURING = {"major": 7, "minor": 5, "threads": 1024, "per_core": 65536, "shared": 65536, "cache": 4194304,

@@ -82,7 +82,7 @@ def _process(errors: Any) -> Iterator[Any]:
         "TPU_SKIP_MDS_QUERY": "1",  # nothing here asks a cloud what it is
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    process = subprocess.Popen(
+    process: Any = subprocess.Popen(
         [sys.executable, "-m", MODULE],
         env=environment,
         stdin=subprocess.PIPE,
@@ -115,8 +115,8 @@ def _events(output: Any, clock: "_Clock") -> Iterator[Found]:
 def last_line(text: str, code: int = 0) -> str:
     """What a process said of its end.
 
-    >>> last_line("F1129 a.cc:1] Check failed: x == y (1 vs. 2)\\n*** Check failure stack trace: ***\\n    @  0x7f  f()")
-    'F1129 a.cc:1] Check failed: x == y (1 vs. 2)'
+    >>> last_line("F1 a.cc:1] Check failed: x == y (1 vs. 2)\\n*** Check failure stack trace: ***\\n    @  0x7f  f()")
+    'F1 a.cc:1] Check failed: x == y (1 vs. 2)'
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     checks = [line for line in lines if "Check failed" in line]

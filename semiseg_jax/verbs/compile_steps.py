@@ -111,7 +111,8 @@ def lower(stage: Stage, devices: np.ndarray, classes: int) -> tuple[Any, Any, Ma
     state = mapped.like(state)
     layout = Layout(canvas_of(config), **GEOMETRY)
     batch = example_shapes(layout, classes, rows * mapped.count * config.accumulate, mapped)
-    return mapped.map(guard(stage, config.augment)).lower(state, batch), state, batch
+    step: Any = mapped.map(guard(stage, config.augment))
+    return step.lower(state, batch), state, batch
 
 
 def canvas_of(config: Settings) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`semiseg preflight`: whether a config compiles for hardware that is not there, fits it, and what it would cost there."""
+"""`semiseg preflight`: whether a config compiles for hardware that is not there, fits it, and what it costs."""
 
 import dataclasses
 import itertools

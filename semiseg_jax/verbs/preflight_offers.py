@@ -63,7 +63,7 @@ def legal_batches(batch: int, unit: int) -> list[int]:
 
 
 def for_memory(config: ConfigDict, devices: int) -> Iterator[Changes]:
-    """What takes less memory. First what leaves images and numbers as they are, then what costs precision, then size."""
+    """What takes less memory: first what leaves images and numbers alone, then lower precision, then fewer pixels."""
     run = settings(config)
     remat = _remat(run)
     parts = _smaller_parts(run, devices)

@@ -19,10 +19,10 @@ def tables(topology: Topology, classes: int, rows: Sequence[dict[str, Any]]) -> 
     lines += ["", *table(("stage", "compiles", "after", "images", "holds", "fits", "sends"), map(_verdict, rows))]
     compiled = [row for row in rows if "operations" in row]
     if compiled:
-        head = ("a device holds, MiB", *PARTS)
-        lines += ["", *table(head, ([name(row), *_parts(row["memory"])] for row in compiled))]
-        head = ("a step, of one device", "operations", "memory traffic", "collectives", "sent", "parameters")
-        lines += ["", *table(head, map(_work, compiled))]
+        held = ([name(row), *_parts(row["memory"])] for row in compiled)
+        lines += ["", *table(("a device holds, MiB", *PARTS), held)]
+        work = ("a step, of one device", "operations", "memory traffic", "collectives", "sent", "parameters")
+        lines += ["", *table(work, map(_work, compiled))]
     predicted = [row for row in compiled if "predicted" in row]
     if predicted:
         head = ("predicted", "step(1)", *(f"efficiency({count})" for count in COUNTS))
@@ -36,11 +36,8 @@ def tables(topology: Topology, classes: int, rows: Sequence[dict[str, Any]]) -> 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines with aligned columns, the first to the left."""
     cells = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths)))
-        for row in cells
-    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
 
 
 def name(row: dict[str, Any]) -> str:
@@ -48,7 +45,9 @@ def name(row: dict[str, Any]) -> str:
 
 
 def _verdict(row: dict[str, Any]) -> list[str]:
-    compiles = "yes" if "operations" in row else {"memory": "too large", "batch": "not divisible"}.get(row["problem"], "NO")
+    compiles = (
+        "yes" if "operations" in row else {"memory": "too large", "batch": "not divisible"}.get(row["problem"], "NO")
+    )
     seconds, memory = row.get("seconds"), row.get("memory")
     sent = row.get("sent")
     return [

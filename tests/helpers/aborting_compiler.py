@@ -12,5 +12,9 @@ if left == ["second"]:
     print(json.dumps({"event": "done", "stage": "second", "seconds": 1.0}), flush=True)
 else:
     print(json.dumps({"event": "start", "stage": "first"}), flush=True)
-    print("F1129 converter.cc:1] Check failed: x\n*** Check failure stack trace: ***\n    @ f()", file=sys.stderr, flush=True)
+    print(
+        "F1129 converter.cc:1] Check failed: x\n*** Check failure stack trace: ***\n    @ f()",
+        file=sys.stderr,
+        flush=True,
+    )
     os.abort()

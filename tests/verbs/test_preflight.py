@@ -23,7 +23,7 @@ FOUND = {
     "dtype": "float32",
     "images": 16,
     "crop": [64, 64],
-    "memory": {part: 2**20 for part in PARTS} | {"total": 3 * 2**30, "statistics": 0},
+    "memory": dict.fromkeys(PARTS, 2**20) | {"total": 3 * 2**30, "statistics": 0},
     "fits": True,
     "collectives": {"all-reduce": {"count": 2, "bytes": 2**20}},
     "sent": 2**20,
