@@ -24,7 +24,7 @@ import semiseg_jax
 from semiseg_jax.config import settings
 from semiseg_jax.engine import hardware, parallel
 from semiseg_jax.methods import make_method
-from semiseg_jax.verbs.compile_steps import lower
+from semiseg_jax.verbs.compile_steps import trace
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"name": "unet", "widths": (24, 48, 96, 128), "norm": "batch"},
@@ -55,8 +55,8 @@ def measure(network: str) -> int:
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)
     stage = make_method(settings(config_of(network)), CLASSES).stages()[0]
     devices = hardware.devices_of(hardware.Topology.parse("cpu:1"))
-    lowered, state, batch = lower(stage, devices, CLASSES)
-    step = lowered.compile()
+    traced, state, batch = trace(stage, devices, CLASSES)
+    step = traced.lower().compile()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = status("VmRSS")

@@ -11,14 +11,15 @@ FORMULA = f"""A prediction from stated numbers, not a measurement; n devices, ea
   step(1) = max(operations / ({SHARE:g} x peak), bytes between chip and memory / bandwidth)
   step(n) = step(1) + 2 (k-1)/k x sent/link + 2 (m-1)/m x sent/k/network
             in rings of k = min(n, chips that links join) and of m = n/k groups; nothing of it hidden
-  efficiency(n) = step(1) / step(n)"""
+  efficiency(n) = step(1) / step(n)
+Operations are those of convolutions and matrix products."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
     """Of one step on one device."""
 
-    operations: float  # additions and multiplications
+    operations: float  # additions and multiplications of convolutions and matrix products
     traffic: float  # bytes between the chip and its memory
     sent: float  # bytes that are summed over all devices
 

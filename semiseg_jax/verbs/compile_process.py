@@ -16,11 +16,16 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from semiseg_jax.config import to_json
-from semiseg_jax.engine.writers import say
 
 MODULE = "semiseg_jax.verbs.compile_steps"
 REMIND = 60.0  # seconds between two lines of a log while a stage is compiled
 Found = dict[str, Any]
+
+
+def tell(text: str) -> None:
+    """A line, beside a bar. It asks no device for its number: that would take hold of an accelerator that is here."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def compiled_stages(config: ConfigDict, topology: str, classes: int, only: Sequence[str] = ()) -> list[Found]:
@@ -80,6 +85,7 @@ def _process(errors: Any) -> Iterator[Any]:
         "JAX_ENABLE_COMPILATION_CACHE": "0",  # how long it takes is one of the questions
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "TPU_SKIP_MDS_QUERY": "1",  # nothing here asks a cloud what it is
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor needs a TPU for itself
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     process: Any = subprocess.Popen(
@@ -147,7 +153,7 @@ class _Clock:
         self.stage, self.started = stage, time.monotonic()
         self.told = self.started
         if self.bar is None:
-            say(f"compiling {stage} for {self.topology}; this can take minutes")
+            tell(f"compiling {stage} for {self.topology}; this can take minutes")
         else:
             self.bar.set_description_str(f"compiling {stage} for {self.topology}")
             self.bar.reset()
@@ -157,10 +163,10 @@ class _Clock:
         if self.bar is not None:
             self.bar.refresh()
         elif self.stage and now - self.told > REMIND:
-            say(f"  still compiling {self.stage}, for {now - self.started:.0f} s")
+            tell(f"  still compiling {self.stage}, for {now - self.started:.0f} s")
             self.told = now
 
     def stop(self, found: Found) -> None:
         seconds = time.monotonic() - self.started
-        say(f"  {self.stage}: {found.get('error') or 'compiled'}, after {seconds:.0f} s")
+        tell(f"  {self.stage}: {found.get('error') or 'compiled'}, after {seconds:.0f} s")
         self.stage = ""

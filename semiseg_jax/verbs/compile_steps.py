@@ -1,7 +1,7 @@
 """Compiles the train steps of a config for a topology: the process that `semiseg preflight` starts.
 
-It is a process of its own because compilers abort, and because that of TPUs lets in one process at a time. It reads one
-line of JSON, a job, and writes a line of JSON as each stage starts and as it is done. It ends when its input is closed.
+It is a process of its own because compilers abort. It reads one line of JSON, a job, and writes a line of JSON as each
+stage starts and as it is done. It ends when its input is closed.
 """
 
 import json
@@ -24,6 +24,7 @@ from semiseg_jax.data.fields import USUAL_CANVAS
 from semiseg_jax.data.pipeline import Layout
 from semiseg_jax.engine import hardware
 from semiseg_jax.engine.collectives import collectives
+from semiseg_jax.engine.operations import products
 from semiseg_jax.engine.parallel import AXIS, Devices, rows_per_device
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import Stage, make_method
@@ -44,7 +45,7 @@ def main() -> None:
         config = with_weights(settings(from_json(job["config"])), job["classes"])
         stages = [stage for stage in make_method(config, job["classes"]).stages() if wanted(stage.name, job)]
         devices = hardware.devices_of(topology)
-    except ValueError as error:
+    except (ValueError, jax.errors.JaxRuntimeError) as error:  # no such slice, or a config that cannot run
         _say(event="refused", error=str(error))
         return
     for stage in stages:
@@ -78,7 +79,8 @@ def _end_with_input() -> None:
 def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray, classes: int) -> dict[str, Any]:
     """What the compiled step of one stage needs, or why there is none."""
     try:
-        lowered, state, batch = lower(stage, devices, classes)
+        traced, state, batch = trace(stage, devices, classes)
+        lowered = traced.lower()
     except ValueError as error:
         return {"problem": "batch" if "batch" in str(error) else "error", "error": str(error)}
     start = time.monotonic()
@@ -88,6 +90,7 @@ def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray
         return {"seconds": time.monotonic() - start, **out_of_memory(str(error))}
     config, chip = stage.config, topology.chip
     memory = memory_of(compiled, state, batch)
+    operations, moved = products(traced.jaxpr)
     cost = compiled.cost_analysis() or {}
     return {
         "seconds": round(time.monotonic() - start, 1),
@@ -97,13 +100,15 @@ def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray
         "memory": memory,
         "fits": memory["total"] <= chip.memory,
         **sent_of(compiled),
-        "operations": float(cost.get("flops", 0.0)),
-        "traffic": float(cost.get("bytes accessed", 0.0)),
+        "operations": operations,
+        # A compiler that leaves products to libraries does not count what they read and write.
+        "traffic": max(moved, float(cost.get("bytes accessed", 0.0))),
+        "compiler": {"operations": cost.get("flops"), "traffic": cost.get("bytes accessed")},
     }
 
 
-def lower(stage: Stage, devices: np.ndarray, classes: int) -> tuple[Any, Any, Mapping[str, Any]]:
-    """-> (the stage's step, ready to be compiled for the devices, shapes of its state and of its batch)"""
+def trace(stage: Stage, devices: np.ndarray, classes: int) -> tuple[Any, Any, Mapping[str, Any]]:
+    """-> (the stage's step, traced for the devices, shapes of its state and of its batch)"""
     config = stage.config
     mapped = Devices(Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,)), "shard_map")
     rows = rows_per_device(config.batch_size, sum(config.data.quota.values()), mapped.count, config.accumulate)
@@ -112,7 +117,7 @@ def lower(stage: Stage, devices: np.ndarray, classes: int) -> tuple[Any, Any, Ma
     layout = Layout(canvas_of(config), **GEOMETRY)
     batch = example_shapes(layout, classes, rows * mapped.count * config.accumulate, mapped)
     step: Any = mapped.map(guard(stage, config.augment))
-    return step.lower(state, batch), state, batch
+    return step.trace(state, batch), state, batch
 
 
 def canvas_of(config: Settings) -> tuple[int, int]:

@@ -12,8 +12,7 @@ from semiseg_jax.config import settings
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.hardware import Topology, check_compiler
 from semiseg_jax.engine.prediction import COUNTS, FORMULA, Work, efficiency, step_seconds
-from semiseg_jax.engine.writers import say
-from semiseg_jax.verbs.compile_process import Found, compiled_stages
+from semiseg_jax.verbs.compile_process import Found, compiled_stages, tell
 from semiseg_jax.verbs.config import number_of_classes
 from semiseg_jax.verbs.preflight_offers import Changes, as_flags, for_batch, for_memory, with_changes
 from semiseg_jax.verbs.preflight_table import tables
@@ -67,13 +66,13 @@ def preflight(
     run, target = settings(config), Topology.parse(topology)
     check_compiler(target)
     classes, source = number_of_classes(run, classes)
-    say(f"preflight of {run.method} for {target.count} x {target.chip.kind}, {classes} classes ({source})")
+    tell(f"preflight of {run.method} for {target.count} x {target.chip.kind}, {classes} classes ({source})")
     rows = _rows(config, target, classes, {}, ())
     if propose:
         for problem, offers in _OFFERS.items():
             stages = [row["stage"] for row in rows if not row["changes"] and row.get("problem") == problem]
             for changes in itertools.islice(offers(config, target.count), TRIES) if stages else ():
-                say(f"with {as_flags(changes)}:")
+                tell(f"with {as_flags(changes)}:")
                 found = _rows(with_changes(config, changes), target, classes, changes, stages)
                 rows += found
                 if problem == "memory" and all("problem" not in row for row in found):
