@@ -35,7 +35,7 @@ PAPER = {
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("topologies", ["v5e:2x4"], "joined by commas")
-flags.DEFINE_list("methods", METHODS, "joined by commas")
+flags.DEFINE_list("methods", list(METHODS), "joined by commas")
 flags.DEFINE_enum("setting", "paper", ["small", "paper"], "of the configs")
 flags.DEFINE_integer("batch", 0, "images an update, instead of the setting's")
 flags.DEFINE_boolean("table", False, "only write the table anew from the rows that there are")
@@ -121,7 +121,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     if "operations" not in row:
         return [name, "", f"no: {row['error']}", *[""] * 7]
     memory = row["memory"]
-    gradients = memory["parameters"] + memory["statistics"]
+    gradients = row["gradients"]
     predicted = row.get("predicted")
     return [
         name,

@@ -97,6 +97,7 @@ def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray
         "dtype": config.dtype,
         "images": batch["seed"].shape[0],
         "crop": list(config.augment.crop),
+        "gradients": sum(leaf.size * leaf.dtype.itemsize for leaf in agreed_on(state)),
         "memory": memory,
         "fits": memory["total"] <= chip.memory,
         **sent_of(compiled),
@@ -161,6 +162,11 @@ def memory_of(compiled: Any, state: Any, batch: Any) -> dict[str, int]:
     }
     total = stats.argument_size_in_bytes + sum(found[name] for name in ("temporaries", "results", "program"))
     return {**found, "total": total}
+
+
+def agreed_on(state: Any) -> list[Any]:
+    """Arrays whose change devices have to agree on at each step: parameters, and statistics of batches."""
+    return jax.tree.leaves([network.variables for network in state.networks.values()])
 
 
 def held(tree: Any) -> int:

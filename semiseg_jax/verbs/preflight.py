@@ -97,8 +97,7 @@ def _rows(config: ConfigDict, target: Topology, classes: int, changes: Changes, 
 
 def _predicted(row: Found, target: Topology) -> dict[str, Any]:
     """What `FORMULA` says. One device sends nothing; several would send gradients and statistics."""
-    memory = row["memory"]
-    work = Work(row["operations"], row["traffic"], row["sent"] or memory["parameters"] + memory["statistics"])
+    work = Work(row["operations"], row["traffic"], row["sent"] or row["gradients"])
     seconds = step_seconds(work, target.chip, row["dtype"])
     shares = {str(count): efficiency(work, target.chip, row["dtype"], count) for count in COUNTS}
     return {"step_seconds": seconds, "efficiency": shares}

@@ -21,7 +21,7 @@ def tables(topology: Topology, classes: int, rows: Sequence[dict[str, Any]]) -> 
     if compiled:
         held = ([name(row), *_parts(row["memory"])] for row in compiled)
         lines += ["", *table(("a device holds, MiB", *PARTS), held)]
-        work = ("a step, of one device", "operations", "memory traffic", "collectives", "sent", "parameters")
+        work = ("a step, of one device", "operations", "memory traffic", "collectives", "sent", "gradients")
         lines += ["", *table(work, map(_work, compiled))]
     predicted = [row for row in compiled if "predicted" in row]
     if predicted:
@@ -57,13 +57,8 @@ def _verdict(row: dict[str, Any]) -> list[str]:
         str(row.get("images", "")),
         gib(memory["total"]) if memory else "",
         {True: "yes", False: "NO", None: ""}[row.get("fits")],
-        "" if sent is None else f"{sent / max(1, gradients(row)):.2f} x gradients",
+        "" if sent is None else f"{sent / row['gradients']:.2f} x gradients",
     ]
-
-
-def gradients(row: dict[str, Any]) -> int:
-    """Bytes that devices have to agree on: gradients of the parameters, and statistics of batches."""
-    return row["memory"]["parameters"] + row["memory"]["statistics"]
 
 
 def _parts(memory: dict[str, int]) -> list[str]:
@@ -78,7 +73,7 @@ def _work(row: dict[str, Any]) -> list[str]:
         gib(row["traffic"]),
         kinds,
         mib(row["sent"]),
-        mib(row["memory"]["parameters"]),
+        mib(row["gradients"]),
     ]
 
 
