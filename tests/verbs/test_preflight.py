@@ -191,13 +191,3 @@ def test_a_tiny_config_is_compiled_for_two_cpus(tiny_config, tmp_path, monkeypat
     assert row["gradients"] <= row["sent"] <= 1.1 * row["gradients"]
     assert row["operations"] > 0
     assert "No prediction" in capsys.readouterr().out
-
-
-@pytest.mark.tpu_compile
-def test_a_method_is_compiled_for_a_tpu_slice():
-    pytest.importorskip("libtpu")
-    config = default_config()
-    config.augment.crop = (32, 32)
-    report = preflight.preflight(config, "v5e:2x4", classes=3, propose=False)
-    assert report.fits
-    assert report.rows[0]["sent"] <= 1.05 * report.rows[0]["gradients"]
