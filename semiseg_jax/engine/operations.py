@@ -1,4 +1,4 @@
-"""What a traced program computes, whatever its compiler makes of it: compilers for GPUs do not count their libraries."""
+"""What a traced program computes, whatever its compiler makes of it: those for GPUs do not count their libraries."""
 
 import math
 from collections.abc import Iterator
