@@ -25,7 +25,7 @@ __all__ = [
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
 # A dataset may be moved: that its images are the same is checked when training goes on.
-FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "data.path", "distributed")
+FREE_FIELDS = ("log", "eval", "checkpoint", "data.threads", "data.data_dir", "data.path", "distributed", "shard_state")
 # Dicts whose keys the user invents; assigned as a whole.
 OPEN_FIELDS = ("data.quota", "data.assign", "data.simulate", "data.options", "data.class_map", "model")
 # Fields that had another name, or another meaning, when older workdirs were made.

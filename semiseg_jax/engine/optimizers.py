@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import optax
 
+from semiseg_jax.engine.shards import clip_by_norm
 from semiseg_jax.options import Options, option
 
 
@@ -51,7 +52,7 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
     schedule = make_schedule(config, steps)
     mask = None if config.decay_vectors else _matrices
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts = [clip_by_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "adamw":
         parts += [optax.scale_by_adam(*config.betas), *decay]
     else:

@@ -1,12 +1,14 @@
 """Maps a per-device step over all devices of all processes.
 
-A step sees its own rows and the axis name "data". State is replicated, batches are split by rows. `shard_map` works on
-global arrays; `pmap` on host-local ones, which `to_global` makes global before they are saved.
+A step sees its own rows and the axis name "data". Batches are split by rows. Each device has the whole state, or with
+`shard_state` its shards of it (`engine/shards.py`). `shard_map` works on global arrays; `pmap` on host-local ones, which
+`to_global` makes global before they are saved.
 """
 
 import contextlib
 import ctypes
 import dataclasses
+import math
 import signal
 import sys
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -24,6 +27,9 @@ from jax.sharding import PartitionSpec as P
 from semiseg_jax.options import Options, option
 
 AXIS = "data"
+# Channels that go in: they are multiples of 8 more often than those that go out, which a TPU would also pad to 128.
+SHARD_AXIS = -2
+_SMALL = 1024  # numbers; what has fewer of them is not worth a message of its own
 # Options of glibc's mallopt: one heap, which also serves large requests, and is never trimmed.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _TICK = 0.5  # seconds of host work that count as one call
@@ -75,9 +81,10 @@ class Devices:
 
     mesh: Mesh
     mapper: str
+    shard_state: bool = False
 
     @classmethod
-    def create(cls, mapper: str = "shard_map", count: int = 0) -> "Devices":
+    def create(cls, mapper: str = "shard_map", count: int = 0, shard_state: bool = False) -> "Devices":
         devices = jax.devices()
         if count:
             if jax.process_count() > 1:
@@ -86,7 +93,7 @@ class Devices:
                 raise ValueError(f"config.devices asks for {count} devices but there are {len(devices)}")
             devices = devices[:count]
         mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-        return cls(mesh, mapper)
+        return cls(mesh, mapper, shard_state)
 
     @property
     def count(self) -> int:
@@ -96,12 +103,23 @@ class Devices:
     def local_count(self) -> int:
         return len(self.mesh.local_devices)
 
+    def spec(self, x: Any) -> P:
+        """How an array of the state is divided among the devices."""
+        large = self.shard_state and len(x.shape) > 1 and math.prod(x.shape) >= _SMALL
+        if not large or x.shape[SHARD_AXIS] % self.count or not jnp.issubdtype(x.dtype, jnp.floating):
+            return P()
+        return P(*[None] * (len(x.shape) + SHARD_AXIS), AXIS)
+
     def replicate(self, tree: Any) -> Any:
-        """Host arrays -> the state that `map`ped steps take."""
+        """Host arrays, the same in all processes -> the state that `map`ped steps take."""
         if self.mapper == "pmap":
             return jax.tree.map(np.asarray, tree)
-        sharding = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+        def put(x: Any) -> jax.Array:
+            array = np.asarray(x)
+            return jax.make_array_from_callback(array.shape, NamedSharding(self.mesh, self.spec(array)), array.__getitem__)
+
+        return jax.tree.map(put, tree)
 
     def split(self, rows: Mapping[str, np.ndarray]) -> Any:
         """The rows of this process -> the batch that `map`ped steps take."""
@@ -112,18 +130,23 @@ class Devices:
 
     def like(self, tree: Any) -> Any:
         """Shapes, dtypes and devices of the state, for reading a checkpoint that other devices may have written."""
-        sharding = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+        def like(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, self.spec(x)))
+
+        return jax.tree.map(like, tree)
 
     def map(self, step: Step) -> Step:
-        """`step(state, batch) -> (state, metrics)`, compiled over all devices.
-
-        Under shard_map the old state is given up. Under pmap it stays until nothing refers to it: two states need room.
-        """
+        """`step(state, batch) -> (state, metrics)`, compiled over all devices. The old state is given up."""
         if self.mapper == "pmap":
             devices = None if jax.process_count() > 1 else list(self.mesh.devices.flat)
-            return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
-        mapped = jax.shard_map(step, mesh=self.mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()))
+            return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
+
+        def mapped(state: Any, batch: Any) -> tuple[Any, Any]:
+            specs = jax.tree.map(self.spec, state)
+            run = jax.shard_map(step, mesh=self.mesh, in_specs=(specs, P(AXIS)), out_specs=(specs, P()))
+            return run(state, batch)
+
         return jax.jit(mapped, donate_argnums=0)
 
     def to_global(self, tree: Any) -> Any:
@@ -135,8 +158,16 @@ class Devices:
 
 
 def fetch(tree: Any) -> Any:
-    """Replicated device arrays -> host arrays of this process."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x, tree)
+    """Device arrays -> host arrays of this process. All processes call it together, for shards are gathered from all."""
+
+    def host(x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            return x
+        if x.is_fully_replicated:
+            return np.asarray(x.addressable_data(0))
+        return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(host, tree)
 
 
 def rows_per_device(batch_size: int, quota_rows: int, devices: int, accumulate: int) -> int:

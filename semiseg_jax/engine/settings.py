@@ -34,6 +34,14 @@ class Settings(Options):
     )
     parallel: str = option("shard_map", "how steps are mapped over devices", choices=("shard_map", "pmap"))
     devices: int = option(0, "use only the first n devices of a single process; 0 = all", low=0)
+    shard_state: bool = option(
+        False,
+        "each device keeps a part of parameters, averages and optimiser state, and gathers the parameters in each step: "
+        "the numbers are the same, and larger networks fit",
+    )
+    send_as: str = option(
+        "float32", "how gradients travel between devices; bfloat16 is half as much", choices=("float32", "bfloat16")
+    )
     dtype: str = option("float32", "of the computation; parameters are float32", choices=("float32", "bfloat16"))
     ema: float = option(0.0, "decay of the averaged parameters that evaluation then uses; 0 = off", low=0, below=1)
     class_weights: tuple[float, ...] = option((), "of every cross-entropy: one a class, or () for none", low=0)
@@ -60,6 +68,8 @@ class Settings(Options):
             raise OptionError("balance_classes", "and class_weights exclude each other")
         if self.checkpoint.metric == "boundary_f" and self.eval.boundary == "never":
             raise OptionError("checkpoint.metric", "is boundary_f, which eval.boundary='never' turns off")
+        if self.shard_state and self.parallel != "shard_map":
+            raise OptionError("shard_state", f"needs parallel='shard_map', but that is {self.parallel!r}")
         if "name" not in self.model:
             raise OptionError("model", f"is {dict(self.model)!r} but must hold the network's name")
 

@@ -13,6 +13,7 @@ import optax
 
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Batch
+from semiseg_jax.engine import shards
 from semiseg_jax.engine.inference import Inference
 from semiseg_jax.engine.parallel import AXIS, StopSignal
 from semiseg_jax.engine.settings import Settings
@@ -172,19 +173,37 @@ def with_pretrained(state: State, name: str, model: nn.Module, config: Pretraine
     return with_variables(state, name, variables)
 
 
+def gathered(networks: Networks) -> Networks:
+    """Networks with whole parameters, averages and statistics, of which a device may have shards."""
+    return {
+        name: dataclasses.replace(
+            network,
+            params=shards.whole(network.params),
+            batch_stats=shards.whole(network.batch_stats),
+            ema=shards.whole(network.ema),
+        )
+        for name, network in networks.items()
+    }
+
+
 def gradients(
-    loss: Loss, networks: Networks, batch: Batch, rng: jax.Array, micro_batches: int = 1
+    loss: Loss, networks: Networks, batch: Batch, rng: jax.Array, micro_batches: int = 1, send_as: str = "float32"
 ) -> tuple[Trees, Trees, Metrics]:
     """Gradients of all `networks` over all devices, averaged over micro-batches -> (gradients, batch_stats, metrics).
 
     A device differentiates the sum of all devices' losses by its own copy of the parameters. The mean of these
-    gradients is the gradient of the mean loss, under every mapper. It is the one time that gradients are sent.
+    gradients is the gradient of the mean loss, under every mapper. It is the one time that gradients are sent. A term
+    that sums nothing over devices counts as the mean of what the devices have.
+
+    Parameters and batch statistics are gathered if the networks hold shards of them; gradients and statistics are then
+    shards too.
     """
+    full = gathered(networks)
     # For all that shard_map knows, what a device adds to its copy differs between devices. Else shard_map sums the
     # gradients itself, and the mean below sends them again.
     nothing = (0 * jax.lax.axis_index(AXIS)).astype(jnp.float32)
-    params = {name: jax.tree.map(lambda x: x + nothing, network.params) for name, network in networks.items()}
-    batch_stats = {name: network.batch_stats for name, network in networks.items()}
+    params = {name: jax.tree.map(lambda x: x + nothing, network.params) for name, network in full.items()}
+    batch_stats = {name: network.batch_stats for name, network in full.items()}
 
     def own_loss(params: Trees, batch_stats: Trees, rows: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         value, (updated, metrics) = loss(params, batch_stats, rows, key)
@@ -196,22 +215,27 @@ def gradients(
 
     if micro_batches == 1:
         batch_stats, (grads, metrics) = one(batch_stats, (batch, rng))
-        return jax.lax.pmean(grads, AXIS), batch_stats, metrics
+    else:
+        rows = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+        batch_stats, (grads, metrics) = _mean_over(one, batch_stats, (rows, jax.random.split(rng, micro_batches)))
+    for name, network in networks.items():
+        grads[name] = shards.mean(grads[name], network.params, send_as)
+        batch_stats[name] = shards.shards_of(batch_stats[name], network.batch_stats)
+    return grads, batch_stats, metrics
 
-    rows = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
-    keys = jax.random.split(rng, micro_batches)
-    # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
-    first = jax.tree.map(lambda x: x[0], (rows, keys))
-    others = jax.tree.map(lambda x: x[1:], (rows, keys))
+
+def _mean_over(one: Callable, stats: Trees, rows: Any) -> tuple[Trees, Any]:
+    """Micro-batches one after another -> (the last statistics, the mean of what `one` gives)."""
 
     def add(carry: Any, row: Any) -> tuple[Any, None]:
         stats, so_far = carry
         stats, more = one(stats, row)
         return (stats, jax.tree.map(jnp.add, so_far, more)), None
 
-    (batch_stats, total), _ = jax.lax.scan(add, one(batch_stats, first), others)
-    grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
-    return jax.lax.pmean(grads, AXIS), batch_stats, metrics
+    # The first micro-batch starts the sums, so that they vary over devices as the later ones do.
+    first, others = jax.tree.map(lambda x: x[0], rows), jax.tree.map(lambda x: x[1:], rows)
+    (stats, total), _ = jax.lax.scan(add, one(stats, first), others)
+    return stats, jax.tree.map(lambda x: x / len(rows[1]), total)
 
 
 def step(
@@ -220,7 +244,7 @@ def step(
     """One update of the networks that `optimizers` names -> (the state after it, metrics)."""
     rng = jax.random.fold_in(state.rng, state.step)
     networks = {name: state.networks[name] for name in optimizers}
-    grads, batch_stats, metrics = gradients(loss, networks, batch, rng, config.accumulate)
+    grads, batch_stats, metrics = gradients(loss, networks, batch, rng, config.accumulate, config.send_as)
     state, norms = update(state, grads, batch_stats, optimizers, ema_decay=config.ema)
     return state, {**metrics, **norms}
 
@@ -245,7 +269,7 @@ def update(
         params = optax.apply_updates(network.params, updates)
         ema = None if network.ema is None else optax.incremental_update(params, network.ema, 1 - decay)
         networks[name] = Network(params, batch_stats[name], opt_state, ema)
-        norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = optax.tree.norm(grads[name])
+        norms["grad_norm" if len(optimizers) == 1 else f"grad_norm_{name}"] = shards.norm(grads[name])
     return state.advance(**networks), norms
 
 

@@ -1,5 +1,6 @@
 """A segmentation network trained with the terms that its config turns on: what most methods share."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,8 @@ class Segmentation:
         return functools.partial(self.loss, step=state.step)
 
     def train_step(self, state: base.State, batch: Batch) -> tuple[base.State, base.Metrics]:
-        return base.step(self.loss_of(state), state, batch, self.optimizers, self.config)
+        whole = dataclasses.replace(state, networks=base.gathered(state.networks))
+        return base.step(self.loss_of(whole), state, batch, self.optimizers, self.config)
 
     def eval_variables(self, state: base.State, weights: str = "auto") -> base.Variables:
         network = state.networks["segmenter"]

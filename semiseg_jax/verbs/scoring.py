@@ -39,8 +39,8 @@ class Scorer:
             self._warn_of_lost_classes(results["iou"])
             if note := boundary_note(results):
                 say(f"warning: {note}")
+        state = parallel.fetch(state)
         if parallel.is_main():
-            state = parallel.fetch(state)
             results |= self._made_scores(state)
             if self.panel:
                 picture = panels.draw(self.panel, predictor, self.dataset, state, self.pictures)

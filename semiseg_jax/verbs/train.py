@@ -81,7 +81,7 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     workdirs.use_compilation_cache()
     workdir = Path(workdir)
     workdirs.check(stored, workdir)
-    devices = parallel.Devices.create(config.parallel, config.devices)
+    devices = parallel.Devices.create(config.parallel, config.devices, config.shard_state)
     with parallel.stop_signals() as stop:
         dataset = _open(config.data)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)

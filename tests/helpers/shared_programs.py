@@ -67,7 +67,7 @@ def _shared_step(stage: Stage, augment: Augment) -> Callable:
 def _shared_program(devices: Devices, step: Callable) -> Callable:
     if step not in _steps.values():
         return _map(devices, step)
-    key = (step, devices.mapper, devices.mesh)
+    key = (step, devices)
     if key not in _mapped:
         _mapped[key] = _map(devices, step)
     return _mapped[key]

@@ -1,6 +1,6 @@
-"""One training step on a fixed global batch of four rows, on however many devices and processes there are.
+"""Training steps on a fixed global batch of four rows, on however many devices and processes there are.
 
-Run as a script it is one of several processes: step_once.py ADDRESS PROCESSES PROCESS MAPPER OUTPUT
+Run as a script it is one of several processes: step_once.py ADDRESS PROCESSES PROCESS OUTPUT
 """
 
 import sys
@@ -14,7 +14,8 @@ from semiseg_jax.engine import parallel
 from semiseg_jax.methods import make_method
 from semiseg_jax.verbs.workdir import dummy_batch
 
-ROWS, SIDE, CLASSES = 4, 16, 3
+ROWS, SIDE, CLASSES, STEPS = 4, 16, 3, 20
+WAYS = {"shard_map": ("shard_map", False), "pmap": ("pmap", False), "sharded": ("shard_map", True)}
 
 
 def global_batch() -> dict[str, np.ndarray]:
@@ -53,24 +54,49 @@ def sgd_config() -> ConfigDict:
     return config
 
 
-def step_once(mapper: str, devices: int = 0) -> dict[str, np.ndarray]:
-    """-> {"loss": ..., parameter path: gradient}"""
-    config = sgd_config()
+def train_config() -> ConfigDict:
+    """Everything of a state that can be divided: averages, both moments of AdamW, and statistics of a batch beside."""
+    config = default_config()
+    config.model = ConfigDict({"name": "unet", "widths": (16, 16), "norm": "batch"})
+    config.augment.crop = (SIDE, SIDE)
+    config.ema, config.steps = 0.9, STEPS
+    return config
+
+
+def steps(config: ConfigDict, way: str, devices: int, number: int) -> tuple:
+    """-> (the state before, the state after, the loss of each step)"""
     stage = make_method(settings(config), CLASSES).stages()[0]
     before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config.augment.crop, CLASSES)))
-    mapped = parallel.Devices.create(mapper, devices)
+    mapper, shard_state = WAYS[way]
+    mapped = parallel.Devices.create(mapper, devices, shard_state)
     share = ROWS // jax.process_count()
     start = share * jax.process_index()
-    mine = {key: value[start : start + share] for key, value in global_batch().items()}
-    after, metrics = mapped.map(stage.train_step)(mapped.replicate(before), mapped.split(mine))
-    after, metrics = parallel.fetch((after, metrics))
+    rows = mapped.split({key: value[start : start + share] for key, value in global_batch().items()})
+    step, state, losses = mapped.map(stage.train_step), mapped.replicate(before), []
+    for _ in range(number):
+        state, metrics = step(state, rows)
+        losses.append(parallel.fetch(metrics["loss"]))
+    return before, parallel.fetch(state), np.array(losses)
+
+
+def step_once(way: str, devices: int = 0) -> dict[str, np.ndarray]:
+    """-> {"loss": ..., parameter path: gradient}"""
+    before, after, losses = steps(sgd_config(), way, devices, 1)
     change = jax.tree.map(lambda a, b: a - b, before.networks["segmenter"].params, after.networks["segmenter"].params)
     gradient = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(change)}
-    return {"loss": np.asarray(metrics["loss"]), **gradient}
+    return {"loss": losses[0], **gradient}
+
+
+def losses_of(way: str, devices: int = 0) -> np.ndarray:
+    """The loss of each of STEPS steps."""
+    return steps(train_config(), way, devices, STEPS)[2]
 
 
 if __name__ == "__main__":
-    address, processes, process, mapper, output = sys.argv[1:]
+    address, processes, process, output = sys.argv[1:]
     parallel.initialize(parallel.Distributed(True, address, int(processes), int(process)))
     assert jax.process_count() == int(processes)
-    np.savez(output, **step_once(mapper))
+    found = {way: losses_of(way) for way in WAYS}
+    for way in ("shard_map", "pmap"):
+        found |= {f"{way}/{name}": value for name, value in step_once(way).items()}
+    np.savez(output, **found)
