@@ -111,7 +111,8 @@ def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray
 def trace(stage: Stage, devices: np.ndarray, classes: int) -> tuple[Any, Any, Mapping[str, Any]]:
     """-> (the stage's step, traced for the devices, shapes of its state and of its batch)"""
     config = stage.config
-    mapped = Devices(Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,)), "shard_map")
+    mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+    mapped = Devices(mesh, "shard_map", config.shard_state)  # pmap sends the same, and holds as much
     rows = rows_per_device(config.batch_size, sum(config.data.quota.values()), mapped.count, config.accumulate)
     state = jax.eval_shape(stage.init, jax.random.PRNGKey(0), dummy_batch(config.augment.crop, classes))
     state = mapped.like(state)

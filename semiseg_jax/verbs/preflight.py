@@ -17,7 +17,7 @@ from semiseg_jax.verbs.config import number_of_classes
 from semiseg_jax.verbs.preflight_offers import Changes, as_flags, for_batch, for_memory, with_changes
 from semiseg_jax.verbs.preflight_table import tables
 
-TRIES = 4  # changes that are compiled where a config does not fit as it is
+TRIES = 5  # changes that are compiled where a config does not fit as it is
 _OFFERS: dict[str, Callable[[ConfigDict, int], Iterator[Changes]]] = {"batch": for_batch, "memory": for_memory}
 
 

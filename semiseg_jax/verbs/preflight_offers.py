@@ -65,11 +65,13 @@ def legal_batches(batch: int, unit: int) -> list[int]:
 def for_memory(config: ConfigDict, devices: int) -> Iterator[Changes]:
     """What takes less memory: first what leaves images and numbers alone, then lower precision, then fewer pixels."""
     run = settings(config)
-    remat = _remat(run)
+    can_shard = devices > 1 and run.parallel == "shard_map" and not run.shard_state
+    shards: Changes = {"shard_state": True} if can_shard else {}
+    remat = shards | _remat(run)
     parts = _smaller_parts(run, devices)
     half: Changes = {"dtype": "bfloat16"} if run.dtype == "float32" else {}
     crop: Changes = {"augment.crop": tuple(smaller_side(side) for side in run.augment.crop)}
-    sums = [remat, parts, remat | parts, remat | parts | half, remat | parts | half | crop]
+    sums = [shards, remat, remat | parts, remat | parts | half, remat | parts | half | crop]
     seen: list[Changes] = [{}]
     for changes in [*sums, remat | half | _half_batch(run, devices)]:
         if changes not in seen:

@@ -78,9 +78,9 @@ def test_what_does_not_fit_is_compiled_with_less_until_it_fits(compiler, capsys)
     report = preflight.preflight(default_config(), "v5e:2x4", classes=3)
     assert not report.fits
     assert [row["changes"] for row in report.rows] == [
-        "", "--config.model.remat=True", "--config.data.quota='{\"dense\": 4}' --config.accumulate=2",
+        "", "--config.shard_state=True", "--config.shard_state=True --config.model.remat=True",
     ]  # fmt: skip
-    assert jobs[1][0].model.remat
+    assert jobs[2][0].model.remat
     assert jobs[2][3] == ["supervised"]
     assert "too large" in capsys.readouterr().out
 
@@ -112,7 +112,9 @@ def test_changes_for_memory_begin_with_those_that_keep_the_images():
     config.batch_size, config.data.quota = 64, {"dense": 2}
     config.augment.crop = (321, 321)
     offers = list(for_memory(config, 8))
-    assert offers[:2] == [{"model.remat": True}, {"accumulate": 2}]
+    assert offers[:2] == [{"shard_state": True}, {"shard_state": True, "model.remat": True}]
+    assert offers[2]["accumulate"] == 2
+    assert next(for_memory(config, 1)) == {"model.remat": True}
     assert offers[3]["dtype"] == "bfloat16"
     assert offers[4]["augment.crop"] == (241, 241)
     assert offers[-1]["batch_size"] == 32
