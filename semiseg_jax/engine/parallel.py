@@ -1,8 +1,8 @@
 """Maps a per-device step over all devices of all processes.
 
 A step sees its own rows and the axis name "data". Batches are split by rows. Each device has the whole state, or with
-`shard_state` its shards of it (`engine/shards.py`). `shard_map` works on global arrays; `pmap` on host-local ones, which
-`to_global` makes global before they are saved.
+`shard_state` its shards of it (`engine/shards.py`). `shard_map` works on global arrays; `pmap` on host-local ones,
+which `to_global` makes global before they are saved.
 """
 
 import contextlib
@@ -117,7 +117,8 @@ class Devices:
 
         def put(x: Any) -> jax.Array:
             array = np.asarray(x)
-            return jax.make_array_from_callback(array.shape, NamedSharding(self.mesh, self.spec(array)), array.__getitem__)
+            sharding = NamedSharding(self.mesh, self.spec(array))
+            return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
         return jax.tree.map(put, tree)
 
@@ -158,7 +159,7 @@ class Devices:
 
 
 def fetch(tree: Any) -> Any:
-    """Device arrays -> host arrays of this process. All processes call it together, for shards are gathered from all."""
+    """Device arrays -> host arrays of this process. All processes call it together: shards come from all of them."""
 
     def host(x: Any) -> Any:
         if not isinstance(x, jax.Array):

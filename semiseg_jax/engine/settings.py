@@ -36,8 +36,8 @@ class Settings(Options):
     devices: int = option(0, "use only the first n devices of a single process; 0 = all", low=0)
     shard_state: bool = option(
         False,
-        "each device keeps a part of parameters, averages and optimiser state, and gathers the parameters in each step: "
-        "the numbers are the same, and larger networks fit",
+        "each device keeps a part of parameters, averages and optimiser state, and gathers parameters in each step: "
+        "the same numbers, and larger networks fit",
     )
     send_as: str = option(
         "float32", "how gradients travel between devices; bfloat16 is half as much", choices=("float32", "bfloat16")

@@ -64,7 +64,7 @@ def train_config() -> ConfigDict:
 
 
 def steps(config: ConfigDict, way: str, devices: int, number: int) -> tuple:
-    """-> (the state before, the state after, the loss of each step)"""
+    """-> (the state before, the state after, [number,2] loss and length of the gradient in each step)"""
     stage = make_method(settings(config), CLASSES).stages()[0]
     before = parallel.fetch(jax.jit(stage.init)(jax.random.PRNGKey(0), dummy_batch(config.augment.crop, CLASSES)))
     mapper, shard_state = WAYS[way]
@@ -72,23 +72,23 @@ def steps(config: ConfigDict, way: str, devices: int, number: int) -> tuple:
     share = ROWS // jax.process_count()
     start = share * jax.process_index()
     rows = mapped.split({key: value[start : start + share] for key, value in global_batch().items()})
-    step, state, losses = mapped.map(stage.train_step), mapped.replicate(before), []
+    step, state, found = mapped.map(stage.train_step), mapped.replicate(before), []
     for _ in range(number):
         state, metrics = step(state, rows)
-        losses.append(parallel.fetch(metrics["loss"]))
-    return before, parallel.fetch(state), np.array(losses)
+        found.append(parallel.fetch([metrics["loss"], metrics["grad_norm"]]))
+    return before, parallel.fetch(state), np.array(found)
 
 
 def step_once(way: str, devices: int = 0) -> dict[str, np.ndarray]:
     """-> {"loss": ..., parameter path: gradient}"""
-    before, after, losses = steps(sgd_config(), way, devices, 1)
+    before, after, found = steps(sgd_config(), way, devices, 1)
     change = jax.tree.map(lambda a, b: a - b, before.networks["segmenter"].params, after.networks["segmenter"].params)
     gradient = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(change)}
-    return {"loss": losses[0], **gradient}
+    return {"loss": found[0, 0], **gradient}
 
 
-def losses_of(way: str, devices: int = 0) -> np.ndarray:
-    """The loss of each of STEPS steps."""
+def twenty_steps(way: str, devices: int = 0) -> np.ndarray:
+    """Loss and length of the gradient in each of them."""
     return steps(train_config(), way, devices, STEPS)[2]
 
 
@@ -96,7 +96,4 @@ if __name__ == "__main__":
     address, processes, process, output = sys.argv[1:]
     parallel.initialize(parallel.Distributed(True, address, int(processes), int(process)))
     assert jax.process_count() == int(processes)
-    found = {way: losses_of(way) for way in WAYS}
-    for way in ("shard_map", "pmap"):
-        found |= {f"{way}/{name}": value for name, value in step_once(way).items()}
-    np.savez(output, **found)
+    np.savez(output, **{way: twenty_steps(way) for way in WAYS})

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import step_once as script
-from step_once import WAYS, losses_of, step_once
+from step_once import WAYS, step_once, twenty_steps
 
 
 def assert_agree(result, expected):
@@ -27,19 +27,19 @@ def test_one_and_two_devices_take_the_same_step(one_device):
 
 
 @pytest.fixture(scope="module")
-def twenty_losses():
-    return losses_of("shard_map", devices=1)
+def twenty():
+    return twenty_steps("shard_map", devices=1)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("way", WAYS)
-def test_two_devices_take_the_same_twenty_steps_as_one(twenty_losses, way):
-    assert twenty_losses[-1] < 0.7 * twenty_losses[0]
-    np.testing.assert_allclose(losses_of(way, 2), twenty_losses, rtol=1e-5)
+def test_two_devices_take_the_same_twenty_steps_as_one(twenty, way):
+    assert twenty[-1, 0] < 0.95 * twenty[0, 0]  # it learns
+    np.testing.assert_allclose(twenty_steps(way, 2), twenty, rtol=1e-5)
 
 
 @pytest.mark.heavy
-def test_two_processes_agree_with_one_device(one_device, twenty_losses, tmp_path):
+def test_two_processes_take_the_same_twenty_steps_as_one_device(twenty, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -57,9 +57,5 @@ def test_two_processes_agree_with_one_device(one_device, twenty_losses, tmp_path
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     for i in range(2):
-        found = dict(np.load(tmp_path / f"{i}.npz"))
-        for way in WAYS:
-            np.testing.assert_allclose(found.pop(way), twenty_losses, rtol=1e-5, err_msg=way)
-        for way in ("shard_map", "pmap"):
-            gradient = {name.removeprefix(f"{way}/"): value for name, value in found.items() if name.startswith(way)}
-            assert_agree(gradient, one_device)
+        for way, found in np.load(tmp_path / f"{i}.npz").items():
+            np.testing.assert_allclose(found, twenty, rtol=1e-5, err_msg=way)

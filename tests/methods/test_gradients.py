@@ -72,4 +72,5 @@ def test_gradients_are_those_of_the_mean_loss_on_two_devices(mapper, loss, scale
 def test_the_compiled_program_sends_each_gradient_once(mapper, micro_batches):
     run, arguments = mapped(both, mapper, micro_batches)
     sent = collectives(run.lower(*arguments).compile().as_text())
-    assert 4 * SIZE <= sum(size for _, size in sent.values()) <= 4 * (SIZE + 20)  # the others are sums of losses and metrics
+    # What comes beside the gradients are sums of losses and metrics.
+    assert 4 * SIZE <= sum(size for _, size in sent.values()) <= 4 * (SIZE + 20)
