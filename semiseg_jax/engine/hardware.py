@@ -12,6 +12,7 @@ import importlib.util
 import math
 import os
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,7 +59,15 @@ def _tpu(kind: str, gib: int, tflops: float, bandwidth: float, link: float, grou
     return Chip(kind, "tpu", gib * 2**30, products, products, bandwidth * 1e9, link * 1e9, group, 100e9 / 8 / 4)
 
 
-def _gpu(kind: str, gb: float, tflops: tuple[float, float], bandwidth: float, link: float, network: float, core: dict):
+def _gpu(
+    kind: str,
+    gb: float,
+    tflops: tuple[float, float],
+    bandwidth: float,
+    link: float,
+    network: float,
+    core: dict[str, Any],
+) -> Chip:
     memory, rate = int(gb * 1e9), int(bandwidth * 1e9)
     target = _GPU.format(name=kind, memory=memory, bandwidth=rate, **core)
     bfloat16, float32 = (1e12 * value for value in tflops)
@@ -149,9 +158,12 @@ def devices_of(topology: Topology) -> np.ndarray:
     if chip.platform == CPUS:
         return np.array(here[:count])
     if chip.platform == "tpu":
-        # A slice smaller than a host needs to be told so.
-        bounds = {"chips_per_host_bounds": list(topology.shape)} if count < 4 else {}
-        return np.array(topologies.get_topology_desc(topology.name, "tpu", **bounds).devices).reshape(-1)
+        options: dict[str, Any] = {}
+        if count < 4:  # a slice smaller than a host has to be told so
+            options["chips_per_host_bounds"] = [*topology.shape, 1][:3]
+        if topology.name.startswith("v4"):  # whose two cores are one device, as JAX has them on a real one
+            options["chip_config_name"] = "megacore"
+        return np.array(topologies.get_topology_desc(topology.name, "tpu", **options).devices).reshape(-1)
     hosts = count // chip.group if count % chip.group == 0 else 1
     described = topologies.get_topology_desc(
         platform="cuda",
