@@ -87,9 +87,10 @@ def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was"
     versions = ", ".join(sorted({row["jax"] for row in rows}))
-    yield f"compiled with jax {versions} on a machine without an accelerator; nothing was run. Compile times are of one"
-    yield "core of a shared x86 machine. `sent` is what the compiled step sums over all devices, beside the bytes of"
-    yield "gradients: parameters and batch statistics."
+    yield f"compiled with jax {versions} on a machine without an accelerator; nothing was run. Compile times are"
+    yield "those of a shared machine with two x86 cores, of which a compiler had about a quarter of one. `sent` is what the"
+    yield "compiled step sums over all devices, beside the bytes of gradients: parameters and batch statistics. Rows that"
+    yield "nobody ran are left out."
     for setting in ("paper", "small"):
         for topology in dict.fromkeys(row["topology"] for row in rows if row["setting"] == setting):
             yield ""

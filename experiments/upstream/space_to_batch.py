@@ -7,9 +7,9 @@
     space_to_batch_converter.cc:2007] Check failed: PropagateOnBackpropFilterConv(consumer) is OK (INVALID_ARGUMENT:
     Operands to select must be the same shape; got f32[160,16,21,64] and pred[160,16,21,64].
 
-Where there are few images, the converter moves space into the batch. One-hot maps are booleans converted to float32, and
-it seems that the conversion has become part of the convolution by then: of the float32 cotangent, what lies outside the
-image is set to a zero of the other operand's type, which is boolean.
+Where there are few images, the converter moves space into the batch. One-hot maps are booleans converted to float32.
+It seems that the conversion has become part of the convolution by then, and that what lies outside the image is set, in
+the float32 cotangent, to a zero of the other operand's type, which is boolean.
 """
 
 import argparse
