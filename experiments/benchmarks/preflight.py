@@ -85,12 +85,12 @@ def main(_: list[str]) -> None:
 def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "# Preflight of the methods"
     yield ""
-    yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was"
     versions = ", ".join(sorted({row["jax"] for row in rows}))
-    yield f"compiled with jax {versions} on a machine without an accelerator; nothing was run. Compile times are"
-    yield "those of a shared machine with two x86 cores, of which a compiler had about a quarter of one. `sent` is what the"
-    yield "compiled step sums over all devices, beside the bytes of gradients: parameters and batch statistics. Rows that"
-    yield "nobody ran are left out."
+    yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was compiled"
+    yield f"with jax {versions} on a machine without an accelerator; nothing was run, and rows that nobody compiled are left"
+    yield "out. Compile times are those of a shared machine with two x86 cores, of which a compiler had about a quarter of"
+    yield "one. `sent` is what the compiled step sums over all devices, beside the bytes of gradients: parameters and batch"
+    yield "statistics."
     for setting in ("paper", "small"):
         for topology in dict.fromkeys(row["topology"] for row in rows if row["setting"] == setting):
             yield ""
