@@ -32,6 +32,10 @@ PAPER = {
     "label_uncertainty": ("dataset=cityscapes", 3),
     "adversarial": ("dataset=voc", 21),
 }
+INTRODUCTION = """Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was
+compiled with jax {} on a machine without an accelerator; nothing was run, and rows that nobody compiled are left out.
+Compile times are those of a shared machine with two x86 cores, of which a compiler had about a quarter of one. `sent` is
+what the compiled step sums over all devices, beside the bytes of gradients: parameters and batch statistics."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("topologies", ["v5e:2x4"], "joined by commas")
@@ -85,12 +89,7 @@ def main(_: list[str]) -> None:
 def page(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "# Preflight of the methods"
     yield ""
-    versions = ", ".join(sorted({row["jax"] for row in rows}))
-    yield "Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was compiled"
-    yield f"with jax {versions} on a machine without an accelerator; nothing was run, and rows that nobody compiled are left"
-    yield "out. Compile times are those of a shared machine with two x86 cores, of which a compiler had about a quarter of"
-    yield "one. `sent` is what the compiled step sums over all devices, beside the bytes of gradients: parameters and batch"
-    yield "statistics."
+    yield INTRODUCTION.format(", ".join(sorted({row["jax"] for row in rows})))
     for setting in ("paper", "small"):
         for topology in dict.fromkeys(row["topology"] for row in rows if row["setting"] == setting):
             yield ""
