@@ -32,10 +32,12 @@ PAPER = {
     "label_uncertainty": ("dataset=cityscapes", 3),
     "adversarial": ("dataset=voc", 21),
 }
-INTRODUCTION = """Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was
-compiled with jax {} on a machine without an accelerator; nothing was run, and rows that nobody compiled are left out.
-Compile times are those of a shared machine with two x86 cores, of which a compiler had about a quarter of one. `sent` is
-what the compiled step sums over all devices, beside the bytes of gradients: parameters and batch statistics."""
+INTRODUCTION = """\
+Written by `experiments/benchmarks/preflight.py` from the rows in `preflight.json`. Every step below was
+compiled with jax {} on a machine without an accelerator; nothing was run, and rows that nobody compiled are
+left out. Compile times are those of a shared machine with two x86 cores, of which a compiler had about a
+quarter of one. `sent` is what the compiled step sums over all devices, beside the bytes of gradients:
+parameters and batch statistics."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("topologies", ["v5e:2x4"], "joined by commas")
