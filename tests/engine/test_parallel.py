@@ -87,6 +87,15 @@ def test_state_of_a_step_can_be_saved_and_fed_again(mapper):
     devices.map(step)(again, devices.split(rows(1)))
 
 
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_the_old_state_is_given_up(mapper):
+    devices = Devices.create(mapper, 2)
+    mapped = devices.map(step)
+    state, _ = mapped(devices.replicate(start()), devices.split(rows(0)))
+    mapped(state, devices.split(rows(1)))
+    assert state["sum"].is_deleted()
+
+
 def test_devices_can_be_limited():
     assert (Devices.create("shard_map", 1).count, Devices.create("pmap", 1).local_count) == (1, 1)
     assert Devices.create().count == Devices.create().local_count == jax.device_count()

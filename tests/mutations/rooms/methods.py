@@ -17,14 +17,9 @@ MUTATIONS = (
     ),
     Mutation(
         "methods-loss-psum",
-        "a psum for a pmean of the gradients",
-        "methods/base.py",
-        (
-            (
-                "return jax.lax.pmean(grads, AXIS), batch_stats, metrics\n\n    rows",
-                "return jax.lax.psum(grads, AXIS), batch_stats, metrics\n\n    rows",
-            ),
-        ),
+        "a sum for the mean of the gradients",
+        "engine/shards.py",
+        (("total.astype(grad.dtype) / jax.lax.axis_size(AXIS)", "total.astype(grad.dtype)"),),
         first=(
             "test_two_devices_with_unequal_masks",
             "test_gradients_equal_those",
@@ -35,7 +30,7 @@ MUTATIONS = (
         "methods-accumulate",
         "gradients of micro-batches are added and not averaged",
         "methods/base.py",
-        (("grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)", "grads, metrics = total"),),
+        (("jax.tree.map(lambda x: x / len(rows[1]), total)", "total"),),
         first=(
             "test_accumulated_gradients",
             "accumul",
