@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from semiseg_jax.verbs.import_labels import import_labels
     from semiseg_jax.verbs.inspect import inspect
     from semiseg_jax.verbs.predict import predict
+    from semiseg_jax.verbs.preflight import preflight
     from semiseg_jax.verbs.prepare import prepare
     from semiseg_jax.verbs.report import report
     from semiseg_jax.verbs.summary import summary
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels", "import_labels",
-    "inspect", "load", "load_config", "predict", "prepare", "report", "summary", "train",
+    "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "load": "semiseg_jax.verbs.workdir",
     "load_config": "semiseg_jax.config_files",
     "predict": "semiseg_jax.verbs.predict",
+    "preflight": "semiseg_jax.verbs.preflight",
     "prepare": "semiseg_jax.verbs.prepare",
     "report": "semiseg_jax.verbs.report",
     "summary": "semiseg_jax.verbs.summary",

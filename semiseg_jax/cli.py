@@ -212,6 +212,23 @@ def _config(command: str, args: list[str]) -> int:
     return 0
 
 
+def _preflight(command: str, args: list[str]) -> int:
+    parsed = Flags(command, HELP[command])
+    parsed.string("topology", "", "the devices to compile for, such as v5e:2x4, v4:2x2x2, h200:8 or cpu:2")
+    parsed.integer("classes", 0, "number of classes; 0 = those of the dataset, where it is there")
+    parsed.boolean("propose", True, "where it does not fit, compile what would")
+    parsed.string("json", "", "a file for all numbers")
+    positional = parsed.parse_with_config(args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    config, topology, values = parsed.config(), parsed.required("topology"), parsed.values
+    from semiseg_jax.verbs.preflight import preflight
+
+    report = preflight(config, topology, classes=values.classes, propose=values.propose, json=values.json)
+    return int(not report.fits)
+
+
 def _list(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
     positional = parsed.parse(args)
@@ -350,6 +367,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "inspect": _inspect,
     "summary": _summary,
     "config": _config,
+    "preflight": _preflight,
     "list": _list,
     "convert-weights": _convert_weights,
 }

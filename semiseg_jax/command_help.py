@@ -12,6 +12,7 @@ USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg inspect   draws one training batch after augmentation
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
   semiseg config    what a run of a config will do: method, stages, networks, terms, batch
+  semiseg preflight whether it compiles for a TPU slice or GPUs that are not there, and fits; no run, no accelerator
   semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets, splits
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
@@ -96,6 +97,15 @@ hand, and the fields that differ from the defaults. --all prints every field as 
 
   semiseg config --config=adversarial:path=DIR,labelled=50
   semiseg config --config=quickstart --config.method=supervised --all""",
+    "preflight": """Compiles the step of every stage for hardware that is not there: does it compile, what does a
+device hold, what is sent, and how may it scale? Nothing is trained, and no data is needed.
+
+  semiseg preflight --config=gated_crf:path=DIR --topology=v5e:2x4
+  semiseg preflight --config=supervised:path=DIR --topology=h200:8 --classes=21 --json=preflight.json
+
+Topologies: v4, v5p (AxBxC), v5e, v6e (ROWSxCOLUMNS), t4, l4, a100, h100, h200, cpu (a number). TPUs need
+semiseg-jax[tpu-preflight], GPUs semiseg-jax[gpu-preflight]. Where a stage does not fit its device, or a batch does not
+divide, what would is compiled too, unless --propose=False. The exit code is 1 where a stage does not run as it is.""",
     "convert-weights": """Writes pretrained weights as .npz under this package's names, for --config.pretrained.path.
 
   semiseg convert-weights resnet50.safetensors resnet50.npz

@@ -23,6 +23,7 @@ COMMANDS = [
     "inspect",
     "summary",
     "config",
+    "preflight",
     "list",
     "convert-weights",
 ]

@@ -150,6 +150,8 @@ class Adversarial(Segmentation):
         real_maps = jax.nn.one_hot(real["label"], self.num_classes)  # all zero where there is no label
         if self.options.fill_void:
             real_maps = jnp.where((real["label"] == IGNORE)[..., None], fake_maps[:dense_rows], real_maps)
+        # Else XLA makes booleans of them again, and for TPUs it then aborts (experiments/upstream/space_to_batch.py).
+        real_maps = lax.optimization_barrier(real_maps)
         is_real = real["valid"] & (real["label"] != IGNORE) & (real["kind"] == Supervision.DENSE)[:, None, None]
         real_logits = self._judge(params["discriminator"], real_maps, real)
         fake_logits = self._judge(params["discriminator"], fake_maps, batch)

@@ -43,7 +43,7 @@ def show_config(config: ConfigDict, *, everything: bool = False, classes: int = 
 def _summary(config: ConfigDict, classes: int) -> Iterator[str]:
     run = settings(config)
     yield _row("data", _data(run))
-    classes, source = _number_of_classes(run, classes)
+    classes, source = number_of_classes(run, classes)
     try:
         method = make_method(run, classes)
         stages = method.stages()
@@ -79,7 +79,7 @@ def _data(run: Settings) -> str:
     return f"{run.data.name}{place}, split {run.data.train_split}{made}"
 
 
-def _number_of_classes(run: Settings, asked: int) -> tuple[int, str]:
+def number_of_classes(run: Settings, asked: int) -> tuple[int, str]:
     if asked:
         return asked, "as asked for"
     if run.class_weights:
