@@ -102,8 +102,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, data_dir) -> Pair:
-    return Pair(tmp_path_factory.mktemp("pair"), data_dir)
+def pair(tmp_path_factory) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    return Pair(folder, str(folder / "built"))  # of a size of its own: five images are not shared evenly
 
 
 @pytest.fixture(scope="module")
