@@ -324,6 +324,7 @@ def test_every_method_can_have_every_term():
         assert "variance" in state.networks["segmenter"].params
 
 
+@pytest.mark.heavy
 def test_a_mixed_batch_trains_the_adversarial_method_with_gated_crf():
     config = make_config("adversarial", quota={"dense": 1, "scribble": 1, "box": 1, "tags": 1, "unlabeled": 1})
     for name in ("gated_crf", "boxes", "absent_tags"):

@@ -232,6 +232,7 @@ def test_changed_dataset_under_a_checkpoint_is_refused(stopped, tmp_path, monkey
         train(config, tmp_path / "run")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("killed_at", [3, pytest.param(6, marks=pytest.mark.heavy)])
 def test_an_evaluation_that_is_killed_loses_no_training(straight, tmp_path, monkeypatch, killed_at):
     steps, config = [], ConfigDict(straight.config.to_dict())
