@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from semiseg_jax import config as config_lib
 from semiseg_jax.data.datasets import Dataset, open_dataset
 from semiseg_jax.data.records import Record, decode_image, decode_mask, given_labels
+from semiseg_jax.data.remote import refuse
 from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import panels, pictures
@@ -55,7 +56,11 @@ def report(
     except ImportError as error:
         raise ImportError(f"a report draws with matplotlib: pip install 'semiseg-jax[report]' ({error})") from None
     keep_memory()
-    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    refuse(output, "--output")
+    named = [runs] if isinstance(runs, str | Path) else list(runs)
+    for run in named:
+        refuse(run, "a workdir of a report")
+    folders = [Path(run) for run in named]
     if not folders:
         raise ValueError("name at least one workdir")
     names = _names(folders)

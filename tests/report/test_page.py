@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from report_runs import CLASSES, make_run
 
+import semiseg_jax
 from semiseg_jax.report.content import differing, grouped
 from semiseg_jax.report.page import page
+from semiseg_jax.verbs.report import report
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -119,3 +121,24 @@ def test_a_run_without_an_evaluation_and_without_data_still_has_a_page():
     assert "not measured" in shown
     assert "<h2>Calibration" not in shown
     assert "<h2>Pictures" not in shown
+
+
+def test_what_a_report_cannot_be_made_of_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one workdir"):
+        report([])
+    with pytest.raises(ValueError, match="a workdir of a report is s3://bucket/run, but it must be on a disk"):
+        report("s3://bucket/run")
+    with pytest.raises(ValueError, match="is not a workdir of `semiseg train`"):
+        report(tmp_path)
+
+
+@pytest.mark.heavy
+def test_a_report_of_real_runs_has_their_scores_and_pictures(tiny_config, tmp_path):
+    tiny_config.log.report = True
+    semiseg_jax.train(tiny_config, tmp_path / "one")
+    shown = (tmp_path / "one" / "report.html").read_text()
+    results = semiseg_jax.evaluate(tmp_path / "one")
+    assert f"{results['miou']:.4f}" in shown
+    assert "What training saw" in shown
+    assert 'alt="labels given"' in shown
+    assert "Worst images first" in shown
