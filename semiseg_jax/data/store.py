@@ -221,12 +221,13 @@ def _broken_off(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob(f"{INCOMPLETE}*.*.{glob.escape(platform.node())}"):
         pid = path.name.split(".")[1]
-        if pid.isdigit() and not _runs(int(pid)):
+        if pid.isdigit() and not is_running(int(pid)):
             found.append(path)
     return found
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

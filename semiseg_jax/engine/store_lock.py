@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semiseg_jax.data.remote import Store
+from semiseg_jax.data.store import is_running
 from semiseg_jax.engine.writers import say
 
 NAME = ".lock"
@@ -70,7 +71,7 @@ class StoreLock:
         if not first:
             return
         if first.get("machine") == _machine():
-            if _runs(int(first.get("pid", 0))):
+            if is_running(int(first.get("pid", 0))):
                 raise self._refusal(first)
             return
         say(f"{self.store} may be in use by a run on {first.get('host')}: waits up to {STALE:g} s for a sign of life")
@@ -109,13 +110,3 @@ def _machine() -> str:
         return f"{platform.node()} {boot.read_text().strip()} {os.readlink(space)}"
     except OSError:
         return platform.node()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -204,7 +204,7 @@ def lock_of(machine: str, **fields) -> None:
 
 
 def test_the_lock_of_a_killed_run_of_this_machine_is_taken_over_at_once(monkeypatch):
-    monkeypatch.setattr(store_lock, "_runs", lambda pid: pid != 123)
+    monkeypatch.setattr(store_lock, "is_running", lambda pid: pid != 123)
     lock_of(store_lock._machine(), pid=123)
     with StoreLock(Store(ADDRESS)) as lock:
         assert lock._is_ours()
