@@ -93,7 +93,7 @@ class MLflow:
         self._package = mlflow
 
     def start(self, config: Mapping[str, Any], workdir: Path, name: str, before: str) -> str:
-        run = self._package.start_run(**({"run_id": before} if before else {"run_name": name}))
+        run = self._package.start_run(run_id=before) if before else self._package.start_run(run_name=name)
         self._id = str(run.info.run_id)
         if not before:
             self._package.log_params({field: str(value)[:500] for field, value in config.items()})
