@@ -1,5 +1,6 @@
 """Whether what a paper claims holds of our runs: the rules of `papers.py` on the rows of `experiments/results`."""
 
+import functools
 import json
 import statistics
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 Scores = dict[int, float]  # by seed
 
 
+@functools.cache
 def rows_of(name: str) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())
     return rows
