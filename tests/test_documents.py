@@ -4,10 +4,10 @@ A code block that cannot run here stands below a comment that says why: <!-- ski
 `semiseg` commands are still read by the command line, which assembles the config and starts nothing.
 """
 
-import dataclasses
 import functools
 import importlib
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def every_field() -> set[str]:
     """Those that the generated table lists, and their sections."""
     fields = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "fields.md").read_text(), re.MULTILINE)
     named = {field.rsplit(".", depth)[0] for field in fields for depth in range(field.count(".") + 1)}
-    options = {field.name for model in MODELS.values() for field in dataclasses.fields(model)}
+    options = set().union(*(inspect.signature(model).parameters for model in MODELS.values()))
     return named | {"model.name"} | {f"model.{option}" for option in options}
 
 
