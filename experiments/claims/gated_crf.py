@@ -39,7 +39,7 @@ RUNS = ("partial cross-entropy", "gated CRF", "all masks")
 
 def main() -> None:
     flags = claims.parse_flags(list(SETTINGS))
-    claim = claims.Claim("gated_crf", flags.runs)
+    claim = claims.Claim("gated_crf", flags.runs, flags.steps_share)
     for name in flags.sets:
         for run in RUNS:
             for seed in flags.seeds:
