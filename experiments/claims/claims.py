@@ -175,7 +175,7 @@ def with_choose(source: Path, target: Path, fold: int = 0) -> Path:
     return derived_folder(source, target, parts | {name: ids_of(source, name) for name in ("train", "test")})
 
 
-def few_images(source: Path, target: Path, number: int = 40) -> Path:
+def few_images(source: Path, target: Path, number: int = 16) -> Path:
     """The dataset folders below `source`, each with splits of at most `number` images."""
     for splits in source.glob("*/splits"):
         folder = splits.parent

@@ -171,7 +171,7 @@ LABEL_UNCERTAINTY = Paper(
         _boxes(f"{HORSES}: 36 masks, 164 boxes", "weizmann_horse"),
         _boxes("The same, a held-out quarter of the training images: 27 masks, 123 boxes", "weizmann_horse held out"),
         _boxes("Nuclei (DSB 2018): 96 masks, 435 boxes", "dsb2018_nuclei", rival=False),
-        _boxes(f"{ANIMALS}: 169 masks, 768 boxes", "voc_animals"),
+        _boxes(f"{ANIMALS}: 169 masks, 768 boxes, 8 + 8 an update", "voc_animals"),
     ),
     "label_uncertainty.py",
 )
@@ -186,7 +186,7 @@ ADVERSARIAL = Paper(
     (Rule(BEATS, "without"),),
     (
         Case(
-            f"{ANIMALS}: 117 masks, 820 plain images; the discriminator sees the map alone",
+            f"{ANIMALS}: 117 masks, 820 plain images, 8 + 8 an update; the discriminator sees the map alone",
             ours="voc_animals adversarial, map alone",
             without=FEW,
             full="voc_animals all masks",
