@@ -47,11 +47,14 @@ def parse_flags(sets: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sets", type=lambda text: text.split(","), default=list(sets))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
     parser.add_argument("--steps-share", type=float, default=1.0, help="below 1: a trial with fewer updates")
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if flags.steps_share < 1:
+        flags.data = few_images(flags.data, flags.runs / "few_images")
+    return flags
 
 
 def shortened(config: ConfigDict, share: float) -> ConfigDict:
-    """For a trial: a share of all updates."""
+    """For a trial, which also sees but a few images: a share of all updates."""
     if share == 1:
         return config
     for node, name in (
