@@ -20,6 +20,7 @@ ROOMS = {
     "exchange": {"exchange", "data", "ops", "options"},
     "engine": {"engine", "data", "models", "losses", "ops", "options", "registry"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
+    "notebook": {"notebook", "exchange", "engine", "data", "options"},
     "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {
         "verbs",
