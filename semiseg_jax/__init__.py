@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Batch", "LabelCanvas", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels", "import_labels",
-    "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
+    "Batch", "LabelCanvas", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels",
+    "import_labels", "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {

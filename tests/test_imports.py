@@ -37,7 +37,7 @@ ROOMS = {
         "registry",
         "options",
     },
-    "config": {"config", "config_arguments", "methods", "engine", "data", "models", "options"},
+    "config": {"config", "config_arguments", "methods", "engine", "data", "models", "options", "registry"},
     "config_files": {"config_files", "config_arguments"},
     "config_arguments": {"config_arguments"},
     "presets": {"presets", "config_arguments"},

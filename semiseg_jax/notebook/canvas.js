@@ -130,22 +130,21 @@ class Painter {
   }
   stroke(shape) {
     const places = shape.places.map(([y, x]) => [x * this.scale, y * this.scale]);
-    this.rimmed(shape, Math.max(2 * this.unit, shape.width * this.scale), () => {
-      this.context.moveTo(...places[0]);
-      for (const place of places.length > 1 ? places.slice(1) : places) this.context.lineTo(...place);
-    });
+    this.rimmed(shape, Math.max(2 * this.unit, shape.width * this.scale), () => this.line(places));
+  }
+  line(places) {
+    const [x, y] = places[0];
+    this.context.moveTo(x + 0.01, y); // a line without any length is not drawn
+    for (const place of places) this.context.lineTo(...place);
   }
   box(shape) {
     const [[y0, x0], [y1, x1]] = shape.places.map((place) => place.map((value) => value * this.scale));
-    this.rimmed(shape, 2 * this.unit, () => this.context.rect(x0, y0, x1 - x0, y1 - y0));
+    this.rimmed(shape, 3 * this.unit, () => this.context.rect(x0, y0, x1 - x0, y1 - y0));
     this.text(this.classes[shape.class], Math.min(x0, x1) + 4 * this.unit, Math.min(y0, y1) + 4 * this.unit, "left");
   }
   point(shape) {
     const [y, x] = shape.places[0].map((value) => value * this.scale);
-    this.rimmed(shape, 12 * this.unit, () => {
-      this.context.moveTo(x, y);
-      this.context.lineTo(x, y);
-    });
+    this.rimmed(shape, 12 * this.unit, () => this.line([[x, y]]));
     this.text(String(shape.class + 1), x, y - 5 * this.unit, "center");
   }
   text(text, x, y, align) {

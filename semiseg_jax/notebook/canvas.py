@@ -57,6 +57,16 @@ class LabelCanvas:
         """The kinds of labels that some image has by now, as `labels=` of a config takes them."""
         return self.folder.kinds
 
+    @property
+    def ids(self) -> list[str]:
+        """The images: names of files without their suffix."""
+        return self.folder.ids
+
+    @property
+    def labelled(self) -> list[str]:
+        """The images on which something is drawn."""
+        return [id for id in self.folder.ids if self.folder.shapes(id)]
+
     def draw(self, id: str, shapes: Sequence[Shape]) -> None:
         """Draws shapes (`label_folder.py` has their form) on an image, in place of what is there."""
         self.folder.save(id, shapes)

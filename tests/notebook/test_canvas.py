@@ -1,4 +1,4 @@
-"""The canvas: in Python what it sends and keeps, in a browser that mouse and keys draw labels which arrive in the folder."""
+"""The canvas: what it sends and keeps, and that what mouse and keys draw in a browser arrives in the folder."""
 
 import base64
 import functools
