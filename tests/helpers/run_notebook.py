@@ -2,8 +2,9 @@
 
     python run_notebook.py NOTEBOOK NAME=VALUE...
 
-Values take the place of those that the cell tagged `parameters` gives these names. The last line of the output is a JSON list with one entry a figure: its cell, and the titles of axes that show nothing.
-A cell that raises ends the run; the last line of the errors names it.
+Values take the place of those that the cell tagged `parameters` gives these names. The last line of the output is a
+JSON list with one entry a figure: its cell, and the titles of axes that show nothing. A cell that raises ends the run;
+the last line of the errors names it.
 """
 
 import ast
