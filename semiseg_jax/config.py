@@ -45,12 +45,12 @@ def default_config(method: str | type = "supervised", *, extra_terms: Sequence[s
       extra_terms: terms of your own, named likewise.
     """
     method = name_of(method)
-    # A name alone is passed on as it is, for Settings to say what is wrong with it.
-    extra_terms = extra_terms if isinstance(extra_terms, str) else tuple(map(name_of, extra_terms))
-    fields = _plain_dict(Settings(method=method, extra_terms=tuple(extra_terms)))
+    # A text is passed on, for `known_terms` to say that it is no tuple.
+    further: Sequence[str] = extra_terms if isinstance(extra_terms, str) else tuple(map(name_of, extra_terms))
+    fields = _plain_dict(Settings(method=method, extra_terms=tuple(further)))
     del fields["own"]
     chosen = find_method(method)
-    known = known_terms(extra_terms, chosen.own_terms)
+    known = known_terms(further, chosen.own_terms)
     fields["terms"] = {name: _plain_dict(term.Options()) for name, term in known.items()}
     for section, options in chosen.sections.items():
         if section in fields:

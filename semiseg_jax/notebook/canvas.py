@@ -143,12 +143,12 @@ def _make_widget(**values: Any) -> Any:
     except ImportError:
         raise ImportError("the canvas draws with anywidget: pip install 'semiseg-jax[notebook]'") from None
 
-    class Canvas(anywidget.AnyWidget):  # type: ignore[misc]  # it has no types where it is not installed
+    class Canvas(anywidget.AnyWidget):
         _esm = _HERE / "canvas.js"
         _css = _HERE / "canvas.css"
-        names = traitlets.List().tag(sync=True)
-        classes = traitlets.List().tag(sync=True)
-        colors = traitlets.List().tag(sync=True)
+        names: Any = traitlets.List().tag(sync=True)
+        classes: Any = traitlets.List().tag(sync=True)
+        colors: Any = traitlets.List().tag(sync=True)
         index = traitlets.Int(0).tag(sync=True)
         shown = traitlets.Dict().tag(sync=True)
         prediction = traitlets.Dict().tag(sync=True)
