@@ -18,9 +18,9 @@ ROOMS = {
     "models": {"models", "ops", "losses", "options", "registry"},
     "data": {"data", "ops", "options", "registry"},
     "exchange": {"exchange", "data", "ops", "options"},
+    "notebook": {"notebook", "exchange", "engine", "data", "options"},
     "engine": {"engine", "data", "models", "losses", "ops", "options", "registry"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
-    "notebook": {"notebook", "exchange", "engine", "data", "options"},
     "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {
         "verbs",
