@@ -53,6 +53,11 @@ class LabelFolder:
         self.classes: Sequence[str] = list(self._source.classes)
         self.colors: Sequence[Sequence[int]] = self._source.colors
         self.background = self._source.background
+        if classes and list(classes) != self.classes:
+            raise ValueError(
+                f"{self.root} is there already, with the classes {', '.join(self.classes)}; leave `classes` out, or "
+                "name another folder"
+            )
         self._drawn: dict[str, list[Shape]] = _read(self.root / _DRAWN)
 
     @property

@@ -3,8 +3,8 @@
 import base64
 import functools
 import http.server
-import json
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def decoded(picture):
 
 def test_the_canvas_shows_images_and_keeps_what_the_browser_draws(canvas):
     widget = canvas.widget
-    assert (widget.names, widget.classes) == (["a", "b"], CLASSES)
+    assert (widget.names, widget.classes) == (canvas.ids, CLASSES) == (["a", "b"], CLASSES)
+    assert "application/vnd.jupyter.widget-view+json" in str(canvas._repr_mimebundle_())
     assert decoded(widget.shown["image"]).shape == (120, 160, 3)
     point = {"kind": "point", "class": 2, "places": [[100.5, 20.25]]}
     widget.set_state({"index": 1, "drawn": {"name": "a", "shapes": [point]}})  # the next image, before it has arrived
@@ -56,7 +57,7 @@ def test_the_canvas_shows_images_and_keeps_what_the_browser_draws(canvas):
     assert (widget.shown["name"], widget.shown["size"]) == ("b", [900, 1500])
     assert decoded(widget.shown["image"]).shape == (768, 1280, 3)
     assert widget.shown["shapes"] == []
-    assert canvas.kinds == ["points"]
+    assert (canvas.kinds, canvas.labelled) == (["points"], ["a"])
     canvas.draw("b", [point])
     assert (widget.shown["version"], widget.shown["shapes"]) == (1, [point])
 
@@ -76,7 +77,7 @@ def test_predictions_are_sent_alone_and_background_is_clear(canvas):
 
 
 def test_without_anywidget_the_error_says_what_to_install(tmp_path, make_folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ImportError, match=r"pip install 'semiseg-jax\[notebook\]'"):
         semiseg_jax.LabelCanvas(make_folder())
 
@@ -311,4 +312,3 @@ def test_the_prediction_lies_over_the_image_as_strongly_as_wanted(open_page, can
     canvas.draw("a", [])
     page.exchange()
     page.wait.until(lambda driver: page.status.endswith("0 strokes, 0 clicks, 0 boxes"))
-    json.dumps(canvas.folder.shapes("a"))

@@ -35,6 +35,8 @@ def test_a_folder_of_images_becomes_a_dataset_folder_and_opens_again(labels):
     assert (again.ids, again.classes, again.background) == (labels.ids, labels.classes, 0)
     assert again.kinds == []
     assert again.image("inner_a").shape == (40, 48, 3)
+    with pytest.raises(ValueError, match="there already, with the classes background, cat, dog; leave `classes` out"):
+        LabelFolder(labels.root, classes=["background", "cow"])
 
 
 def test_shapes_arrive_in_the_layout_and_come_back(labels, open_set):
