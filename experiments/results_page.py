@@ -225,7 +225,7 @@ def quickstart_block() -> str:
     miou, seconds = mean([row["miou"] for row in now]), mean([sum(row["seconds"].values()) for row in now])
     text = (
         f"After the installation the line takes {seconds / 60:.1f} minutes on two x86 cores, and `semiseg evaluate` "
-        f"prints mIoU {now[0]['miou']:.3f}; the mean of {len(now)} seeds is {miou:.3f}. What the labels are worth: mean "
+        f"prints mIoU {now[0]['miou']:.3f}; the mean of {len(now)} seeds is {miou:.3f}. What labels are worth: mean "
         "IoU on the 96 validation scenes after the same number of updates, by seed (which also chooses the 12 scenes)."
     )
     shown = [
