@@ -220,6 +220,7 @@ def which_block() -> str:
 def quickstart_block() -> str:
     """What the first run gives: rows of `quickstart.json`, which experiments/benchmarks/quickstart.py measures."""
     rows = json.loads((RESULTS / "quickstart.json").read_text())
+    without = "--config.terms.gated_crf.weight=0 --config.method=supervised"
     shown = {
         "masks alone": ("the 12 masks alone", "`--config=quickstart:labels=masks`"),
         "masks and scribbles": (
@@ -238,8 +239,8 @@ def quickstart_block() -> str:
     minutes = f"{statistics.fmean(seconds) / 60:.1f} minutes on two x86 cores" if seconds else ""
     took = f" Train, evaluate and predict took {minutes}." if seconds else ""
     text = (
-        "What the cheap labels are worth: mean IoU on the 96 validation scenes after the same number of updates, by seed, "
-        f"which also chooses the 12 scenes.{took}"
+        "What the cheap labels are worth: mean IoU on the 96 validation scenes after the same number of updates, by "
+        f"seed, which also chooses the 12 scenes.{took}"
     )
     return f"{wrapped(text)}\n\n{table(['labels', '`semiseg train --config=quickstart`', 'mIoU'], lines)}"
 
