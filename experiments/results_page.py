@@ -223,10 +223,7 @@ def quickstart_block() -> str:
     without = "--config.terms.gated_crf.weight=0 --config.method=supervised"
     shown = {
         "masks alone": ("the 12 masks alone", "`--config=quickstart:labels=masks`"),
-        "masks and scribbles": (
-            "masks and scribbles",
-            "`--config.terms.gated_crf.weight=0 --config.method=supervised`",
-        ),
+        "masks and scribbles": ("masks and scribbles", f"`{without}`"),
         "now": ("masks and scribbles, and Gated CRF on all 480 scenes", "as it is"),
     }
     lines, seconds = [], []
