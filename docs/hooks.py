@@ -6,6 +6,7 @@ files, such as programs, become plain text. Formulas, ```math blocks and those o
 browsers draw by themselves.
 """
 
+import logging
 import posixpath
 import re
 import textwrap
@@ -17,6 +18,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+log = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parent.parent
 OUTSIDE = (
     "CONTRIBUTING.md",
@@ -62,7 +64,14 @@ def _turned(link: re.Match, source: str, files: Files) -> str:
 
 
 def _formula(source: str, *args: object, **options: object) -> str:
-    return f'<div class="math">{convert(source, display="block")}</div>'
+    return f'<div class="math">{_mathml(source, "block")}</div>'
+
+
+def _mathml(source: str, display: str = "inline") -> str:
+    drawn = convert(source.replace(r"\arg", r"\mathrm{arg}"), display=display)
+    if unknown := re.search(r"\\\w+", drawn):  # what it does not know it copies
+        log.warning("formula: %s is not known in %s", unknown[0], source)
+    return drawn
 
 
 class Formulas(griffe.Extension):
@@ -80,7 +89,7 @@ class Formulas(griffe.Extension):
 def _markdown(text: str) -> str:
     block = re.compile(r"^( *)\.\. math::\n((?:\1  .*\n|\n)+)", re.MULTILINE)
     text = block.sub(lambda found: f"{found[1]}{_one_line(found[2])}\n\n", text)
-    return re.sub(r":math:`([^`]+)`", lambda found: convert(found[1]), text)
+    return re.sub(r":math:`([^`]+)`", lambda found: _mathml(found[1]), text)
 
 
 def _one_line(formula: str) -> str:

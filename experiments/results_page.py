@@ -188,7 +188,7 @@ def which_block() -> str:
         ],
         [
             "a few random pixels",
-            "`total_variation:rounds=2`",
+            "`total_variation:rounds=2`, with contrast and colours",
             f"horses {gain(variation, 'scratch 0.1 % pCE', 'scratch 0.1 % TV 50, 2 rounds of colours')}",
             f"`evaluate --post=mrf` after `supervised`: {of(variation, 'scratch 0.1 % pCE + colour MRF')}",
         ],
