@@ -1,10 +1,11 @@
 """What the README's first command reaches, and how long it takes -> experiments/results/quickstart.{json,svg}.
 
-    python experiments/benchmarks/quickstart.py --seeds=0,1,2
-    python experiments/benchmarks/quickstart.py --name=older --seeds=0 --flags='--config.model.norm=group'
+    python experiments/benchmarks/quickstart.py                     # seeds 0, 1 and 2 of the quickstart as it is
+    python experiments/benchmarks/quickstart.py --runs=masks,no_crf,older --seeds=0
 
-Trains, evaluates and predicts 24 images, each command in a process of its own, as people do; nothing else should run
-beside it. Rows of the same name and seed are replaced; the table and the plot show all rows that there are.
+Trains, evaluates and predicts 24 images, each command in a process of its own, as people do. Where times are to be
+believed, nothing else runs beside it. Rows of the same run and seed are replaced; table and plot show all rows that
+there are. `python experiments/results_page.py` brings them into the README.
 """
 
 import json
@@ -20,26 +21,40 @@ from typing import Any
 from absl import app, flags
 
 RESULTS = Path(__file__).parents[1] / "results"
+# Run -> what it learns from, and what follows `semiseg train --config=quickstart`.
+RUNS = {
+    "masks": ("the 12 masks alone", ":labels=masks"),
+    "no_crf": ("masks and scribbles", "--config.method=supervised --config.terms.gated_crf.weight=0"),
+    "older": (
+        "as it is now, with the settings of version 0.1",
+        "--config.model.norm=group --config.augment.jitter=0.8 --config.eval.scales='(1.0,)' "
+        "--config.terms.gated_crf.stride=4",
+    ),
+    "now": ("masks and scribbles, and Gated CRF on all 480 scenes", ""),
+}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("seeds", ["0", "1", "2"], "joined by commas; a seed also chooses which scenes have masks")
-flags.DEFINE_string("name", "now", "of the rows")
-flags.DEFINE_string("flags", "", "more flags of `semiseg train`")
+flags.DEFINE_list("runs", ["now"], f"some of {', '.join(RUNS)}")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "a seed also chooses which scenes have masks")
 flags.DEFINE_boolean("table", False, "only print the table and draw the plot")
 
 
-def measure(seed: int) -> dict[str, Any]:
+def measure(run: str, seed: int) -> dict[str, Any]:
+    what, given = RUNS[run]
+    argument, _, more = given.partition(" ") if given.startswith(":") else ("", "", given)
     with tempfile.TemporaryDirectory() as folder:
         workdir = f"--workdir={folder}/run"
+        config = f"--config=quickstart{argument}"
         seconds = {
-            "train": _run("train", "--config=quickstart", f"--config.seed={seed}", workdir, *shlex.split(FLAGS.flags)),
+            "train": _run("train", config, f"--config.seed={seed}", workdir, *shlex.split(more)),
             "evaluate": _run("evaluate", workdir),
             "predict": _run("predict", workdir, "--limit=24"),
         }
-        scores = json.loads(Path(folder, "run", "checkpoints", "gated_crf", "scores.json").read_text())
+        scores = json.loads(next(Path(folder, "run", "checkpoints").glob("*/scores.json")).read_text())
         final = json.loads(Path(folder, "run", "evaluation_val.json").read_text())
     curve = {step: round(row["miou"], 4) for step, row in scores.items()}
-    return {"name": FLAGS.name, "seed": seed, "curve": curve, "miou": round(final["miou"], 4), "seconds": seconds}
+    miou = round(final["miou"], 4)
+    return {"run": run, "what": what, "flags": given, "seed": seed, "curve": curve, "miou": miou, "seconds": seconds}
 
 
 def _run(*args: str) -> float:
@@ -49,18 +64,15 @@ def _run(*args: str) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| run | seed | mIoU by step | evaluated | train + evaluate + predict |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = ["| run | seed | mIoU by step | evaluated | train + evaluate + predict |", "|" + " --- |" * 5]
     for row in rows:
         curve = ", ".join(f"{value:.3f} at {step}" for step, value in row["curve"].items())
         seconds = " + ".join(f"{value:.0f}" for value in row["seconds"].values())
         total = sum(row["seconds"].values())
-        lines.append(f"| {row['name']} | {row['seed']} | {curve} | {row['miou']:.4f} | {seconds} = {total:.0f} s |")
-    for name in dict.fromkeys(row["name"] for row in rows):
-        mean = statistics.mean(row["miou"] for row in rows if row["name"] == name)
-        lines.append(f"| {name} | mean | | {mean:.4f} | |")
+        lines.append(f"| {row['run']} | {row['seed']} | {curve} | {row['miou']:.4f} | {seconds} = {total:.0f} s |")
+    for run in dict.fromkeys(row["run"] for row in rows):
+        mean = statistics.mean(row["miou"] for row in rows if row["run"] == run)
+        lines.append(f"| {run} | mean | | {mean:.4f} | |")
     return "\n".join(lines)
 
 
@@ -72,11 +84,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     plt.rcParams["svg.hashsalt"] = "semiseg"
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    for row in rows:
-        steps = [0, *map(int, row["curve"])]
-        label = row["name"] if row is next(other for other in rows if other["name"] == row["name"]) else None
-        axes.plot(steps, [0, *row["curve"].values()], marker="o", color=f"C{names.index(row['name'])}", label=label)
+    names = list(dict.fromkeys(row["run"] for row in rows))
+    for name in names:
+        for number, row in enumerate(row for row in rows if row["run"] == name):
+            steps, label = [0, *map(int, row["curve"])], name if not number else None
+            axes.plot(steps, [0, *row["curve"].values()], marker="o", color=f"C{names.index(name)}", label=label)
     axes.set(xlabel="step", ylabel="mIoU on 96 scenes", ylim=(0, 1), title="semiseg train --config=quickstart")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -86,11 +98,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main(_: list[str]) -> None:
     path = RESULTS / "quickstart.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    for seed in () if FLAGS.table else map(int, FLAGS.seeds):
-        row = measure(seed)
-        rows = [other for other in rows if (other["name"], other["seed"]) != (row["name"], seed)] + [row]
-        rows.sort(key=lambda row: (row["name"] == "now", row["name"], row["seed"]))
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+    for run in () if FLAGS.table else FLAGS.runs:
+        for seed in map(int, FLAGS.seeds):
+            row = measure(run, seed)
+            rows = [other for other in rows if (other["run"], other["seed"]) != (run, seed)] + [row]
+            rows.sort(key=lambda row: (list(RUNS).index(row["run"]), row["seed"]))
+            path.write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows))
     plot(rows, RESULTS / "quickstart.svg")
 
