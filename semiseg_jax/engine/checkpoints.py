@@ -67,6 +67,7 @@ class Checkpoints:
             preservation_policy=_Policy(self._kept),
             create=False,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
             multiprocessing_options=processes,
             # Folders made in the background are told of by signals, which all processes of a run would hear.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=shared),
