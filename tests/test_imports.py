@@ -20,10 +20,12 @@ ROOMS = {
     "exchange": {"exchange", "data", "ops", "options"},
     "engine": {"engine", "data", "models", "losses", "ops", "options", "registry"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
+    "exports": {"exports", "engine", "data", "models", "ops", "options"},
     "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {
         "verbs",
         "report",
+        "exports",
         "methods",
         "engine",
         "exchange",

@@ -1,0 +1,58 @@
+"""Converts a network to ONNX, in a Python that has jax2onnx and flax but not what else this package needs.
+
+    python -m semiseg_jax.exports.onnx_process FOLDER
+
+FOLDER holds `order.json`, `weights.npz` and `image.npy`; `model.onnx` and `probabilities.npy` are written into it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from jax import export
+from jax.extend.core import jaxpr_as_fun
+
+from semiseg_jax.exports.program import whole_image
+from semiseg_jax.models import make_model
+from semiseg_jax.ops.images import standardize
+
+
+def main(folder: Path) -> None:
+    import onnx
+    import onnxruntime
+    from jax2onnx import to_onnx
+
+    order = json.loads((folder / "order.json").read_text())
+    options = dict(order["model"])
+    model = make_model(options.pop("name"), order["classes"], dtype=order["dtype"], **options)
+    weights = unflatten_dict(dict(np.load(folder / "weights.npz")), sep="/")
+
+    def forward(weights: Any, images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(model.apply(weights, standardize(images), train=False, method="outputs")["logits"])
+
+    program = whole_image(forward, order["largest"], order["rungs"], flip=order["flip"])
+    images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
+    # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.
+    traced = jax.make_jaxpr(lambda images: [program(weights, images)[name] for name in ("probabilities", "labels")])(
+        images
+    )
+    made = to_onnx(
+        jaxpr_as_fun(traced), inputs=[images], input_names=["images"], output_names=["probabilities", "labels"]
+    )
+    card = order["card"]
+    onnx.helper.set_model_props(
+        made, {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
+    )
+    onnx.save(made, folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    found = session.run(["probabilities"], {"images": np.load(folder / "image.npy")[None]})
+    np.save(folder / "probabilities.npy", found[0][0])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
