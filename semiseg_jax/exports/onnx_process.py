@@ -5,11 +5,14 @@
 FOLDER holds `order.json`, `weights.npz` and `image.npy`; `model.onnx` and `probabilities.npy` are written into it.
 """
 
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +38,7 @@ def main(folder: Path) -> None:
     def forward(weights: Any, images: jax.Array) -> jax.Array:
         return jax.nn.softmax(model.apply(weights, standardize(images), train=False, method="outputs")["logits"])
 
+    nn.max_pool = _max_pool
     program = whole_image(forward, order["largest"], order["rungs"], flip=order["flip"])
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
     # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.
@@ -52,6 +56,22 @@ def main(folder: Path) -> None:
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     found = session.run(["probabilities"], {"images": np.load(folder / "image.npy")[None]})
     np.save(folder / "probabilities.npy", found[0][0])
+
+
+def _max_pool(x: jax.Array, window: Sequence[int], strides: Sequence[int], padding: Any = "VALID") -> jax.Array:
+    """As flax's, by slices: jax2onnx makes of it a pooling over four axes, which ONNX Runtime does not have."""
+    pads = [(0, 0)] * 2 if padding == "VALID" else list(padding)
+    if any(map(any, pads)):
+        x = jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+    height, width = (
+        (side - length) // stride + 1 for side, length, stride in zip(x.shape[1:3], window, strides, strict=True)
+    )
+    parts = [
+        x[:, i : i + strides[0] * (height - 1) + 1 : strides[0], j : j + strides[1] * (width - 1) + 1 : strides[1]]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+    return functools.reduce(jnp.maximum, parts)
 
 
 if __name__ == "__main__":

@@ -67,16 +67,31 @@ def export(
         onnx_file.check(python)
     workdir = mirror.reading(workdir)
     model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
-    _check(model)
-    weights = flatten_dict(model.variables, sep="/")
-    facts = _facts(model, workdir, licence)
-    if format == "stablehlo":
-        card = _write_stablehlo(model, weights, facts, Path(output))
-    else:
-        card = _write_onnx(model, weights, facts, Path(output), size=size, python=python)
+    card = save(model, output, _facts(model, workdir, licence), format=format, size=size, python=python)
     if model.config.eval.post.name:
-        print(f"eval.post is {model.config.eval.post.name}, which no program holds: outputs are those before it")
+        print(f"eval.post is {model.config.eval.post.name}, which no program holds: its outputs are those before it")
     print(f"written to {output}: {Path(output).stat().st_size / 2**20:.1f} MiB, {card['images']}", flush=True)
+    return card
+
+
+def save(
+    model: workdirs.Trained,
+    output: str | Path,
+    facts: Mapping[str, Any],
+    *,
+    format: str = "stablehlo",
+    size: str = "",
+    python: str = "",
+) -> dict[str, Any]:
+    """Writes a model and what its card says of it, reads it back and compares -> the card; see `export`."""
+    _check(model)
+    weights, path = flatten_dict(model.variables, sep="/"), Path(output)
+    image, probs, card = (
+        _stablehlo(model, weights, facts, path)
+        if format == "stablehlo"
+        else _onnx(model, weights, facts, path, size=size, python=python)
+    )
+    _compare(model, image, probs, path)
     return card
 
 
@@ -90,35 +105,32 @@ def _check(model: workdirs.Trained) -> None:
         )
 
 
-def _write_stablehlo(
-    model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path
-) -> dict[str, Any]:
+Written = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # an image, what the file makes of it, the card
+
+
+def _stablehlo(model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path) -> Written:
     largest, steps = _canvas(model)
-    forward = _forward(model)
-    parts = stablehlo.programs(forward, weights, largest, steps, flip=model.config.eval.flip)
+    parts = stablehlo.programs(_forward(model), weights, largest, steps, flip=model.config.eval.flip)
     images = "batches of any size, images of any size"
-    card = stamped(
-        {**facts, "format": "stablehlo", "platforms": stablehlo.PLATFORMS, "images": images}, stablehlo.PROMISE
-    )
+    facts = {**facts, "format": "stablehlo", "platforms": stablehlo.PLATFORMS, "images": images}
+    card = stamped({**facts, **_inference(model)}, stablehlo.PROMISE)
     stablehlo.write(path, card, weights, parts)
     saved = stablehlo.read(path)
-    size = (largest[0] // 3 + 1, largest[1] // 3 + 1)  # of a small canvas, with padding
-    image = _noise(size)
+    image = _noise((largest[0] // 3 + 1, largest[1] // 3 + 1))  # on a smaller canvas, with padding
     found = jax.jit(saved.program.call)(saved.weights, image[None])
-    _compare(model, image, np.asarray(found["probabilities"])[0], path)
-    return card
+    return image, np.asarray(found["probabilities"])[0], card
 
 
-def _write_onnx(
+def _onnx(
     model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path, *, size: str, python: str
-) -> dict[str, Any]:
+) -> Written:
     largest, steps = _canvas(model)
     shape = _parsed(size) if size else largest
     images = f"batches of any size, images of {shape[0]}x{shape[1]} (height x width) alone"
-    card = stamped({**facts, "format": "onnx", "images": images, "size": list(shape)}, "")
-    options = dict(model.config.model) | (
-        {"variance": True} if getattr(getattr(model.method, "model", None), "variance", False) else {}
-    )
+    card = stamped({**facts, "format": "onnx", "images": images, "size": shape, **_inference(model)}, "")
+    options = dict(model.config.model)
+    if getattr(getattr(model.method, "model", None), "variance", False):  # terms may have asked for that head
+        options["variance"] = True
     order = onnx_file.Order(
         model=options,
         dtype=model.config.dtype,
@@ -130,9 +142,24 @@ def _write_onnx(
         card=card,
     )
     image = _noise(shape)
-    probs = onnx_file.write(path, order, weights, image, python)
-    _compare(model, image, probs, path)
-    return card
+    return image, onnx_file.write(path, order, weights, image, python), card
+
+
+def _inference(model: workdirs.Trained) -> dict[str, Any]:
+    """What prediction with the file needs to know."""
+    info = model.info
+    return {
+        "dataset": info.name,
+        "classes": info.classes,
+        "colors": info.colors,
+        "background": info.background,
+        "checkpoint": model.step,
+        "canvas": model.canvas,
+        "window": workdirs.inference_options(model.config, model.canvas).window,
+        "eval": dataclasses.asdict(model.config.eval),
+        "input": "images [B,H,W,3], uint8 RGB",
+        "outputs": {"probabilities": "[B,H,W,classes] float32", "labels": "[B,H,W] uint8, indices of classes"},
+    }
 
 
 def _forward(model: workdirs.Trained) -> Callable[[Any, jax.Array], jax.Array]:
@@ -169,28 +196,16 @@ def _compare(model: workdirs.Trained, image: np.ndarray, probs: np.ndarray, path
 
 def _facts(model: workdirs.Trained, workdir: Path, licence: str) -> dict[str, Any]:
     """What a card says of a run."""
-    info, stored = model.info, workdirs.read_config(workdir)
-    fields = json.dumps(config_lib.flat(stored), sort_keys=True, default=str)
-    how = model.config.eval
+    fields = json.dumps(config_lib.flat(workdirs.read_config(workdir)), sort_keys=True, default=str)
     return {
-        "dataset": info.name,
-        "classes": info.classes,
-        "colors": info.colors,
-        "background": info.background,
         "method": model.config.method,
         "network": dict(model.config.model),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])),
-        "weights": how.weights,
-        "checkpoint": model.step,
+        "weights": model.config.eval.weights,
         "labels": _labels(model),
         "scores": _scores(workdir, model.step),
         "licence": licence or "not stated",
         "config_sha256": hashlib.sha256(fields.encode()).hexdigest(),
-        "canvas": model.canvas,
-        "window": workdirs.inference_options(model.config, model.canvas).window,
-        "eval": dataclasses.asdict(how),
-        "input": "images [B,H,W,3], uint8 RGB",
-        "outputs": {"probabilities": "[B,H,W,classes] float32", "labels": "[B,H,W] uint8, indices of classes"},
     }
 
 
