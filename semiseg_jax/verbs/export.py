@@ -82,16 +82,20 @@ def save(
     format: str = "stablehlo",
     size: str = "",
     python: str = "",
+    compare: bool = True,
 ) -> dict[str, Any]:
-    """Writes a model and what its card says of it, reads it back and compares -> the card; see `export`."""
+    """Writes a model and what its card says of it, reads it back and compares it -> the card; see `export`."""
     _check(model)
     weights, path = flatten_dict(model.variables, sep="/"), Path(output)
-    image, probs, card = (
-        _stablehlo(model, weights, facts, path)
-        if format == "stablehlo"
-        else _onnx(model, weights, facts, path, size=size, python=python)
-    )
-    _compare(model, image, probs, path)
+    if format == "stablehlo":
+        card = _stablehlo(model, weights, facts, path)
+        image = _noise((model.canvas[0] // 3 + 1, model.canvas[1] // 3 + 1))  # on a smaller canvas, with padding
+        probs = _run(path, image) if compare else None
+    else:
+        image = _noise(_parsed(size) if size else model.canvas)
+        card, probs = _onnx(model, weights, facts, path, image, python=python)
+    if compare and probs is not None:
+        _compare(model, image, probs, path)
     return card
 
 
@@ -105,27 +109,36 @@ def _check(model: workdirs.Trained) -> None:
         )
 
 
-Written = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # an image, what the file makes of it, the card
-
-
-def _stablehlo(model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path) -> Written:
+def _stablehlo(
+    model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
     largest, steps = _canvas(model)
     parts = stablehlo.programs(_forward(model), weights, largest, steps, flip=model.config.eval.flip)
     images = "batches of any size, images of any size"
     facts = {**facts, "format": "stablehlo", "platforms": stablehlo.PLATFORMS, "images": images}
     card = stamped({**facts, **_inference(model)}, stablehlo.PROMISE)
     stablehlo.write(path, card, weights, parts)
+    return card
+
+
+def _run(path: Path, image: np.ndarray) -> np.ndarray:
+    """Probabilities [H,W,K] of an image, by the file."""
     saved = stablehlo.read(path)
-    image = _noise((largest[0] // 3 + 1, largest[1] // 3 + 1))  # on a smaller canvas, with padding
-    found = jax.jit(saved.program.call)(saved.weights, image[None])
-    return image, np.asarray(found["probabilities"])[0], card
+    return np.asarray(jax.jit(saved.program.call)(saved.weights, image[None])["probabilities"])[0]
 
 
 def _onnx(
-    model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path, *, size: str, python: str
-) -> Written:
+    model: workdirs.Trained,
+    weights: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    path: Path,
+    image: np.ndarray,
+    *,
+    python: str,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """-> the card, and what the file makes of an image, whose size is that of the file."""
     largest, steps = _canvas(model)
-    shape = _parsed(size) if size else largest
+    shape = (image.shape[0], image.shape[1])
     images = f"batches of any size, images of {shape[0]}x{shape[1]} (height x width) alone"
     card = stamped({**facts, "format": "onnx", "images": images, "size": shape, **_inference(model)}, "")
     options = dict(model.config.model)
@@ -141,8 +154,7 @@ def _onnx(
         flip=model.config.eval.flip,
         card=card,
     )
-    image = _noise(shape)
-    return image, onnx_file.write(path, order, weights, image, python), card
+    return card, onnx_file.write(path, order, weights, image, python)
 
 
 def _inference(model: workdirs.Trained) -> dict[str, Any]:
