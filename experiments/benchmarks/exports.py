@@ -22,7 +22,7 @@ from absl import app, flags
 from semiseg_jax.config import default_config, settings
 from semiseg_jax.data.records import DatasetInfo
 from semiseg_jax.exports import stablehlo
-from semiseg_jax.methods import make_method
+from semiseg_jax.methods import Segmentation, make_method
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.export import save
 
@@ -66,26 +66,27 @@ def make(name: str) -> workdirs.Trained:
     names = tuple(f"class {k}" for k in range(FLAGS.classes))
     info = DatasetInfo("random", names, ((0, 0, 0),) * FLAGS.classes, 0, {})
     method = make_method(options, FLAGS.classes)
-    stage = method.stages()[-1]
-    state = jax.jit(stage.init)(jax.random.PRNGKey(0), workdirs.dummy_batch((64, 64), FLAGS.classes))
-    variables = spread(jax.device_get(method.eval_variables(state)))
+    assert isinstance(method, Segmentation)
+    like = jax.eval_shape(method.model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
+    variables = jax.tree_util.tree_map_with_path(drawn, like)
     height, width = map(int, FLAGS.canvas)
     return workdirs.Trained(options, method, variables, info, (height, width), 0)
 
 
-def spread(variables: dict) -> dict:
-    """With larger weights of the last layer and statistics that are not 0 and 1."""
-    rng = np.random.default_rng(0)
-
-    def changed(path: tuple, array: np.ndarray) -> np.ndarray:
-        name = jax.tree_util.keystr(path)
-        if "classifier" in name and "kernel" in name:
-            return array * 50
-        if "batch_stats" in name:
-            return array + rng.uniform(0, 0.5, array.shape).astype(np.float32)
-        return array
-
-    return jax.tree_util.tree_map_with_path(changed, variables)
+def drawn(path: tuple, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Weights under which activations neither fade nor grow, and predictions are sure of something."""
+    name, rng = jax.tree_util.keystr(path), np.random.default_rng(len(jax.tree_util.keystr(path)))
+    if "kernel" in name:
+        values = (
+            rng.standard_normal(like.shape) * np.sqrt(2 / np.prod(like.shape[:-1])) * (5 if "classifier" in name else 1)
+        )
+    elif "scale" in name:
+        values = rng.uniform(0.3, 0.7, like.shape)
+    elif "var" in name:
+        values = rng.uniform(0.5, 1.5, like.shape)
+    else:
+        values = 0.1 * rng.standard_normal(like.shape)
+    return values.astype(np.float32)
 
 
 def measure(model: workdirs.Trained, name: str, folder: Path) -> None:
@@ -97,9 +98,9 @@ def measure(model: workdirs.Trained, name: str, folder: Path) -> None:
     for size in FLAGS.sizes:
         height, width = map(int, size.split("x"))
         image = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
-        expected, _, usual = timed(lambda image=image: next(iter(predictor([image]))))
+        expected, _, usual = timed(lambda image: next(iter(predictor([image]))), image)
         found, first, then = timed(
-            lambda image=image: np.asarray(program(saved.weights, image[None])["probabilities"])[0]
+            lambda image: np.asarray(program(saved.weights, image[None])["probabilities"])[0], image
         )
         show(name, size, "stablehlo", found, expected, file, first, then, usual)
         if FLAGS.python:
@@ -109,12 +110,12 @@ def measure(model: workdirs.Trained, name: str, folder: Path) -> None:
             show(name, size, "onnx", found, expected, other, 0.0, then, usual)
 
 
-def timed(call: Callable[[], np.ndarray]) -> tuple[np.ndarray, float, float]:
+def timed(call: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> tuple[np.ndarray, float, float]:
     """What it gives, the time of the first call, and the median of the others."""
     times = []
     for _ in range(FLAGS.repeat + 1):
         start = time.perf_counter()
-        found = call()
+        found = call(image)
         times.append(time.perf_counter() - start)
     return found, times[0], float(np.median(times[1:]))
 

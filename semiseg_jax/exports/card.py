@@ -38,7 +38,8 @@ def age_warning(card: Mapping[str, Any], name: str, today: datetime.date | None 
     jax = card.get("versions", {}).get("jax", "unknown")
     return (
         f"{name} was exported on {card.get('date')} with jax {jax}. Later versions of jax promised to read it "
-        f"until {until}, which is over. It is tried all the same; if it fails, export the run again or install jax=={jax}."
+        f"until {until}, which is over. It is tried all the same; if it fails, export the run again or install "
+        f"jax=={jax}."
     )
 
 

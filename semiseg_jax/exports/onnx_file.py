@@ -55,7 +55,8 @@ def write(path: Path, order: Order, weights: Mapping[str, Any], image: np.ndarra
         # The package alone, and no other package of this environment.
         (room / "semiseg_jax").symlink_to(Path(semiseg_jax.__file__).parent.absolute())
         (room / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
-        np.savez(room / "weights.npz", **{name: np.asarray(array) for name, array in weights.items()})
+        plain: dict[str, Any] = {name: np.asarray(array) for name, array in weights.items()}
+        np.savez(room / "weights.npz", **plain)
         np.save(room / "image.npy", image)
         paths = os.pathsep.join([str(room), os.getcwd()])  # a network of one's own may be in the current folder
         environment = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "SEMISEG_CONVOLUTIONS": "library"}

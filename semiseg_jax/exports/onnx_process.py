@@ -36,9 +36,10 @@ def main(folder: Path) -> None:
     weights = unflatten_dict(dict(np.load(folder / "weights.npz")), sep="/")
 
     def forward(weights: Any, images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(model.apply(weights, standardize(images), train=False, method="outputs")["logits"])
+        outputs: Any = model.apply(weights, standardize(images), train=False, method="outputs")
+        return jax.nn.softmax(outputs["logits"])
 
-    nn.max_pool = _max_pool
+    nn.max_pool = _max_pool  # type: ignore[assignment]
     program = whole_image(forward, order["largest"], order["rungs"], flip=order["flip"])
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
     # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.

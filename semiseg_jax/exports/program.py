@@ -33,12 +33,12 @@ def whole_image(
         size = images.shape[1], images.shape[2]
         placed = _placed(size, largest)
         canvas = [_rung(side, of_side) for side, of_side in zip(placed, rungs, strict=True)]
-        old, new = ([jnp.asarray(side, jnp.int32) for side in sides] for sides in (size, placed))
+        old, new = _traced(size), _traced(placed)
         rows, columns = (
             resizing.mirrored(jnp.arange(length, dtype=jnp.int32), side)
             for length, side in zip(canvas, new, strict=True)
         )
-        tiles = to_unit(resizing.shrink(images, tuple(old), tuple(new), rows, columns).astype(jnp.uint8))
+        tiles = to_unit(resizing.shrink(images, old, new, rows, columns).astype(jnp.uint8))
         probs = forward(weights, tiles)
         if flip:
             probs = (probs + forward(weights, tiles[:, :, ::-1])[:, :, ::-1]) / 2
@@ -47,6 +47,10 @@ def whole_image(
         return {"probabilities": probs, "labels": jnp.argmax(probs, axis=-1).astype(jnp.uint8)}
 
     return program
+
+
+def _traced(sides: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(sides[0], jnp.int32), jnp.asarray(sides[1], jnp.int32)
 
 
 def _placed(size: Sequence[Any], largest: Sequence[int]) -> tuple[Any, Any]:

@@ -61,7 +61,8 @@ def _export(function: Any, like: Any, shape: str, dtype: Any) -> export.Exported
 
 def write(path: Path, card: Mapping[str, Any], weights: Weights, parts: Mapping[str, bytes]) -> None:
     arrays, whole = io.BytesIO(), io.BytesIO()
-    np.savez(arrays, **{name: np.asarray(array) for name, array in weights.items()})
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in weights.items()}
+    np.savez(arrays, **plain)
     with zipfile.ZipFile(whole, "w") as file:
         file.writestr("card.json", json.dumps(card, indent=2) + "\n")
         file.writestr("weights.npz", arrays.getvalue())

@@ -26,6 +26,7 @@ from semiseg_jax.exports.stablehlo import ExportError
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
+Fields = Mapping[str, Any]
 
 FORMATS = ("stablehlo", "onnx")
 ALLOWED = {"float32": 1e-3, "bfloat16": 0.05}  # difference of probabilities; on CPU that of float32 is below 1e-5
@@ -109,9 +110,7 @@ def _check(model: workdirs.Trained) -> None:
         )
 
 
-def _stablehlo(
-    model: workdirs.Trained, weights: Mapping[str, Any], facts: Mapping[str, Any], path: Path
-) -> dict[str, Any]:
+def _stablehlo(model: workdirs.Trained, weights: Fields, facts: Fields, path: Path) -> dict[str, Any]:
     largest, steps = _canvas(model)
     parts = stablehlo.programs(_forward(model), weights, largest, steps, flip=model.config.eval.flip)
     images = "batches of any size, images of any size"
