@@ -94,14 +94,12 @@ def measure(model: workdirs.Trained, name: str, folder: Path) -> None:
     save(model, file, {}, compare=False)
     saved = stablehlo.read(file)
     predictor = model.predictor()
-    program = jax.jit(saved.program.call)
+    program, weights = jax.jit(saved.program.call), jax.device_put(dict(saved.weights))
     for size in FLAGS.sizes:
         height, width = map(int, size.split("x"))
         image = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
         expected, _, usual = timed(lambda image: next(iter(predictor([image]))), image)
-        found, first, then = timed(
-            lambda image: np.asarray(program(saved.weights, image[None])["probabilities"])[0], image
-        )
+        found, first, then = timed(lambda image: np.asarray(program(weights, image[None])["probabilities"])[0], image)
         show(name, size, "stablehlo", found, expected, file, first, then, usual)
         if FLAGS.python:
             other = folder / f"{name}_{size}.onnx"
