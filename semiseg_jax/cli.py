@@ -125,18 +125,11 @@ def _predict(command: str, args: list[str]) -> int:
     if positional is None:
         return 0
     values = parsed.values
-    of_run = {} if exported else {"checkpoint": values.checkpoint, "config": _with_post(values)}
+    run = {} if exported else {"checkpoint": values.checkpoint, "config": _with_post(values)}
+    run |= {name: getattr(values, name) for name in ("output", "limit", "write")}
     from semiseg_jax.verbs.predict import predict
 
-    summary = predict(
-        "" if exported else values.workdir,
-        positional,
-        output=values.output,
-        limit=values.limit,
-        write=values.write,
-        exported=values.model,
-        **of_run,
-    )
+    summary = predict("" if exported else values.workdir, positional, exported=values.model, **run)
     return int(bool(summary["failed"]))
 
 
@@ -321,16 +314,8 @@ def _export(command: str, args: list[str]) -> int:
     values, output = parsed.values, parsed.required("output")
     from semiseg_jax.verbs.export import export
 
-    export(
-        values.workdir,
-        output,
-        format=values.format,
-        checkpoint=values.checkpoint,
-        config=values.config,
-        licence=values.licence,
-        size=values.size,
-        python=values.python,
-    )
+    names = ("format", "checkpoint", "config", "licence", "size", "python")
+    export(values.workdir, output, **{name: getattr(values, name) for name in names})
     return 0
 
 
