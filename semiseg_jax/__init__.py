@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from semiseg_jax.config import default_config
     from semiseg_jax.config_files import load_config
     from semiseg_jax.data.types import Batch, Supervision
+    from semiseg_jax.notebook.canvas import LabelCanvas
     from semiseg_jax.verbs.convert_weights import convert_weights
     from semiseg_jax.verbs.evaluate import evaluate
     from semiseg_jax.verbs.export import export
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Batch", "Supervision", "convert_weights", "default_config", "evaluate", "export", "export_labels", "import_labels",
-    "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
+    "Batch", "LabelCanvas", "Supervision", "convert_weights", "default_config", "evaluate", "export", "export_labels",
+    "import_labels", "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "Batch": "semiseg_jax.data.types",
+    "LabelCanvas": "semiseg_jax.notebook.canvas",
     "Supervision": "semiseg_jax.data.types",
     "convert_weights": "semiseg_jax.verbs.convert_weights",
     "default_config": "semiseg_jax.config",

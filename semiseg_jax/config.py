@@ -17,10 +17,11 @@ from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import METHODS, find_method
 from semiseg_jax.methods.terms import known_terms
 from semiseg_jax.options import OptionError, Options, described, read, unknown_field
+from semiseg_jax.registry import name_of
 
 __all__ = [
     "FREE_FIELDS", "OPEN_FIELDS", "RENAMED", "changed_fields", "default_config", "differences", "fields", "from_json",
-    "parse_arg", "settings", "to_json", "with_method",
+    "parse_arg", "set_fields", "settings", "to_json", "with_method",
 ]  # fmt: skip
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
@@ -36,17 +37,20 @@ RENAMED = {
 }
 
 
-def default_config(method: str = "supervised", *, extra_terms: Sequence[str] = ()) -> ConfigDict:
+def default_config(method: str | type = "supervised", *, extra_terms: Sequence[str | type] = ()) -> ConfigDict:
     """All fields of a run of this method. `configs/*.py` start from this and change what they need.
 
     Args:
-      method: its name, or "package.module:Class".
-      extra_terms: terms of your own, each "package.module:Class".
+      method: its name, "package.module:Class", or the class itself, which may stand in a notebook.
+      extra_terms: terms of your own, named likewise.
     """
-    fields = _plain_dict(Settings(method=method, extra_terms=tuple(extra_terms)))
+    method = name_of(method)
+    # A text is passed on, for `known_terms` to say that it is no tuple.
+    further: Sequence[str] = extra_terms if isinstance(extra_terms, str) else tuple(map(name_of, extra_terms))
+    fields = _plain_dict(Settings(method=method, extra_terms=tuple(further)))
     del fields["own"]
     chosen = find_method(method)
-    known = known_terms(extra_terms, chosen.own_terms)
+    known = known_terms(further, chosen.own_terms)
     fields["terms"] = {name: _plain_dict(term.Options()) for name, term in known.items()}
     for section, options in chosen.sections.items():
         if section in fields:
@@ -55,7 +59,7 @@ def default_config(method: str = "supervised", *, extra_terms: Sequence[str] = (
     return ConfigDict(fields)
 
 
-def with_method(config: ConfigDict, method: str, extra_terms: Sequence[str] | None = None) -> ConfigDict:
+def with_method(config: ConfigDict, method: str | type, extra_terms: Sequence[str | type] | None = None) -> ConfigDict:
     """The config with another method: the options of that method have their defaults, all else stays."""
     extra_terms = config.extra_terms if extra_terms is None else extra_terms
     changed = default_config(method, extra_terms=extra_terms)
@@ -182,6 +186,16 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any
         for path in sorted(before.keys() | after.keys())
         if before.get(path, "absent") != after.get(path, "absent")
     }
+
+
+def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets path -> value, such as `optimizer.learning_rate`; a dict as a whole replaces what was there."""
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        node = config
+        for part in parents:
+            node = node[part]
+        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:

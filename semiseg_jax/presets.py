@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from semiseg_jax.config import set_fields
 from semiseg_jax.config_arguments import ArgumentProbe, parse_arg
 
 Fields = dict[str, Any]
@@ -56,12 +57,7 @@ def changed(config: ConfigDict, *settings: Mapping[str, Any]) -> ConfigDict:
         for path, value in setting.items():
             if values.setdefault(path, value) != value:
                 raise ValueError(f"two settings disagree on {path}: {values[path]!r} and {value!r}")
-    for path, value in values.items():
-        *parents, leaf = path.split(".")
-        node = config
-        for part in parents:
-            node = node[part]
-        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+    set_fields(config, values)
     return config
 
 

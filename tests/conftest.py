@@ -52,10 +52,17 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
-    """Programs compiled by one test serve the next, and nothing is written to the user's cache."""
-    cache = tmp_path_factory.mktemp("xla")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    """Programs compiled by one test serve the next, in other workers and processes too; the user's cache is left alone.
+
+    Two runs share the folder that SEMISEG_TEST_CACHE names.
+    """
+    base = tmp_path_factory.getbasetemp()
+    own = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    cache = os.environ.get("SEMISEG_TEST_CACHE") or str(own / "xla")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

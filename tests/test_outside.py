@@ -142,6 +142,26 @@ def test_what_is_no_method_term_network_or_dataset_is_refused_saying_what_it_mus
         open_dataset(settings(config).data)
 
 
+def test_a_class_itself_names_a_method_or_a_term():
+    assert default_config(outside.Sharp, extra_terms=(outside.Entropy,)).method == "outside:Sharp"
+    config = with_method(make_config("supervised"), outside.Sharp, [outside.Entropy])
+    assert (config.method, config.extra_terms) == ("outside:Sharp", ("outside:Entropy",))
+    assert find_method(config.method) is outside.Sharp
+
+
+def test_a_class_of_a_notebook_is_found_and_its_absence_is_explained(monkeypatch):
+    class Inner(outside.Sharp):
+        pass
+
+    with pytest.raises(ValueError, match="stands inside of a function, where no config can name it"):
+        default_config(Inner)
+    mine = type("Mine", (outside.Sharp,), {"__module__": "__main__", "__qualname__": "Mine"})
+    with pytest.raises(ValueError, match="stands in a notebook or script: run its cell first, or put it in a file"):
+        default_config(mine)
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
+    assert find_method(default_config(mine).method) is mine
+
+
 def test_a_term_from_outside_joins_any_method():
     config = make_config("supervised")
     plain = float(forward(config, make_batch(["dense"]))[1]["loss"])

@@ -1,19 +1,38 @@
 """Tables of the documents are what their commands print, and what a run will do fits a screen."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
 import pytest
 
-from semiseg_jax import load_config
+from semiseg_jax import cli, load_config
+from semiseg_jax.command_help import HELP
 from semiseg_jax.config_files import arguments_of, shipped_configs
 from semiseg_jax.verbs.config import show_config
 from semiseg_jax.verbs.list import field_table, setting_table
 
 ROOT = Path(__file__).parent.parent
 RENEW = "SEMISEG_RENEW_TABLES"
+
+
+def command_helps() -> str:
+    """What every command says of itself, as a section each."""
+    sections = []
+    for command in HELP:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert cli.main([command, "--help"]) == 0
+        sections.append(f"## semiseg {command}\n\n```text\n{printed.getvalue().strip()}\n```")
+    return "\n\n".join(sections)
+
+
 # file -> (the name of the table in it, the function that makes it)
-TABLES = {"configs/README.md": ("settings", setting_table), "docs/fields.md": ("fields", field_table)}
+TABLES = {
+    "configs/README.md": ("settings", setting_table),
+    "docs/fields.md": ("fields", field_table),
+    "docs/commands.md": ("commands", command_helps),
+}
 
 
 def every_setting() -> list:

@@ -5,8 +5,12 @@ Each script beside this one measures one paper's claim on real data and keeps ev
 
     python experiments/claims/NAME.py --data=DIR --weights=mobilenet_v2_imagenet.npz [--sets=...] [--seeds=0,1]
 
-where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the layout that the README describes. What was
-measured so far, without training anything:
+where DIR holds the dataset folders (voc_animals, weizmann_horse, ...) in the layout that the README describes. Whether
+all of it still runs tells a trial, of which nothing comes into `experiments/results`:
+
+    python experiments/claims/NAME.py --data=DIR --weights=FILE --seeds=0 --steps-share=0.1
+
+What was measured so far, without training anything:
 
     python experiments/claims/claims.py NAME
 """
@@ -24,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from papers import PAPERS
 
 import semiseg_jax
 from semiseg_jax.engine.checkpoints import write_json
@@ -41,7 +46,26 @@ def parse_flags(sets: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"), help="where workdirs are made")
     parser.add_argument("--sets", type=lambda text: text.split(","), default=list(sets))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
-    return parser.parse_args()
+    parser.add_argument("--steps-share", type=float, default=1.0, help="below 1: a trial with fewer updates")
+    flags = parser.parse_args()
+    if flags.steps_share < 1:
+        flags.data = few_images(flags.data, flags.runs / "few_images")
+    return flags
+
+
+def shortened(config: ConfigDict, share: float) -> ConfigDict:
+    """For a trial, which also sees but a few images: a share of all updates."""
+    if share == 1:
+        return config
+    for node, name in (
+        (config, "steps"),
+        (config.optimizer, "warmup_steps"),
+        *((config.get("transfer", {}), name) for name in ("classifier_steps", "l_net_steps")),
+    ):
+        if node.get(name):
+            node[name] = max(2, round(node[name] * share))
+    config.eval.every = config.steps
+    return config
 
 
 def quiet(config: ConfigDict, seed: int) -> ConfigDict:
@@ -62,10 +86,15 @@ def small_animals(config: ConfigDict) -> None:
 
 
 class Claim:
-    """The runs of one claim; scores go to `experiments/results/NAME.json`, and are not measured twice."""
+    """The runs of one claim; scores go to `experiments/results/NAME.json`, and are not measured twice.
 
-    def __init__(self, name: str, runs: Path):
-        self.path, self.runs = RESULTS / f"{name}.json", runs / name
+    Those of a trial, with a `share` of the updates below 1, go to a folder of its own below `runs`.
+    """
+
+    def __init__(self, name: str, runs: Path, share: float = 1.0):
+        folder = RESULTS if share == 1 else runs / f"trial_{share:g}"
+        self.path, self.share = folder / f"{name}.json", share
+        self.runs = (runs if share == 1 else folder) / name
         self.rows = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -92,7 +121,7 @@ class Claim:
         if all(key in self.rows for key in wanted.values()):
             return
         workdir = self._folder(f"{name} seed {seed}")
-        config = make(seed)
+        config = shortened(make(seed), self.share)
         kept = {stage: self._folder(f"{stage} of {whom} seed {seed}") for stage, whom in (shared or {}).items()}
         for stage, folder in kept.items():
             if folder.exists() and not (workdir / "checkpoints" / stage).exists():
@@ -114,6 +143,7 @@ class Claim:
                 "run": name + way, "seed": seed, "split": split, "steps": config.steps, "seconds": round(seconds),
                 "device": jax.devices()[0].device_kind, **row, **more
             }  # fmt: skip
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = self._read() | found  # runs may go on side by side
         write_json(self.path, self.rows)
         for stage, folder in kept.items():
@@ -148,6 +178,17 @@ def with_choose(source: Path, target: Path, fold: int = 0) -> Path:
     return derived_folder(source, target, parts | {name: ids_of(source, name) for name in ("train", "test")})
 
 
+def few_images(source: Path, target: Path, number: int = 16) -> Path:
+    """The dataset folders below `source`, each with splits of at most `number` images."""
+    for splits in source.glob("*/splits"):
+        folder = splits.parent
+        names = [path.stem for path in splits.glob("*.txt")]
+        ids = {name: ids_of(folder, name) for name in names}
+        few = {name: known[:: max(1, len(known) // number)][:number] for name, known in ids.items()}
+        derived_folder(folder, target / folder.name, few)
+    return target
+
+
 def derived_folder(source: Path, target: Path, splits: Mapping[str, Sequence[str]]) -> Path:
     """A dataset folder with the files of `source` and other splits."""
     target = target.absolute()
@@ -171,5 +212,5 @@ def ids_of(folder: Path, split: str) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Prints what was measured so far of a claim.")
-    parser.add_argument("name", choices=sorted(path.stem for path in RESULTS.glob("*.json")))
+    parser.add_argument("name", choices=[paper.name for paper in PAPERS])
     print(Claim(parser.parse_args().name, Path("runs")).table())

@@ -39,7 +39,7 @@ RUNS = ("partial cross-entropy", "gated CRF", "all masks")
 
 def main() -> None:
     flags = claims.parse_flags(list(SETTINGS))
-    claim = claims.Claim("gated_crf", flags.runs)
+    claim = claims.Claim("gated_crf", flags.runs, flags.steps_share)
     for name in flags.sets:
         for run in RUNS:
             for seed in flags.seeds:
@@ -48,7 +48,8 @@ def main() -> None:
         print(claim.table(name))
         for seed in flags.seeds:
             partial, gated, full = (claim.score(f"{name} {run}", seed) for run in RUNS)
-            print(f"{name} seed {seed}: {(gated - partial) / (full - partial):.2f} of the gap closed")
+            closed = f"{(gated - partial) / (full - partial):.2f} of the gap closed" if full > partial else "no gap"
+            print(f"{name} seed {seed}: {closed}")
 
 
 def config_of(flags: argparse.Namespace, name: str, run: str, seed: int) -> ConfigDict:

@@ -36,7 +36,7 @@ RIVALS = {
 
 def main() -> None:
     flags = claims.parse_flags(list(SETTINGS))
-    claim = claims.Claim("label_uncertainty", flags.runs)
+    claim = claims.Claim("label_uncertainty", flags.runs, flags.steps_share)
     for name in flags.sets:
         full = ("all masks", *(["all masks, 16 an update"] if name == "voc_animals" else []))
         for run in ("masks and boxes", *full, "masks alone", *RIVALS):

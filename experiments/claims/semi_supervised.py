@@ -34,7 +34,7 @@ RUNS = "1/8 of the masks", *METHODS, *VARIANTS, "all masks", *(run + FOUR for ru
 
 def main() -> None:
     flags = claims.parse_flags(["voc_animals"])
-    claim = claims.Claim("semi_supervised", flags.runs)
+    claim = claims.Claim("semi_supervised", flags.runs, flags.steps_share)
     for name in flags.sets:
         for seed in flags.seeds:
             for run in RUNS:

@@ -76,7 +76,7 @@ SETTINGS = {
 
 def main() -> None:
     flags = claims.parse_flags(["0.1", "1", "100", "drive"])  # per cent of the pixels of horses, and vessels
-    claim = claims.Claim("total_variation", flags.runs)
+    claim = claims.Claim("total_variation", flags.runs, flags.steps_share)
     if "drive" in flags.sets:
         measure_vessels(claim, flags)
     percents = [percent for percent in flags.sets if percent != "drive"]

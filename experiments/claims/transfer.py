@@ -30,7 +30,7 @@ SPLITS = {"A": ("cat", "cow", "person"), "B": ("dog", "horse", "sheep", "person"
 
 def main() -> None:
     flags = claims.parse_flags(["voc_animals"])
-    claim = claims.Claim("transfer", flags.runs)
+    claim = claims.Claim("transfer", flags.runs, flags.steps_share)
     for seed in flags.seeds:
         claim.run("all masks", functools.partial(config_of, flags, "", ""), seed, "val", evaluate={"": None})
         for letter, strong in SPLITS.items():

@@ -10,28 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from semiseg_jax.engine.hardware import CHIPS
 from semiseg_jax.engine.parallel import is_main
 from semiseg_jax.engine.writers import say
 from semiseg_jax.models import operations
 
 # Operations a second of one device in products of bfloat16 (float16 before Ampere), as its maker states them for dense
 # numbers, by the name that JAX gives it. The longest name that begins the device's counts.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "Tesla T4": 65e12,
+PEAKS = {chip.kind: chip.bfloat16 for chip in CHIPS.values()} | {
+    "TPU v5": CHIPS["v5p"].bfloat16,
+    "TPU v5 lite": CHIPS["v5e"].bfloat16,
+    "TPU v6 lite": CHIPS["v6e"].bfloat16,
     "Tesla V100": 125e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA L4": 121e12,
     "NVIDIA L40": 181e12,
     "NVIDIA L40S": 362e12,
-    "NVIDIA H100": 989e12,
     "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
 }
 _UNDER_WAY = 2  # steps that may be handed over before the first of them has ended
 

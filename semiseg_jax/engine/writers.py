@@ -140,7 +140,7 @@ class _Board:
 
 
 class Progress:
-    """One line with ETA, images/s and losses; on a terminal it is redrawn, in a log each report is a line."""
+    """One line with ETA, images/s and losses; terminals and notebooks redraw it, in a log each report is a line."""
 
     def __init__(self, total: int, start: int, images_per_step: int, name: str, unit: str = "step"):
         self.images_per_step = images_per_step
@@ -148,7 +148,7 @@ class Progress:
         self._last_step, self._last_time = start, time.perf_counter()
         self._rate: float = 0.0
         self._bar = None
-        if is_main() and sys.stderr.isatty():
+        if is_main() and (sys.stderr.isatty() or "ipykernel" in sys.modules):
             self._bar = tqdm(total=total, initial=start, desc=name, unit=unit, dynamic_ncols=True)
 
     def report(self, step: int, values: Mapping[str, float]) -> float:

@@ -82,7 +82,8 @@ def sample(array: jax.Array) -> np.ndarray | None:
     if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
         return None
     step = max(1, math.isqrt(math.prod(array.shape[:3]) // CHECKED_PIXELS))
-    return np.asarray(array[:, ::step, ::step]).reshape(-1, *array.shape[3:])
+    with jax.ensure_compile_time_eval():  # within jit, a part of an array that is no argument would be traced
+        return np.asarray(array[:, ::step, ::step]).reshape(-1, *array.shape[3:])
 
 
 def check_probs(function: str, name: str, probs: jax.Array, weighed: jax.Array) -> None:

@@ -112,7 +112,10 @@ def grid_diffusion(
 
     Args:
       seeds: [B,H,W,C] what is known at each pixel, any floating dtype; computed in float32.
-      features, radius, xy_sigma, implementation: as in `local_filter`.
+      features: as in `local_filter`.
+      radius: as in `local_filter`.
+      xy_sigma: as in `local_filter`.
+      implementation: as in `local_filter`.
       alpha: in [0,1): how much a pixel takes from its neighbours instead of its own seed.
       steps: conjugate-gradient steps at most; 50 reach about 1e-4 of the closed form at alpha 0.95.
 

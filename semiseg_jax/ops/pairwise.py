@@ -105,7 +105,11 @@ def potts_energy(
 
     Args:
       p: [B,H,W,K] class probabilities.
-      features, radius, xy_sigma, weights, implementation: as in `local_filter`.
+      features: as in `local_filter`.
+      radius: as in `local_filter`.
+      xy_sigma: as in `local_filter`.
+      weights: as in `local_filter`.
+      implementation: as in `local_filter`.
       source: [B,H,W] gate of the neighbour j; all 1 by default.
       target: [B,H,W] gate of the centre i; all 1 by default. Pixels that neither gate lets through may hold anything,
         NaN too.

@@ -5,9 +5,9 @@ import glob
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -32,6 +32,14 @@ KINDS = (*DRAWN, "probabilities")
 Read = Callable[[], np.ndarray]
 
 
+class Source(NamedTuple):
+    """An image to predict. It is read again to be drawn over, and not kept until then."""
+
+    name: str
+    stem: str  # of the files that are written: the path below the folder that was given, without suffix
+    read: Read
+
+
 @processes.together
 def predict(
     workdir: str | Path = "",
@@ -48,7 +56,8 @@ def predict(
 
     Args:
       workdir: of `semiseg_jax.train`.
-      inputs: image files, folders (searched recursively) or globs; none = the evaluation split of the training data.
+      inputs: image files, folders (searched recursively; their sub-folders are kept) or globs; none = the evaluation
+        split of the training data.
       output: the folder to write into; by default `predictions` in the workdir.
       checkpoint: "best", "last" or a step.
       config: the run's own config by default; an altered copy changes the inference mode.
@@ -67,12 +76,12 @@ def predict(
     model, folder = _opened(workdir, exported, checkpoint, config)
     output = Path(output) if output else folder / "predictions"
     sources = _sources(model, inputs)[: limit or None]
-    names = _unique_names([name for name, _ in sources])
+    names = _unique_names({source.name: source.stem for source in sources})
     processes.check_same(list(names), "images to predict")
     mirror.fetch_output(output, "predictions.json")
     if is_main():
         _warn_of_others(output, set(names))
-    mine = processes.share(sources)
+    mine = processes.share([(source.name, source.read) for source in sources])
     failed: list[dict[str, str]] = []
 
     def draw(found: tuple[str, Read, Prediction]) -> dict[str, Any]:
@@ -169,16 +178,16 @@ def _kinds(write: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def _sources(model: workdirs.Trained | Saved, inputs: str | Path | Sequence[str | Path]) -> list[tuple[str, Read]]:
-    """Names, and what reads the image of each: it is read again to be drawn over, and not kept until then."""
+def _sources(model: workdirs.Trained | Saved, inputs: str | Path | Sequence[str | Path]) -> list[Source]:
     if inputs:
-        return [(str(path), functools.partial(read_file, path)) for path in find_images(inputs)]
+        found = find_images(inputs).items()
+        return [Source(str(path), stem, functools.partial(read_file, path)) for path, stem in found]
     if isinstance(model, Saved):
         raise ValueError("name images, folders or globs to predict: an exported model does not know the training data")
     dataset, split = evaluation_split(model)
     records = dataset.originals(split)
     rows = enumerate(dataset.info.splits[split])
-    return [(row["id"], functools.partial(_read_record, records, number)) for number, row in rows]
+    return [Source(row["id"], Path(row["id"]).stem, functools.partial(_read_record, records, n)) for n, row in rows]
 
 
 def evaluation_split(model: workdirs.Trained) -> tuple[Dataset, str]:
@@ -194,28 +203,31 @@ def _read_record(records: Sequence[Record], number: int) -> np.ndarray:
     return decode_image(records[number]["image"])
 
 
-def find_images(inputs: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Files, the images below folders, and what globs match, each once, in order."""
-    found: dict[Path, None] = {}
+def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[Path, str]:
+    """Files, the images below folders, and what globs match, each once, in order -> the stem of each.
+
+    The stem of an image below a folder is its path from there, `day/one` of `day/one.jpg`: sub-folders are kept.
+    """
+    found: dict[Path, str] = {}
     if isinstance(inputs, str | Path):
         inputs = [inputs]
     for given in inputs:
         refuse(given, "an image to predict")
         path = Path(given)
         if path.is_dir():
-            matches = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-            )
+            below = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+            matches = {p: p.relative_to(path).with_suffix("").as_posix() for p in sorted(below)}
         elif glob.has_magic(str(given)) and not path.exists():
-            matches = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
+            files = (p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
+            matches = {p: p.stem for p in sorted(files)}
         else:
-            matches = [path]
+            matches = {path: path.stem}
         if not matches:
             raise ValueError(f"no image found in {given!r} (looked for {', '.join(IMAGE_SUFFIXES)})")
-        found |= dict.fromkeys(matches)
+        found |= {p: stem for p, stem in matches.items() if p not in found}
     if found and not any(path.exists() for path in found):  # else a slip would empty predictions.json
         raise ValueError(f"none of the images is there, the first is {next(iter(found))}")
-    return list(found)
+    return found
 
 
 def _warn_of_others(output: Path, names: Collection[str]) -> None:
@@ -265,15 +277,14 @@ def _describe(prediction: Prediction, info: DatasetInfo) -> dict[str, Any]:
     }
 
 
-def _unique_names(names: Sequence[str]) -> dict[str, str]:
-    """Output stems: the file's own, with a number where two inputs share one."""
-    stems: dict[str, str] = {}
+def _unique_names(stems: Mapping[str, str]) -> dict[str, str]:
+    """The stem of each name, with a number where two share one."""
+    unique: dict[str, str] = {}
     used: set[str] = set()
-    for name in names:
-        base = stem = Path(name).stem
-        number = 2
+    for name, base in stems.items():
+        stem, number = base, 2
         while stem in used:
             stem, number = f"{base}-{number}", number + 1
         used.add(stem)
-        stems[name] = stem
-    return stems
+        unique[name] = stem
+    return unique

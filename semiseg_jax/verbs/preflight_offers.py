@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import settings
+from semiseg_jax.config import set_fields, settings
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.models import MODELS
 from semiseg_jax.registry import find
@@ -18,12 +18,7 @@ Changes = dict[str, Any]  # path of a field -> its value
 def with_changes(config: ConfigDict, changes: Changes) -> ConfigDict:
     """A copy of the config with other values."""
     config = ConfigDict(config.to_dict())
-    for path, value in changes.items():
-        *parents, leaf = path.split(".")
-        node = config
-        for part in parents:
-            node = node[part]
-        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
+    set_fields(config, changes)
     return config
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.engine import panels, parallel, pictures
@@ -35,10 +34,8 @@ class Scorer:
         results = evaluate_split(predictor, self.dataset, split, config.eval.max_images, boundary=boundary)
         scores = f"mIoU {results['miou']:.4f}  pixel accuracy {results['pixel_accuracy']:.4f}"
         say(f"step {step}: {split} {scores}")
-        if step == config.steps:
-            self._warn_of_lost_classes(results["iou"])
-            if note := boundary_note(results):
-                say(f"warning: {note}")
+        if step == config.steps and (note := boundary_note(results)):
+            say(f"warning: {note}")
         state = parallel.fetch(state)
         if parallel.is_main():
             results |= self._made_scores(state)
@@ -65,14 +62,6 @@ class Scorer:
         if made:
             say("  ".join(f"{name} {value:.4f}" for name, value in made.items()))
         return made
-
-    def _warn_of_lost_classes(self, iou: np.ndarray) -> None:
-        lost = [name for name, value in zip(self.dataset.info.classes, iou, strict=True) if value == 0]
-        if lost and not self.plan.config.balance_classes and not self.plan.config.class_weights:
-            say(
-                f"warning: no pixel of {', '.join(lost)} was found; train longer, or let rare classes count for more "
-                "(--config.balance_classes=0.5)"
-            )
 
     def _panel_rows(self) -> list[panels.PanelRow]:
         limit = self.plan.config.log.panel_rows

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from semiseg_jax.data.datasets import Dataset
@@ -86,6 +87,20 @@ def plan_stages(
         plans.append(plan)
     _check_watched(stages[0].config.log, max(plan.config.steps for plan in plans))
     return plans
+
+
+def check_longer(plans: Sequence[Plan], before: int, workdir: str) -> None:
+    """A run of one stage that was for `before` steps may go on for more of them; says what that does."""
+    steps = plans[0].config.steps
+    if len(plans) > 1:
+        raise ValueError(
+            f"the run in {workdir} has {len(plans)} stages of {before} steps, and each starts from what the one before "
+            f"it made; steps={steps} needs another --workdir"
+        )
+    say(
+        f"{plans[0].stage.name}: THE RUN BECOMES LONGER, {steps} steps instead of {before}. Learning rate and terms "
+        "follow the schedule of the longer run from here on, so that the learning rate rises at once (a warm restart)"
+    )
 
 
 def _kept_batch(stage: Stage, first_devices: int, devices: int) -> Stage:

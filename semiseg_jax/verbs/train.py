@@ -27,9 +27,10 @@ from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
 from semiseg_jax.methods.base import Stopped, Variables, with_variables
 from semiseg_jax.verbs import workdir as workdirs
+from semiseg_jax.verbs.advice import advice
 from semiseg_jax.verbs.report import report
 from semiseg_jax.verbs.scoring import Scorer
-from semiseg_jax.verbs.stages import Plan, balanced, plan_stages
+from semiseg_jax.verbs.stages import Plan, balanced, check_longer, plan_stages
 
 OnStep = Callable[[int], None]
 
@@ -63,6 +64,7 @@ class _Run:
     method: Method
     stop: parallel.StopSignal
     on_step: OnStep | None
+    stages: int  # that it has
 
 
 @processes.together
@@ -83,13 +85,15 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     processes.join(config.distributed)
     workdirs.use_compilation_cache()
     with parallel.stop_signals() as stop, mirror.training(workdir) as workdir:
-        workdirs.check(stored, workdir)
+        shorter = workdirs.check(stored, workdir)
         devices = parallel.Devices.create(config.parallel, config.devices, config.shard_state)
         dataset = workdirs.open_together(config.data, planned=True)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)
         first = workdirs.first_devices(workdir, devices.count)
         plans = plan_stages(method, dataset, workdir, devices, first)
-        run = _Run(stored, workdir, devices, first, dataset, method, stop, on_step)
+        if shorter:
+            check_longer(plans, shorter, mirror.shown(workdir))
+        run = _Run(stored, workdir, devices, first, dataset, method, stop, on_step, len(plans))
         with workdirs.lock(workdir):
             result = Result(0, {})
             weights: dict[str, Variables] = {}
@@ -98,15 +102,16 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
                 result, weights = _train_stage(run, plan, weights, bool(plans) and plans[0].wants_weights)
                 del plan  # its iterator keeps batches ready
                 gc.collect()  # predictors and compiled programs refer to each other in circles, and to parameters
-            if config.log.report and not result.signal:
-                _write_report(workdir)
+            if not result.signal:
+                _end(workdir, config.log.report)
     return result
 
 
-def _write_report(workdir: Path) -> None:
-    """A page that cannot be written is no reason for a finished run to fail."""
-    if jax.process_count() > 1:  # it reads the checkpoint alone
-        say(f"`semiseg report {mirror.shown(workdir)}` draws a page about this run")
+def _end(workdir: Path, wants_report: bool) -> None:
+    """Says what a finished run is for. A page that cannot be written is no reason for it to fail."""
+    place = mirror.shown(workdir)
+    say(f"next: semiseg evaluate --workdir={place}, semiseg predict --workdir={place} IMAGES, semiseg report {place}")
+    if not wants_report or jax.process_count() > 1:  # the page reads the checkpoint alone
         return
     try:
         report(workdir)
@@ -127,7 +132,7 @@ def _train_stage(
         stack.callback(checkpoints.close)
         if plan.is_over(checkpoints) and not hands_over:
             place = mirror.shown(run.workdir)
-            say(f"{plan.stage.name} in {place} is finished already; a longer run needs another --workdir")
+            say(f"{plan.stage.name} in {place} is finished already; a larger --config.steps makes a longer run of it")
             return Result(plan.config.steps, checkpoints.scores.get(plan.config.steps, {})), {}
         plan.inputs.check_made_labels()
         state, step = _start(run, plan, checkpoints, before)
@@ -267,8 +272,23 @@ class _Loop:
             saved = self.checkpoints.latest()
             _say_stopped(stopped_by, f"saved at step {saved}" if saved else "nothing was trained yet")
             return state, Result(step, results, signal=stopped_by)
-        say(f"done: the best checkpoint is step {self.checkpoints.choose('best')} in {mirror.shown(run.workdir)}")
+        self._conclude(results)
         return state, Result(step, results)
+
+    def _conclude(self, results: Mapping[str, Any]) -> None:
+        """Says what the stage learned and what to do next."""
+        config, place = self.plan.config, mirror.shown(self.run.workdir)
+        for line in advice(
+            self.checkpoints.scores,
+            results,
+            self.run.dataset.info.classes,
+            steps=config.steps,
+            metric=config.checkpoint.metric,
+            weighted=bool(config.balance_classes or config.class_weights),
+            can_grow=self.run.stages == 1,
+        ):
+            say(line)
+        say(f"done: the best checkpoint is step {self.checkpoints.choose('best')} in {place}")
 
     def _score(self, step: int, state: State) -> dict[str, Any]:
         results = self.scorer(step, state)

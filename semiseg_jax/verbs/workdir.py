@@ -47,18 +47,25 @@ _PACKAGES = (
 )
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises if the workdir holds checkpoints of a run with another config, or is no folder."""
+def check(config: ConfigDict, workdir: Path) -> int:
+    """Raises if the workdir holds checkpoints of a run with another config, or is no folder.
+
+    A run may be made longer -> the steps that it was for until now; 0 where that has not changed.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {workdir} is a file")
     if not (workdir / "config.json").exists() or not _holds_steps(workdir / "checkpoints", "*/*"):
-        return
-    changed = config_lib.differences(read_config(workdir), config)
-    if changed:
-        raise ValueError(
-            f"{mirror.shown(workdir)} holds a run of another config:\n  " + "\n  ".join(changed)
-            + "\nUse another --workdir, or the old values to go on with that run."
-        )  # fmt: skip
+        return 0
+    old = read_config(workdir)
+    changed = config_lib.differences(old, config)
+    if not changed:
+        return 0
+    if len(changed) == 1 and config.steps > old.steps:
+        return int(old.steps)
+    raise ValueError(
+        f"{mirror.shown(workdir)} holds a run of another config:\n  " + "\n  ".join(changed)
+        + "\nUse another --workdir, or the old values to go on with that run (only its steps may grow)."
+    )  # fmt: skip
 
 
 def anchored(config: ConfigDict) -> ConfigDict:

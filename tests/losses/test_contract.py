@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from two_devices import loss_and_grad_on_two_devices
 
 from semiseg_jax import losses
+from semiseg_jax.ops import _checks
 
 BATCH, HEIGHT, WIDTH, CLASSES = 4, 5, 6, 3
 
@@ -320,6 +321,13 @@ def what_counts(name, weighed):
 def test_jit_equals_a_plain_call(cheap):
     inputs = make_inputs(cheap)
     np.testing.assert_allclose(CASES[cheap].loss(**inputs), with_grads(cheap)(inputs)[0], rtol=1e-5)
+
+
+def test_what_is_no_argument_of_the_jitted_function_may_be_an_array_from_outside(name, monkeypatch):
+    monkeypatch.setattr(_checks, "CHECKED_PIXELS", 16)  # of larger arrays a part is looked at
+    arguments = make_inputs(name) | make_masks(name, True) | make_weights(name, 1.0)
+    scores, others = split_scores(name, jax.tree.map(jnp.asarray, arguments))
+    jax.eval_shape(jax.grad(lambda scores: CASES[name].loss(**scores, **others)), scores)
 
 
 def test_a_batch_is_the_mean_of_its_images_which_vmap_gives_in_one_call(name):

@@ -204,6 +204,15 @@ def test_inputs_of_the_same_name_do_not_overwrite_each_other(workdir, source, tm
     assert [row["index"] for row in summary["images"]] == ["same_index.png", "same-2_index.png"]
 
 
+def test_sub_folders_of_a_folder_are_kept(workdir, source, tmp_path):
+    for folder in ("day/1", "night"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "same.png").write_bytes((source / "images" / "im0.png").read_bytes())
+    summary = semiseg_jax.predict(workdir, tmp_path / "in", output=tmp_path / "out", write="index")
+    assert [row["index"] for row in summary["images"]] == ["day/1/same_index.png", "night/same_index.png"]
+    assert (tmp_path / "out" / "day" / "1" / "same_index.png").is_file()
+
+
 def test_predictions_of_other_images_in_the_same_folder_are_warned_of(workdir, source, tmp_path, caplog):
     first, second = (source / "images" / f"im{i}.png" for i in (0, 1))
     semiseg_jax.predict(workdir, [first], output=tmp_path)

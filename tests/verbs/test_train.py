@@ -138,7 +138,31 @@ def test_a_finished_run_trains_no_further_reports_its_metrics_and_says_how_to_go
     assert steps == []
     assert again.step == 6
     assert again.metrics["miou"] == straight.result.metrics["miou"]
-    assert "is finished already; a longer run needs another --workdir" in capsys.readouterr().out
+    assert "is finished already; a larger --config.steps makes a longer run of it" in capsys.readouterr().out
+
+
+@pytest.mark.heavy
+def test_a_finished_run_is_made_longer_in_its_workdir_and_that_goes_on_exactly(straight, tmp_path, capsys):
+    config, steps = straight.copy(tmp_path / "run"), []
+    config.steps = 8
+    result = train(config, tmp_path / "run", on_step=steps.append)
+    assert steps == [7, 8]
+    assert result.step == 8
+    assert "THE RUN BECOMES LONGER, 8 steps instead of 6" in capsys.readouterr().out
+    stopped = straight.copy(tmp_path / "stopped")
+    stopped.steps = 8
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, tmp_path / "stopped", on_step=_interrupt)
+    train(stopped, tmp_path / "stopped")
+    assert "BECOMES LONGER" in capsys.readouterr().out
+    assert logged(tmp_path / "stopped", "train")[8]["loss"] == logged(tmp_path / "run", "train")[8]["loss"]
+    config.steps = 6
+    with pytest.raises(ValueError, match=r"steps: 8 -> 6\n.*only its steps may grow"):
+        train(config, tmp_path / "run")
+
+
+def _interrupt(step):
+    raise KeyboardInterrupt
 
 
 def test_the_workdir_holds_what_a_reader_needs(straight):
@@ -152,6 +176,8 @@ def test_the_workdir_holds_what_a_reader_needs(straight):
     assert "boundary_f" not in logged(workdir, "eval")[6]  # which takes longer than all others together
     assert "cross_entropy" in logged(workdir, "train")[6]
     assert re.search(r"warning: no pixel of [a-z, ]+ was found; train longer, .*balance_classes", straight.said)
+    assert re.search(r"IoU by class: [a-z]+ 0\.\d\d, ", straight.said)
+    assert f"next: semiseg evaluate --workdir={workdir}, semiseg predict" in straight.said
 
 
 @pytest.mark.heavy
@@ -364,7 +390,8 @@ def test_balanced_classes_train_with_the_weights_of_their_shares_and_go_on(tiny_
     assert weights[dataset.info.background] == 1
     said = capfd.readouterr().out
     assert f"class weights: {dataset.info.classes[0]} 1.00" in said
-    assert "was found" not in said  # this advice has been taken
+    assert "was found" in said
+    assert "--config.balance_classes" not in said
 
 
 def test_fully_balanced_classes_weigh_the_same_and_missing_ones_no_more_than_the_rarest(tiny_config, make_folder):

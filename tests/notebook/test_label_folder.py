@@ -1,0 +1,109 @@
+"""A dataset folder that is filled by drawing."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semiseg_jax.data.folder_files import read_source
+from semiseg_jax.data.types import Supervision
+from semiseg_jax.notebook.label_folder import LabelFolder
+
+STROKE = {"kind": "stroke", "class": 1, "width": 3, "places": [[5.5, 4.5], [5.5, 20.5]]}
+POINT = {"kind": "point", "class": 2, "places": [[30.7, 40.2]]}
+BOX = {"kind": "box", "class": 1, "places": [[20, 30], [10, 12]]}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos" / "inner"
+    folder.mkdir(parents=True)
+    for name in "ab":
+        Image.fromarray(np.full((40, 48, 3), 90, np.uint8)).save(folder / f"{name}.png")
+    return folder.parent
+
+
+@pytest.fixture
+def labels(tmp_path, photos):
+    return LabelFolder(tmp_path / "labels", photos, ["background", "cat", "dog"])
+
+
+def test_a_folder_of_images_becomes_a_dataset_folder_and_opens_again(labels):
+    assert labels.ids == ["inner_a", "inner_b"]
+    again = LabelFolder(labels.root)
+    assert (again.ids, again.classes, again.background) == (labels.ids, labels.classes, 0)
+    assert again.kinds == []
+    assert again.image("inner_a").shape == (40, 48, 3)
+    with pytest.raises(ValueError, match="there already, with the classes background, cat, dog; leave `classes` out"):
+        LabelFolder(labels.root, classes=["background", "cow"])
+
+
+def test_shapes_arrive_in_the_layout_and_come_back(labels, open_set):
+    labels.save("inner_a", [STROKE, POINT, BOX])
+    scribbles = np.asarray(Image.open(labels.root / "scribbles" / "inner_a.png"))
+    assert set(np.unique(scribbles)) == {1, 255}
+    assert np.flatnonzero(scribbles[:, 12] == 1).mean() == 5
+    assert json.loads((labels.root / "points.json").read_text()) == {"inner_a": [[30, 40, 2]]}
+    source = read_source(labels.root)
+    assert source.boxes.rows == {"inner_a": [([10, 12, 20, 30], 1)]}
+    assert LabelFolder(labels.root).shapes("inner_a") == labels.shapes("inner_a")
+    assert labels.kinds == ["scribble", "points", "box"]
+    rows = open_set(labels.root).info.splits["train"]
+    assert set(rows[0]["kinds"]) >= {Supervision.SCRIBBLE, Supervision.POINTS, Supervision.BOX}
+    assert set(rows[1]["kinds"]) == {Supervision.UNLABELED}
+
+
+def test_what_is_erased_leaves_the_folder(labels):
+    labels.save("inner_a", [STROKE, POINT, BOX])
+    labels.save("inner_b", [BOX])
+    labels.save("inner_a", [])
+    assert not (labels.root / "scribbles" / "inner_a.png").exists()
+    assert not (labels.root / "points.json").exists()
+    assert set(read_source(labels.root).boxes) == {"inner_b"}  # an image without boxes is not listed: it would say none
+    labels.save("inner_b", [])
+    assert not (labels.root / "boxes.json").exists()
+
+
+def test_labels_of_other_programs_are_shown_and_stay(make_folder):
+    root = make_folder(scribbles=True, points=True, boxes=True, tags=True)
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    labels = LabelFolder(root)
+    shapes = labels.shapes("im0")
+    assert [shape["kind"] for shape in shapes] == ["stroke", "stroke", "point", "point", "box"]
+    labels.save("im0", [*shapes, {"kind": "point", "class": 2, "places": [[1, 1]]}])
+    path = root / "points.json"
+    assert [changed for changed, content in before.items() if changed.read_bytes() != content] == [path]
+    assert json.loads(path.read_text()) == json.loads(before[path]) | {"im0": [[18, 20, 1], [3, 3, 0], [1, 1, 2]]}
+    labels.save("im0", [*shapes, BOX])
+    assert [len(rows) for rows in read_source(root).boxes.rows.values()] == [2, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({**POINT, "kind": "star"}, "'star' but must be a stroke, a point or a box"),
+        ({**POINT, "class": 3}, r"class 3 but the classes are 0\.\.2"),
+        ({**BOX, "places": [[1, 2]]}, "the places of a box must be at least 2 pairs of y, x"),
+        ({**POINT, "places": [[1, float("nan")]]}, "the places of a point must be at least 1 pairs"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_in_words(labels, shape, message):
+    with pytest.raises(ValueError, match=message):
+        labels.save("inner_a", [shape])
+    assert labels.shapes("inner_a") == []
+
+
+def test_places_outside_of_the_image_are_moved_to_its_edge(labels):
+    labels.save("inner_a", [{**POINT, "places": [[50, -3]]}, {**BOX, "places": [[-5, 2], [60, 70]]}])
+    assert json.loads((labels.root / "points.json").read_text())["inner_a"] == [[39, 0, 2]]
+    assert read_source(labels.root).boxes.rows["inner_a"] == [([0, 2, 40, 48], 1)]
+
+
+def test_a_folder_without_classes_or_images_says_what_is_missing(tmp_path, photos):
+    with pytest.raises(ValueError, match=r"dataset.json is missing.*images=.*classes="):
+        LabelFolder(tmp_path / "empty")
+    with pytest.raises(ValueError, match="holds no images yet; name the folder"):
+        LabelFolder(tmp_path / "empty", classes=["background", "cat"])
+    (photos / "inner").rename(photos / "images")
+    assert LabelFolder(photos, classes=["background", "cat"]).ids == ["a", "b"]
