@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from semiseg_jax.notebook.canvas import LabelCanvas
     from semiseg_jax.verbs.convert_weights import convert_weights
     from semiseg_jax.verbs.evaluate import evaluate
+    from semiseg_jax.verbs.export import export
     from semiseg_jax.verbs.export_labels import export_labels
     from semiseg_jax.verbs.import_labels import import_labels
     from semiseg_jax.verbs.inspect import inspect
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "Batch", "LabelCanvas", "Supervision", "convert_weights", "default_config", "evaluate", "export_labels",
+    "Batch", "LabelCanvas", "Supervision", "convert_weights", "default_config", "evaluate", "export", "export_labels",
     "import_labels", "inspect", "load", "load_config", "predict", "preflight", "prepare", "report", "summary", "train",
 ]  # fmt: skip
 
@@ -44,6 +45,7 @@ _HOMES = {
     "convert_weights": "semiseg_jax.verbs.convert_weights",
     "default_config": "semiseg_jax.config",
     "evaluate": "semiseg_jax.verbs.evaluate",
+    "export": "semiseg_jax.verbs.export",
     "export_labels": "semiseg_jax.verbs.export_labels",
     "import_labels": "semiseg_jax.verbs.import_labels",
     "inspect": "semiseg_jax.verbs.inspect",

@@ -119,21 +119,17 @@ def _predict(command: str, args: list[str]) -> int:
     parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
     parsed.string("write", "index,color,overlay", "what to write of each image; also probabilities, as float16 .npy")
-    positional = _with_workdir(parsed, args)
+    parsed.string("model", "", "a file of `semiseg export --format=stablehlo`, instead of --workdir")
+    exported = take(args, "model")[0] and not wants_help(args)
+    positional = parsed.parse(args) if exported else _with_workdir(parsed, args)
     if positional is None:
         return 0
     values = parsed.values
+    run = {} if exported else {"checkpoint": values.checkpoint, "config": _with_post(values)}
+    run |= {name: getattr(values, name) for name in ("output", "limit", "write")}
     from semiseg_jax.verbs.predict import predict
 
-    summary = predict(
-        values.workdir,
-        positional,
-        output=values.output,
-        checkpoint=values.checkpoint,
-        config=_with_post(values),
-        limit=values.limit,
-        write=values.write,
-    )
+    summary = predict("" if exported else values.workdir, positional, exported=values.model, **run)
     return int(bool(summary["failed"]))
 
 
@@ -303,6 +299,26 @@ def _export_labels(command: str, args: list[str]) -> int:
     return int(bool(summary["failed"]))
 
 
+def _export(command: str, args: list[str]) -> int:
+    parsed = Flags(command, HELP[command])
+    parsed.string("output", "", "the file to write, such as mine.semiseg or mine.onnx")
+    parsed.string("format", "stablehlo", "stablehlo or onnx")
+    parsed.string("licence", "", "of the weights, for the model card")
+    parsed.string("size", "", "of onnx: height x width of the images, such as 480x640; empty = the training canvas")
+    parsed.string("python", "", "of onnx: an interpreter that has jax2onnx and onnxruntime; empty = this one")
+    parsed.string("checkpoint", "best", "best, last or a step")
+    positional = parsed.parse_with_workdir(args)
+    if positional is None:
+        return 0
+    _no_positional(positional)
+    values, output = parsed.values, parsed.required("output")
+    from semiseg_jax.verbs.export import export
+
+    names = ("format", "checkpoint", "config", "licence", "size", "python")
+    export(values.workdir, output, **{name: getattr(values, name) for name in names})
+    return 0
+
+
 def _report(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
     parsed.string("output", "", "the .html to write; empty = report.html in the workdir, or here for several")
@@ -363,6 +379,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "prepare": _prepare,
     "import-labels": _import_labels,
     "export-labels": _export_labels,
+    "export": _export,
     "report": _report,
     "inspect": _inspect,
     "summary": _summary,

@@ -5,6 +5,7 @@ USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg train     trains what a config describes, or goes on where it stopped
   semiseg evaluate  metrics of a trained model, at the original resolution
   semiseg predict   label maps, colour pictures and overlays for files, folders and globs
+  semiseg export    a trained model as one file, StableHLO or ONNX, that runs without this package
   semiseg report    one page about runs: scores, curves, mistakes, pictures
   semiseg import-labels     a dataset folder from the files of an annotation tool
   semiseg export-labels     predictions as files of an annotation tool, so that people correct instead of draw
@@ -38,8 +39,18 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
 
   semiseg predict --workdir=runs/mine photos/ 'more/*.jpg' one.png --output=predictions
   semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
+  semiseg predict --model=mine.semiseg photos/                 # a file of `semiseg export`, without the run
 
 Without any file, the evaluation split of the training data is predicted.""",
+    "export": """Writes a trained model as one file, with preprocessing, resizing and the choice of classes inside and
+a model card beside them. The file is read back and compared with the run.
+
+  semiseg export --workdir=runs/mine --output=mine.semiseg --licence=CC-BY-4.0
+  semiseg export --workdir=runs/mine --output=mine.onnx --format=onnx --size=480x640 --python=onnx_env/bin/python
+
+stablehlo: jax alone runs it, on CPU, GPU and TPU, for batches and images of any size; `semiseg predict --model` too.
+onnx: ONNX Runtime and others run it, for batches of any size and images of one size. jax2onnx converts, which needs
+other versions of packages; so make an environment for it: pip install jax2onnx onnxruntime.""",
     "report": """Writes one page about trained runs, to look at in a browser: scores, learning curves, classes,
 calibration, the worst and the most uncertain images. It needs nothing beside it, so it can be sent around.
 

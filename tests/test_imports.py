@@ -21,10 +21,12 @@ ROOMS = {
     "notebook": {"notebook", "exchange", "engine", "data", "options"},
     "engine": {"engine", "data", "models", "losses", "ops", "options", "registry"},
     "methods": {"methods", "engine", "data", "models", "losses", "ops", "options", "registry"},
+    "exports": {"exports", "engine", "data", "models", "ops", "options"},
     "report": {"report", "engine", "data", "ops", "options"},
     "verbs": {
         "verbs",
         "report",
+        "exports",
         "methods",
         "engine",
         "exchange",

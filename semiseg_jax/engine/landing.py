@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from semiseg_jax.data.types import IGNORE
 from semiseg_jax.engine.metrics import BINS
 from semiseg_jax.engine.views import ROWS, Size
+from semiseg_jax.ops.resizing import linear_taps, mix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,28 +149,17 @@ def _calibration(truth: jax.Array, labels: jax.Array, top: jax.Array) -> jax.Arr
     return jnp.stack([jnp.zeros(BINS).at[at].add(column.ravel(), mode="drop") for column in columns])
 
 
-def _taps(at: jax.Array, placed: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The two source pixels of each output pixel along an axis, and the share of the second; centres at halves.
-
-    As cv2's INTER_LINEAR; in whole numbers, so that nothing is lost at large coordinates.
-    """
-    halves = jnp.clip((2 * at + 1) * placed - size, 0, (placed - 1) * 2 * size)
-    first = halves // (2 * size)
-    share = (halves % (2 * size)).astype(jnp.float32) / (2 * size).astype(jnp.float32)
-    return first, jnp.minimum(first + 1, placed - 1), share
-
-
 def _fit_columns(maps: jax.Array, width: int) -> jax.Array:
     return jnp.pad(maps[:, :width], ((0, 0), (0, max(0, width - maps.shape[1])), (0, 0)))
 
 
 def _resize_columns(maps: jax.Array, placed: jax.Array, size: jax.Array, width: int) -> jax.Array:
     """[Hs,Ws,K] -> [Hs,width,K], rows below `placed` left empty."""
-    left, right, share = _taps(jnp.arange(width), placed[1], size[1])
+    left, right, share = linear_taps(jnp.arange(width), placed[1], size[1])
 
     def strip(i: jax.Array, out: jax.Array) -> jax.Array:
         rows = jax.lax.dynamic_slice_in_dim(maps, i * ROWS, ROWS)
-        mixed = _mix(rows.at[:, left].get(mode="clip"), rows.at[:, right].get(mode="clip"), share[:, None])
+        mixed = mix(rows.at[:, left].get(mode="clip"), rows.at[:, right].get(mode="clip"), share[:, None])
         return jax.lax.dynamic_update_slice_in_dim(out, mixed, i * ROWS, 0)
 
     empty = jnp.zeros((maps.shape[0], width, maps.shape[-1]))
@@ -178,9 +168,5 @@ def _resize_columns(maps: jax.Array, placed: jax.Array, size: jax.Array, width: 
 
 def _rows(maps: jax.Array, i: jax.Array, placed: jax.Array, size: jax.Array) -> jax.Array:
     """The i-th strip of output rows."""
-    top, bottom, share = _taps(i * ROWS + jnp.arange(ROWS), placed, size)
-    return _mix(maps.at[top].get(mode="clip"), maps.at[bottom].get(mode="clip"), share[:, None, None])
-
-
-def _mix(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    return one * (1 - share) + other * share
+    top, bottom, share = linear_taps(i * ROWS + jnp.arange(ROWS), placed, size)
+    return mix(maps.at[top].get(mode="clip"), maps.at[bottom].get(mode="clip"), share[:, None, None])

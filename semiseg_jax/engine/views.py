@@ -64,11 +64,21 @@ def spans(sizes: Sequence[Size]) -> Size:
     return few(max(height for height, _ in sizes)), few(max(width for _, width in sizes))
 
 
+def rungs(largest: int) -> tuple[int, ...]:
+    """The lengths that a side of a canvas may have, from the longest: the largest and its halves, multiples of 32.
+
+    >>> rungs(96)
+    (96, 64, 32)
+    """
+    found = [largest]
+    while (half := round_up(found[-1] // 2, ROWS)) < found[-1]:
+        found.append(half)
+    return tuple(found)
+
+
 def _halved(largest: int, needed: int) -> int:
     """`largest`, halved while `needed` pixels still fit; a multiple of 32."""
-    while (half := round_up(largest // 2, ROWS)) >= needed and half < largest:
-        largest = half
-    return largest
+    return min((length for length in rungs(largest) if length >= needed), default=largest)
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

@@ -53,7 +53,9 @@ class UNet(Segmenter):
         check_image("UNet", image)
         height, width = image.shape[1:3]
         multiple = 2 ** len(self.widths)
-        padded = jnp.pad(image, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)])
+        below, right = -height % multiple, -width % multiple
+        fits = below == 0 and right == 0  # as every canvas does, whose exported program then has no padding
+        padded = image if fits else jnp.pad(image, [(0, 0), (0, below), (0, right), (0, 0)])
         stem = Conv(self.widths[0], 4, 2, use_bias=self.norm == "none", dtype=self.dtype, name="stem")
         x = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name="stem_norm")(stem(padded), train))
         make = nn.remat(Block, static_argnums=(2,)) if self.remat else Block

@@ -21,6 +21,8 @@ from semiseg_jax.engine import mirror, pictures, processes
 from semiseg_jax.engine.checkpoints import write_json
 from semiseg_jax.engine.inference import Prediction
 from semiseg_jax.engine.parallel import barrier, is_main, keep_memory
+from semiseg_jax.exports import stablehlo
+from semiseg_jax.exports.stablehlo import Saved
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
@@ -40,7 +42,7 @@ class Source(NamedTuple):
 
 @processes.together
 def predict(
-    workdir: str | Path,
+    workdir: str | Path = "",
     inputs: str | Path | Sequence[str | Path] = (),
     *,
     output: str | Path = "",
@@ -48,6 +50,7 @@ def predict(
     config: ConfigDict | None = None,
     limit: int = 0,
     write: str | Sequence[str] = DRAWN,
+    exported: str | Path = "",
 ) -> dict[str, Any]:
     """Writes files NAME_KIND for every image, and `predictions.json` -> what that holds. Several processes share it.
 
@@ -61,6 +64,8 @@ def predict(
       limit: at most this many images; 0 = all.
       write: what to write of each image, or names joined by commas: "index" (class indices, PNG), "color" and "overlay"
         (PNG), "probabilities" (NumPy .npy, [H,W,K] float16).
+      exported: a file of `semiseg export --format=stablehlo` in place of a workdir; `inputs` must then be given, and
+        `predictions` is in the current folder.
 
     A file that cannot be read is listed under "failed" and the others go on.
     """
@@ -68,10 +73,8 @@ def predict(
     kinds = _kinds(write)
     check_limit(limit)
     refuse(output, "--output")
-    workdirs.join(workdir, config)
-    workdir = mirror.reading(workdir)
-    model = workdirs.load(workdir, checkpoint=checkpoint, config=config)
-    output = Path(output) if output else workdir / "predictions"
+    model, folder = _opened(workdir, exported, checkpoint, config)
+    output = Path(output) if output else folder / "predictions"
     sources = _sources(model, inputs)[: limit or None]
     names = _unique_names({source.name: source.stem for source in sources})
     processes.check_same(list(names), "images to predict")
@@ -110,6 +113,22 @@ def predict(
     return summary
 
 
+def _opened(
+    workdir: str | Path, exported: str | Path, checkpoint: str, config: ConfigDict | None
+) -> tuple[workdirs.Trained | Saved, Path]:
+    """The model of a workdir or of a file, and the folder beside which predictions lie by default."""
+    if not exported:
+        workdirs.join(workdir, config)
+        folder = mirror.reading(workdir)
+        return workdirs.load(folder, checkpoint=checkpoint, config=config), folder
+    if str(workdir):
+        raise ValueError(f"give a workdir or an exported model, not both: {workdir} and {exported}")
+    refuse(exported, "--model")
+    processes.join(processes.Distributed())
+    workdirs.use_compilation_cache()
+    return stablehlo.read(exported), Path()
+
+
 def together_again(order: Sequence[str], *mine: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Lists of rows that this process made -> those of all processes, by their "file" in the `order`."""
     place = {name: number for number, name in enumerate(order)}
@@ -121,7 +140,7 @@ def together_again(order: Sequence[str], *mine: Sequence[dict[str, Any]]) -> lis
 
 
 def stream(
-    model: workdirs.Trained,
+    model: workdirs.Trained | Saved,
     sources: Iterable[tuple[str, Read]],
     failed: list[dict[str, str]],
     *,
@@ -159,10 +178,12 @@ def _kinds(write: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def _sources(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path]) -> list[Source]:
+def _sources(model: workdirs.Trained | Saved, inputs: str | Path | Sequence[str | Path]) -> list[Source]:
     if inputs:
         found = find_images(inputs).items()
         return [Source(str(path), stem, functools.partial(read_file, path)) for path, stem in found]
+    if isinstance(model, Saved):
+        raise ValueError("name images, folders or globs to predict: an exported model does not know the training data")
     dataset, split = evaluation_split(model)
     records = dataset.originals(split)
     rows = enumerate(dataset.info.splits[split])

@@ -215,8 +215,9 @@ class Trained:
     canvas: tuple[int, int]
     step: int
 
-    def predictor(self) -> inference.Predictor:
-        options = inference_options(self.config, self.canvas)
+    def predictor(self, options: inference.Inference | None = None) -> inference.Predictor:
+        """`options` are those of the config by default."""
+        options = options or inference_options(self.config, self.canvas)
         return inference.Predictor(self.method.predict, self.variables, options, self.info.num_classes)
 
 
