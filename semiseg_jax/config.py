@@ -21,7 +21,7 @@ from semiseg_jax.registry import name_of
 
 __all__ = [
     "FREE_FIELDS", "OPEN_FIELDS", "RENAMED", "changed_fields", "default_config", "differences", "fields", "from_json",
-    "parse_arg", "set_fields", "settings", "to_json", "with_method",
+    "parse_arg", "settings", "to_json", "with_method",
 ]  # fmt: skip
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.
@@ -186,16 +186,6 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any
         for path in sorted(before.keys() | after.keys())
         if before.get(path, "absent") != after.get(path, "absent")
     }
-
-
-def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets path -> value, such as `optimizer.learning_rate`; a dict as a whole replaces what was there."""
-    for path, value in values.items():
-        *parents, leaf = path.split(".")
-        node = config
-        for part in parents:
-            node = node[part]
-        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:

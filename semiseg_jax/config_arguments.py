@@ -1,5 +1,6 @@
 """The argument of a config, `"dataset=voc,labels=points"`: how configs read it and help lists it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,3 +47,13 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
         if isinstance(choices, tuple) and text not in choices:
             raise ValueError(f"config argument {name}={text!r} is unknown; known: {', '.join(choices)}")
     return ConfigDict(values)
+
+
+def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets path -> value, such as `optimizer.learning_rate`; a dict as a whole replaces what was there."""
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        node = config
+        for part in parents:
+            node = node[part]
+        node[leaf] = ConfigDict(value) if isinstance(value, dict) else value

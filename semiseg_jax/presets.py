@@ -9,8 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import set_fields
-from semiseg_jax.config_arguments import ArgumentProbe, parse_arg
+from semiseg_jax.config_arguments import ArgumentProbe, parse_arg, set_fields
 
 Fields = dict[str, Any]
 

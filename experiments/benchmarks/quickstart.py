@@ -24,7 +24,11 @@ RESULTS = Path(__file__).parents[1] / "results"
 # Run -> what it learns from, and what follows `semiseg train --config=quickstart`.
 RUNS = {
     "masks": ("the 12 masks alone", ":labels=masks"),
-    "no_crf": ("masks and scribbles", "--config.method=supervised --config.terms.gated_crf.weight=0"),
+    "no_crf": (
+        "masks and scribbles",
+        "--config.method=supervised --config.terms.gated_crf.weight=0 "
+        """--config.data.quota='{"dense": 2, "scribble": 6}'""",
+    ),
     "older": (
         "as it is now, with the settings of version 0.1",
         "--config.model.norm=group --config.augment.jitter=0.8 --config.eval.scales='(1.0,)' "
