@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config_arguments import parse_arg
+from semiseg_jax.config_arguments import parse_arg, set_fields
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods import METHODS, find_method
 from semiseg_jax.methods.terms import known_terms
@@ -21,7 +21,7 @@ from semiseg_jax.registry import name_of
 
 __all__ = [
     "FREE_FIELDS", "OPEN_FIELDS", "RENAMED", "changed_fields", "default_config", "differences", "fields", "from_json",
-    "parse_arg", "settings", "to_json", "with_method",
+    "parse_arg", "set_fields", "settings", "to_json", "with_method",
 ]  # fmt: skip
 
 # Fields that may differ from the run that made a workdir: they change neither the numbers nor the checkpoints' meaning.

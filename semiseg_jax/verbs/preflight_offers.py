@@ -7,8 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from semiseg_jax.config import settings
-from semiseg_jax.config_arguments import set_fields
+from semiseg_jax.config import set_fields, settings
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.models import MODELS
 from semiseg_jax.registry import find
