@@ -31,8 +31,7 @@ RUNS = {
     ),
     "older": (
         "as it is now, with the settings of version 0.1",
-        "--config.model.norm=group --config.augment.jitter=0.8 --config.eval.scales='(1.0,)' "
-        "--config.terms.gated_crf.stride=4",
+        "--config.model.norm=group --config.augment.jitter=0.8 --config.terms.gated_crf.stride=4",
     ),
     "now": ("masks and scribbles, and Gated CRF on all 480 scenes", ""),
 }
