@@ -66,7 +66,7 @@ COMMANDS = pytest.mark.parametrize(
 
 
 @COMMANDS
-def test_the_command_line_takes_every_command_that_is_shown(path, here, monkeypatch, capsys):
+def test_the_command_line_takes_every_command_that_is_shown(path, here, monkeypatch):
     for source in blocks(path, "python"):
         if found := re.match(r"# (\w+\.py)\n", source):
             (here / found[1]).write_text(source)
@@ -75,7 +75,7 @@ def test_the_command_line_takes_every_command_that_is_shown(path, here, monkeypa
     for args in semiseg_commands(path):
         before = len(called)
         cli.main(args)
-        assert len(called) > before, f"semiseg {' '.join(args)}\n{capsys.readouterr().err}"
+        assert len(called) > before, f"semiseg {' '.join(args)}"  # what it says is below
         verb, given = called[-1]
         if verb in ("train", "preflight"):
             settings(given[0])  # checks everything that needs no data
