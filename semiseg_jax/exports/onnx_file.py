@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def write(path: Path, order: Order, weights: Mapping[str, Any], image: np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         # The package alone, and no other package of this environment.
-        (room / "semiseg_jax").symlink_to(Path(semiseg_jax.__file__).parent.absolute())
+        shutil.copytree(Path(semiseg_jax.__file__).parent, room / "semiseg_jax", ignore=shutil.ignore_patterns("*.pyc"))
         (room / "order.json").write_text(json.dumps(dataclasses.asdict(order)))
         plain: dict[str, Any] = {name: np.asarray(array) for name, array in weights.items()}
         np.savez(room / "weights.npz", **plain)
