@@ -19,18 +19,20 @@ def get_config(arg: str = "") -> ConfigDict:
     fields = {
         "data.name": "shapes",
         "data.assign": {"dense": 12, "scribble": 324, "unlabeled": 144},
-        "model.norm": "batch",
+        "model": {"name": "unet", "norm": "batch", "widths": (20, 40, 80, 112)},
         "augment.crop": (64, 64),
         "augment.jitter": 0.0,  # colours help to tell the classes apart
         "optimizer.learning_rate": 4e-3,
         "ema": 0.99,
-        "steps": 1500,
+        "steps": 1200,
+        "eval.every": 400,
     }
     if given.labels == "masks":
         return changed(default_config("supervised"), fields, {"data.quota": {"dense": 8}})
     mixed = {
         "data.quota": {"dense": 2, "scribble": 5, "unlabeled": 1},
         "terms.gated_crf.weight": 0.1,
+        "terms.gated_crf.start": 0.35,  # once scribbles and masks have taught the classes
         "terms.gated_crf.stride": 1,  # every pixel: the images are small
     }
     return changed(default_config("gated_crf"), fields, mixed)
