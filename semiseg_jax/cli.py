@@ -302,7 +302,7 @@ def _export_labels(command: str, args: list[str]) -> int:
 def _export(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
     parsed.string("output", "", "the file to write, such as mine.semiseg or mine.onnx")
-    parsed.string("format", "stablehlo", "stablehlo or onnx")
+    parsed.string("format", "", "stablehlo or onnx; empty = onnx for a name that ends in .onnx, else stablehlo")
     parsed.string("licence", "", "of the weights, for the model card")
     parsed.string("size", "", "of onnx: height x width of the images, such as 480x640; empty = the training canvas")
     parsed.string("python", "", "of onnx: an interpreter that has jax2onnx and onnxruntime; empty = this one")
@@ -321,6 +321,7 @@ def _export(command: str, args: list[str]) -> int:
 
 def _report(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
+    parsed.string("workdir", "", "one more run, as other commands name it")
     parsed.string("output", "", "the .html to write; empty = report.html in the workdir, or here for several")
     parsed.string("checkpoint", "best", "best, last or a step")
     parsed.integer("images", 8, "how many of the worst and of the most uncertain images to show, of each run")
@@ -328,6 +329,7 @@ def _report(command: str, args: list[str]) -> int:
     positional = parsed.parse(args)
     if positional is None:
         return 0
+    positional = [*positional, *filter(None, [parsed.values.workdir])]
     if not positional:
         raise UsageError(f"at least one workdir, please\n\n{HELP[command]}")
     from semiseg_jax.verbs.report import report

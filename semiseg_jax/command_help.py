@@ -50,7 +50,7 @@ a model card beside them. The file is read back and compared with the run.
 
 stablehlo: jax alone runs it, on CPU, GPU and TPU, for batches and images of any size; `semiseg predict --model` too.
 onnx: ONNX Runtime and others run it, for batches of any size and images of one size. jax2onnx converts, which needs
-other versions of packages; so make an environment for it: pip install jax2onnx onnxruntime.""",
+other versions of packages; so make an environment for it: pip install jax2onnx onnxruntime 'jax<0.11'.""",
     "report": """Writes one page about trained runs, to look at in a browser: scores, learning curves, classes,
 calibration, the worst and the most uncertain images. It needs nothing beside it, so it can be sent around.
 

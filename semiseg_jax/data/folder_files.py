@@ -89,7 +89,11 @@ def read_source(root: Path, *, skip_bad: bool = False) -> Source:
     for where, by_id in sources.items():
         strangers = sorted(set(by_id) - set(images))
         if strangers:
-            logger.warning("%s: %d ids in %s have no image, the first is %s", root, len(strangers), where, strangers[0])
+            first = strangers[0]
+            hint = "; ids are written without a suffix" if Path(first).with_suffix("").as_posix() in images else ""
+            logger.warning(
+                "%s: %d ids in %s have no image, the first is %s%s", root, len(strangers), where, first, hint
+            )
     default_background = list(classes).index("background") if "background" in classes else None
     return Source(
         root=root,
@@ -133,8 +137,11 @@ def read_points(source: Source, id: str, size: tuple[int, int]) -> np.ndarray:
     rows = _rows(f"{source.root}/points.json: {id}", source.points[id], ("y", "x", "class"))
     outside = (rows[:, 0] < 0) | (rows[:, 1] < 0) | (rows[:, 0] >= size[0]) | (rows[:, 1] >= size[1])
     if outside.any():
+        swapped = (rows[:, 1] >= 0) & (rows[:, 0] >= 0) & (rows[:, 1] < size[0]) & (rows[:, 0] < size[1])
+        hint = "; points are [y, x, class], are these [x, y, class]?" if swapped.all() else ""
         raise FolderError(
-            f"{source.root}/points.json: {id}: point {rows[outside][0].tolist()} lies outside its image {list(size)}"
+            f"{source.root}/points.json: {id}: point {rows[outside][0].tolist()} lies outside its image, which is "
+            f"{size[0]} high and {size[1]} wide{hint}"
         )
     places = rows[:, :2]
     if ((places > 0) & (places < 1)).any() and (places <= 1).all() and max(size) > 1:

@@ -28,7 +28,9 @@ class Supervision(enum.IntEnum):
             return cls[name.upper()]
         except KeyError:
             known = ", ".join(kind.name.lower() for kind in cls)
-            raise ValueError(f"unknown supervision kind {name!r}; known kinds: {known}") from None
+            meant = {"masks": "dense", "mask": "dense", "clicks": "points", "scribbles": "scribble", "boxes": "box"}
+            hint = f" (did you mean {meant[name.lower()]}?)" if name.lower() in meant else ""
+            raise ValueError(f"unknown supervision kind {name!r}{hint}; known kinds: {known}") from None
 
 
 # Kinds without labels of single pixels, which labels that a program made may stand in for.

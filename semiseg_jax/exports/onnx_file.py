@@ -18,7 +18,7 @@ from semiseg_jax.engine.files import write_whole
 
 _HOW = (
     "make an environment for the conversion and name its interpreter: python3 -m venv onnx_env && "
-    "onnx_env/bin/pip install jax2onnx onnxruntime, then --python=onnx_env/bin/python"
+    "onnx_env/bin/pip install jax2onnx onnxruntime 'jax<0.11', then --python=onnx_env/bin/python"
 )
 
 
@@ -65,6 +65,6 @@ def write(path: Path, order: Order, weights: Mapping[str, Any], image: np.ndarra
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         if run.returncode:
             said = "\n".join(run.stderr.strip().splitlines()[-12:])
-            raise ValueError(f"the network cannot be converted to ONNX; {command[0]} said:\n{said}")
+            raise ValueError(f"the network cannot be converted to ONNX; {command[0]} said:\n{said}\n{_HOW}")
         write_whole(path, (room / "model.onnx").read_bytes())
         return np.asarray(np.load(room / "probabilities.npy"))

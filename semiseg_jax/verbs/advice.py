@@ -35,7 +35,12 @@ def advice(
     if "iou" in results:
         iou = np.asarray(results["iou"], float)
         lines.append("IoU by class: " + _listed(iou, classes))
-        lines += _lost(iou, classes, weighted)
+        recall = np.asarray(results.get("class_recall", np.where(iou == 0, 0.0, 1.0)), float)  # NaN: no pixel to find
+        lines += _lost(np.where(np.isnan(recall), np.nan, iou), classes, weighted)
+        if absent := [name for name, value in zip(classes, recall, strict=True) if np.isnan(value)]:
+            lines.append(
+                f"the evaluated images hold no {', '.join(absent)}: scores say nothing of that; give more images masks"
+            )
     return lines + _course(scores, steps, metric, can_grow)
 
 

@@ -36,7 +36,7 @@ def export(
     workdir: str | Path,
     output: str | Path,
     *,
-    format: str = "stablehlo",
+    format: str = "",
     checkpoint: str = "best",
     config: ConfigDict | None = None,
     licence: str = "",
@@ -48,13 +48,15 @@ def export(
     Args:
       workdir: of `semiseg_jax.train`.
       output: the file to write.
-      format: "stablehlo", which jax reads and images of any size go through, or "onnx", for images of one size.
+      format: "stablehlo", which jax reads and images of any size go through, or "onnx", for images of one size; by
+        default what the name of the file says.
       checkpoint: "best", "last" or a step.
       config: the run's own config by default; an altered copy changes `eval.flip` and the like.
       licence: of the weights, for the card; nothing is assumed.
       size: of onnx: height and width of the images, such as "480x640"; by default those of the canvas.
       python: of onnx: an interpreter that has jax2onnx and onnxruntime; by default this one.
     """
+    format = format or ("onnx" if Path(output).suffix == ".onnx" else "stablehlo")
     if format not in FORMATS:
         raise ValueError(f"--format is {format!r} but must be one of {', '.join(FORMATS)}")
     if not str(output):
@@ -80,7 +82,7 @@ def save(
     output: str | Path,
     facts: Mapping[str, Any],
     *,
-    format: str = "stablehlo",
+    format: str = "",
     size: str = "",
     python: str = "",
     compare: bool = True,

@@ -49,6 +49,9 @@ def prepare(
             print(f"drawn in {picture}")
     if check_quota:  # of a set that was built before, nothing was known beforehand
         check_pools(data, dataset.info)
+    labels = "+".join(kind for kind in ("dense", "scribble", "points") if counts.get(data.train_split, {}).get(kind))
+    if data.name == "folder" and labels:
+        print(f"next: semiseg train --config=supervised:path={data.path},labels={labels} --workdir=runs/mine")
     return counts
 
 

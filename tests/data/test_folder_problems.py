@@ -146,7 +146,8 @@ FILE_PROBLEMS = [
     (box_outside, r"boxes\.json: im1: box \[40\.0, 10\.0, 30\.0, 5\.0\] lies outside its image 48x40"),
     (
         write("points.json", '{"im1": [[40, 2, 1]]}'),
-        r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside",
+        r"points\.json: im1: point \[40\.0, 2\.0, 1\.0\] lies outside its image, which is 40 high and 48 wide; points "
+        r"are \[y, x, class\], are these \[x, y, class\]\?",
     ),
     (write("points.json", '{"im1": [[-1, 2, 1]]}'), r"points\.json: im1: point .* lies outside"),
     (write("points.json", '{"im1": [[0.4, 0.2, 1], [1.0, 0.0, 0]]}'), r"points\.json: im1: point .* looks like shares"),
@@ -232,3 +233,7 @@ def test_labels_of_images_that_do_not_exist_are_reported(make_folder, caplog):
     make_folder.write_json("points.json", {"im0": [[18, 20, 1]], "typo": [[1, 1, 0]]})
     read_source(root)
     assert "1 ids in points.json have no image, the first is typo" in caplog.text
+    assert "without a suffix" not in caplog.text
+    make_folder.write_json("points.json", {"im0.png": [[18, 20, 1]]})
+    read_source(root)
+    assert "the first is im0.png; ids are written without a suffix" in caplog.text

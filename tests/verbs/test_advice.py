@@ -51,3 +51,9 @@ def test_a_score_that_stands_still_asks_for_nothing():
 
 def test_a_score_that_fell_asks_for_labels():
     assert "more steps do not help here" in said({500: 0.9, 1000: 0.7, 1500: 0.8})[1]
+
+
+def test_a_class_that_no_evaluated_image_holds_is_not_called_lost():
+    found = {"iou": np.array([0.9, 0.0, 0.7]), "class_recall": np.array([0.9, np.nan, 0.8])}
+    _, absent = advice({}, found, CLASSES[:3], steps=10)
+    assert absent.startswith("the evaluated images hold no cat")

@@ -75,7 +75,7 @@ def test_an_onnx_file_has_no_date_at_which_it_ends():
         (["--output=x.semiseg", "--format=torch"], "stablehlo, onnx"),
         ([], "--output is missing"),
         (["--output=x.semiseg", "--size=64x64"], "of --format=onnx"),
-        (["--output=x.onnx", "--format=onnx", "--python=no_such_python"], "pip install jax2onnx"),
+        (["--output=x.onnx", "--python=no_such_python"], "pip install jax2onnx"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_model_is_read(flags, words, tiny_config, tmp_path, capsys):
