@@ -25,9 +25,6 @@ from semiseg_jax.models import make_model
 from semiseg_jax.ops.images import standardize
 
 
-NAMES = ("probabilities", "labels")  # of the outputs, which jax orders by name
-
-
 def main(folder: Path) -> None:
     import onnx
     import onnxruntime
@@ -47,7 +44,8 @@ def main(folder: Path) -> None:
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
     # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.
     traced = jax.make_jaxpr(lambda images: program(weights, images))(images)
-    made = to_onnx(jaxpr_as_fun(traced), inputs=[images], input_names=["images"], output_names=sorted(NAMES))
+    names = ["labels", "probabilities"]  # the order that jax gives them
+    made = to_onnx(jaxpr_as_fun(traced), inputs=[images], input_names=["images"], output_names=names)
     card = order["card"]
     onnx.helper.set_model_props(
         made, {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
