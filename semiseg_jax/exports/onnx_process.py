@@ -43,12 +43,9 @@ def main(folder: Path) -> None:
     program = whole_image(forward, order["largest"], order["rungs"], flip=order["flip"])
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
     # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.
-    traced = jax.make_jaxpr(lambda images: [program(weights, images)[name] for name in ("probabilities", "labels")])(
-        images
-    )
-    made = to_onnx(
-        jaxpr_as_fun(traced), inputs=[images], input_names=["images"], output_names=["probabilities", "labels"]
-    )
+    traced = jax.make_jaxpr(lambda images: program(weights, images))(images)
+    names = ["labels", "probabilities"]  # the order that jax gives them
+    made = to_onnx(jaxpr_as_fun(traced), inputs=[images], input_names=["images"], output_names=names)
     card = order["card"]
     onnx.helper.set_model_props(
         made, {name: value if isinstance(value, str) else json.dumps(value) for name, value in card.items()}
