@@ -222,7 +222,8 @@ def quickstart_block() -> str:
     rows = json.loads((RESULTS / "quickstart.json").read_text())
     runs = {run: [row for row in rows if row["run"] == run] for run in dict.fromkeys(row["run"] for row in rows)}
     now = runs["now"]
-    miou, seconds = mean([row["miou"] for row in now]), mean([sum(row["seconds"].values()) for row in now])
+    miou = statistics.mean(row["miou"] for row in now)
+    seconds = statistics.mean(sum(row["seconds"].values()) for row in now)
     text = (
         f"After the installation the line takes {seconds / 60:.1f} minutes on two x86 cores, and `semiseg evaluate` "
         f"prints mIoU {now[0]['miou']:.3f}; the mean of {len(now)} seeds is {miou:.3f}. What labels are worth: mean "
