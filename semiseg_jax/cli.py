@@ -213,6 +213,9 @@ def _preflight(command: str, args: list[str]) -> int:
     parsed.string("topology", "", "the devices to compile for, such as v5e:2x4, v4:2x2x2, h200:8 or cpu:2")
     parsed.integer("classes", 0, "number of classes; 0 = those of the dataset, where it is there")
     parsed.boolean("propose", True, "where it does not fit, compile what would")
+    parsed.boolean(
+        "quick", False, "compile for TPUs in a hurry: a part of the time, and a program that is not the best"
+    )
     parsed.string("json", "", "a file for all numbers")
     positional = parsed.parse_with_config(args)
     if positional is None:
@@ -221,7 +224,8 @@ def _preflight(command: str, args: list[str]) -> int:
     config, topology, values = parsed.config(), parsed.required("topology"), parsed.values
     from semiseg_jax.verbs.preflight import preflight
 
-    report = preflight(config, topology, classes=values.classes, propose=values.propose, json=values.json)
+    names = ("classes", "propose", "quick", "json")
+    report = preflight(config, topology, **{name: getattr(values, name) for name in names})
     return int(not report.fits)
 
 

@@ -174,8 +174,10 @@ def devices_of(topology: Topology) -> np.ndarray:
     return np.array(described.devices).reshape(-1)
 
 
-def compiler_options(topology: Topology) -> dict[str, bool | int]:
-    """What a compiler without its device has to do without: trying out kernels."""
+def compiler_options(topology: Topology, *, quick: bool = False) -> dict[str, bool | int | float]:
+    """What a compiler without its device has to do without: trying out kernels. A TPU's may also be in a hurry."""
+    if quick and topology.chip.platform == "tpu":
+        return {"exec_time_optimization_effort": -1.0}
     if topology.chip.platform == "cuda":
         return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
     return {}

@@ -28,7 +28,9 @@ def tell(text: str) -> None:
     sys.stdout.flush()
 
 
-def compiled_stages(config: ConfigDict, topology: str, classes: int, only: Sequence[str] = ()) -> list[Found]:
+def compiled_stages(
+    config: ConfigDict, topology: str, classes: int, only: Sequence[str] = (), *, quick: bool = False
+) -> list[Found]:
     """Compiles every stage, or `only` some of them -> what was found of each, in their order.
 
     Where the compiler aborts, another process goes on with the stages that are left.
@@ -41,6 +43,7 @@ def compiled_stages(config: ConfigDict, topology: str, classes: int, only: Seque
             "classes": classes,
             "only": list(only),
             "skip": list(found),
+            "quick": quick,
         }
         aborted = _run(job, found)
         if aborted is None:

@@ -52,7 +52,7 @@ def main() -> None:
         _say(event="start", stage=stage.name)
         # What is traced here would else suit the CPU that traces it.
         with convolution_form("auto" if topology.chip.platform == hardware.CPUS else "library"):
-            found = compile_stage(stage, topology, devices, job["classes"])
+            found = compile_stage(stage, topology, devices, job["classes"], quick=job["quick"])
         _say(event="done", stage=stage.name, **found)
 
 
@@ -76,7 +76,9 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray, classes: int) -> dict[str, Any]:
+def compile_stage(
+    stage: Stage, topology: hardware.Topology, devices: np.ndarray, classes: int, *, quick: bool = False
+) -> dict[str, Any]:
     """What the compiled step of one stage needs, or why there is none."""
     try:
         traced, state, batch = trace(stage, devices, classes)
@@ -85,7 +87,7 @@ def compile_stage(stage: Stage, topology: hardware.Topology, devices: np.ndarray
         return {"problem": "batch" if "batch" in str(error) else "error", "error": str(error)}
     start = time.monotonic()
     try:
-        compiled = lowered.compile(compiler_options=hardware.compiler_options(topology))
+        compiled = lowered.compile(compiler_options=hardware.compiler_options(topology, quick=quick))
     except jax.errors.JaxRuntimeError as error:
         return {"seconds": time.monotonic() - start, **out_of_memory(str(error))}
     config, chip = stage.config, topology.chip

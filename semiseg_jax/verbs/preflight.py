@@ -50,7 +50,13 @@ class Preflight:
 
 
 def preflight(
-    config: ConfigDict, topology: str, *, classes: int = 0, propose: bool = True, json: str | Path = ""
+    config: ConfigDict,
+    topology: str,
+    *,
+    classes: int = 0,
+    propose: bool = True,
+    quick: bool = False,
+    json: str | Path = "",
 ) -> Preflight:
     """Compiles the step of every stage for hardware that is not there, and says what a device holds and sends.
 
@@ -61,19 +67,21 @@ def preflight(
       topology: the devices: v5e:2x4, v4:2x2x2, v6e:4x4, v5p:2x2x1, t4, l4, a100:4, h100, h200:8 or cpu:2.
       classes: how many; 0 = those of the dataset, or 21 where it is not there.
       propose: where a stage does not fit, or a batch does not divide, also compile what would.
+      quick: compile for TPUs in a hurry, in a part of the time; the program is not the best that the compiler makes,
+        and may need more memory.
       json: a file for all numbers.
     """
     run, target = settings(config), Topology.parse(topology)
     check_compiler(target)
     classes, source = number_of_classes(run, classes)
     tell(f"preflight of {run.method} for {target.count} x {target.chip.kind}, {classes} classes ({source})")
-    rows = _rows(config, target, classes, {}, ())
+    rows = _rows(config, target, classes, {}, (), quick)
     if propose:
         for problem, offers in _OFFERS.items():
             stages = [row["stage"] for row in rows if not row["changes"] and row.get("problem") == problem]
             for changes in itertools.islice(offers(config, target.count), TRIES) if stages else ():
                 tell(f"with {as_flags(changes)}:")
-                found = _rows(with_changes(config, changes), target, classes, changes, stages)
+                found = _rows(with_changes(config, changes), target, classes, changes, stages, quick)
                 rows += found
                 if problem == "memory" and all("problem" not in row for row in found):
                     break
@@ -84,9 +92,10 @@ def preflight(
     return report
 
 
-def _rows(config: ConfigDict, target: Topology, classes: int, changes: Changes, only: Any) -> list[Found]:
-    found = compiled_stages(config, target.name, classes, only)
+def _rows(config: ConfigDict, target: Topology, classes: int, changes: Changes, only: Any, quick: bool) -> list[Found]:
+    found = compiled_stages(config, target.name, classes, only, quick=quick)
     for row in found:
+        row["quick"] = quick
         row["changes"] = as_flags(changes)
         if not row.get("fits", True):
             row["problem"] = "memory"

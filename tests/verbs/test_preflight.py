@@ -44,7 +44,8 @@ def compiler(monkeypatch):
     def replace(*answers):
         jobs, left = [], iter(answers)
 
-        def compiled(config, topology, classes, only=()):
+        def compiled(config, topology, classes, only=(), quick=False):
+            assert not quick
             jobs.append((config, topology, classes, list(only)))
             return [dict(row) for row in next(left)]
 
