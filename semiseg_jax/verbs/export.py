@@ -82,7 +82,7 @@ def save(
     output: str | Path,
     facts: Mapping[str, Any],
     *,
-    format: str = "",
+    format: str = "stablehlo",
     size: str = "",
     python: str = "",
     compare: bool = True,
