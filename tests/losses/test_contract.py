@@ -327,7 +327,8 @@ def test_what_is_no_argument_of_the_jitted_function_may_be_an_array_from_outside
     monkeypatch.setattr(_checks, "CHECKED_PIXELS", 16)  # of larger arrays a part is looked at
     arguments = make_inputs(name) | make_masks(name, True) | make_weights(name, 1.0)
     scores, others = split_scores(name, jax.tree.map(jnp.asarray, arguments))
-    jax.eval_shape(jax.grad(lambda scores: CASES[name].loss(**scores, **others)), scores)
+    gradients = jax.eval_shape(jax.grad(lambda scores: CASES[name].loss(**scores, **others)), scores)
+    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, scores)
 
 
 def test_a_batch_is_the_mean_of_its_images_which_vmap_gives_in_one_call(name):
