@@ -172,7 +172,11 @@ class Pool:
         if len(left) < len(runs):
             print(f"{len(runs) - len(left)} of {len(runs)} runs are finished already", flush=True)
         with self._passes_on_signals(), concurrent.futures.ThreadPoolExecutor(self.count) as threads:
-            return list(threads.map(self._train, left))
+            codes = [threads.submit(self._train, run) for run in left]
+            # A signal that comes just as a wait begins is heard when it ends; so none is long.
+            while concurrent.futures.wait(codes, timeout=1).not_done:
+                pass
+            return [code.result() for code in codes]
 
     def _train(self, run: Run) -> int:
         place = self._free.get()
