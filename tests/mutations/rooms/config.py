@@ -122,8 +122,8 @@ MUTATIONS = (
         "cli.py",
         (
             (
-                'write=values.write,\n    )\n    return int(bool(summary["failed"]))',
-                "write=values.write,\n    )\n    return 0",
+                'exported=values.model, **run)\n    return int(bool(summary["failed"]))',
+                "exported=values.model, **run)\n    return 0",
             ),
         ),
         first=("predict_fails",),

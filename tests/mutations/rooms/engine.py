@@ -83,7 +83,7 @@ MUTATIONS = (
     Mutation(
         "engine-resize-centres",
         "maps are resized with corners instead of centres of pixels in the same place",
-        "engine/landing.py",
+        "ops/resizing.py",
         (("(2 * at + 1) * placed - size", "2 * at * placed"),),
         first=(
             "test_inference.py::test_maps",
