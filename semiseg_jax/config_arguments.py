@@ -1,6 +1,7 @@
 """The argument of a config, `"dataset=voc,labels=points"`: how configs read it and help lists it."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,14 +31,15 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
     last = ""
     for item in filter(None, arg.split(",")):
         name, sign, text = item.partition("=")
-        if last == "path" and name not in defaults:  # a folder's name may hold commas
+        if last == "path" and not _meant(name, defaults):  # a folder's name may hold commas
             given[last] += f",{item}"
             continue
         given[name], last = text if sign else "true", name
     values: dict[str, Any] = {name: value[0] if isinstance(value, tuple) else value for name, value in defaults.items()}
     for name, text in given.items():
         if name not in defaults:
-            raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}")
+            meant = f"; did you mean {near!r}?" if (near := _meant(name, defaults)) else ""
+            raise ValueError(f"config argument {name!r} is unknown{meant}; known: {', '.join(defaults)}")
         kind = type(values[name])
         try:
             values[name] = YES_OR_NO[text.lower()] if kind is bool else kind(text)
@@ -47,6 +49,10 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
         if isinstance(choices, tuple) and text not in choices:
             raise ValueError(f"config argument {name}={text!r} is unknown; known: {', '.join(choices)}")
     return ConfigDict(values)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), "")
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -323,8 +323,16 @@ def test_parse_arg_keeps_equals_signs_of_a_value():
 
 
 def test_parse_arg_unknown_name_fails_with_the_known_ones():
-    with pytest.raises(ValueError, match="'pth' is unknown; known: path, crop"):
+    with pytest.raises(ValueError, match="'size' is unknown; known: path, crop"):
+        parse_arg("size=3", path="", crop=1)
+    with pytest.raises(ValueError, match="'pth' is unknown; did you mean 'path'"):
         parse_arg("pth=x", path="", crop=1)
+
+
+def test_parse_arg_tells_a_misspelt_name_behind_a_path_from_a_folder_with_commas():
+    assert parse_arg("path=a,b=c,crop=2", path="", crop=1).path == "a,b=c"
+    with pytest.raises(ValueError, match="'corp' is unknown; did you mean 'crop'"):
+        parse_arg("path=a,corp=2", path="", crop=1)
 
 
 def test_parse_arg_wrong_type_fails_naming_the_argument():

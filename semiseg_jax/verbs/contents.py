@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -11,7 +12,7 @@ from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.likeness import alike, looks
 from semiseg_jax.data.records import Record, decode_image, decode_mask, given_labels, label_counts
 from semiseg_jax.data.threads import in_order
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.types import IGNORE, Supervision
 from semiseg_jax.engine import pictures
 
 MOST = 2000  # images that are looked into
@@ -158,7 +159,7 @@ def contact_sheet(dataset: Dataset) -> np.ndarray:
             cells["mask"] = pictures.draw_labels(image, decode_mask(record["mask"], size), info.colors)
         own = [kind for kind in _DRAWN if kind in row["kinds"]]
         if own:
-            cells["drawn"] = pictures.draw_labels(image, given_labels(record, own, size), info.colors)
+            cells["drawn"] = pictures.draw_labels(image, _visible(record, own, size), info.colors)
         if Supervision.BOX in row["kinds"]:
             cells["boxes"] = pictures.draw_boxes(image, record["boxes"], record["box_class"], info.colors)
         rows.append([cells[title] for title in titles])
@@ -166,3 +167,13 @@ def contact_sheet(dataset: Dataset) -> np.ndarray:
         height, width = row.get("full", row["size"])
         captions.append("\n".join([row["id"][-14:], split, f"{width}x{height}", *tags]))
     return pictures.grid(rows, titles, captions, legend=(info.classes, info.colors), absent="none")
+
+
+def _visible(record: Record, kinds: Sequence[Supervision], size: tuple[int, int]) -> np.ndarray:
+    """What is drawn [H,W], where a click is a disc that can be seen in a small picture."""
+    drawn = given_labels(record, kinds, size)
+    if Supervision.POINTS in kinds:
+        clicks = given_labels(record, [Supervision.POINTS], size)
+        for y, x in np.argwhere(clicks != IGNORE):
+            cv2.circle(drawn, (int(x), int(y)), 1 + max(size) // 60, int(clicks[y, x]), cv2.FILLED)
+    return drawn

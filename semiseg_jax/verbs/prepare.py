@@ -14,6 +14,8 @@ from semiseg_jax.data.types import Supervision
 from semiseg_jax.engine import pictures
 from semiseg_jax.verbs.contents import contact_sheet, contents_of
 
+FEW = 5  # images, on fewer of which a score says little
+
 
 def prepare(
     config: ConfigDict, *, check_quota: bool = True, clean: bool = False, picture: str | Path = ""
@@ -42,6 +44,9 @@ def prepare(
         print(
             f"  {split}: {len(dataset.info.splits[split])} images; labels: {labels or 'none'}; {bare} without any label"
         )
+    scored = dataset.eval_split("")
+    if scored and (count := len(dataset.masked_indices(scored))) < FEW:
+        print(f"{scored} has {count} image(s) with a mask: a score on so few says little; give masks to more of them")
     if contents := contents_of(dataset):
         print("\n".join(contents.lines()))
         if picture:

@@ -207,7 +207,7 @@ def _introduce(run: _Run, plan: Plan, state: State, step: int) -> None:
     unused = run.dataset.labels_beside(config.data.train_split, pools)
     if config.data.name != "shapes" and unused and not config.data.assign:
         listed = ", ".join(f"{count} {kind.name.lower()}" for kind, count in unused.items())
-        say(f"labels that data.quota does not ask for: {listed}")
+        say(f"images also have labels that this run does not use: {listed}; data.quota names the kinds that it uses")
     if not plan.eval_split and plan.stage.scored:
         say("no split val, validation or test has masks to compare with: trains without evaluation")
     tables = [

@@ -13,6 +13,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods": ("tests/methods",),
     "verbs": ("tests/verbs",),
     "config": ("tests/test_config.py", "tests/test_config_files.py", "tests/test_cli.py"),
+    "exchange": ("tests/exchange", "tests/notebook/test_label_folder.py", "tests/exports", "tests/report/test_page.py"),
 }
 
 

@@ -1,6 +1,6 @@
 """All mutations, by room. `run.py` applies them."""
 
-from rooms import config, data, engine, losses, methods, models, ops, verbs
+from rooms import config, data, engine, exchange, losses, methods, models, ops, verbs
 
 MUTATIONS = (
     *losses.MUTATIONS,
@@ -11,4 +11,5 @@ MUTATIONS = (
     *methods.MUTATIONS,
     *verbs.MUTATIONS,
     *config.MUTATIONS,
+    *exchange.MUTATIONS,
 )

@@ -35,6 +35,7 @@ def test_images_and_shares_of_pixels_are_printed_by_class_and_kind(prepared):
     assert cells(printed, "background")[:2] == ["6", f"{1 - share:.2%}"]
     assert cells(printed, "other") == ["0", "0.00%", "0", "0", "0.00%", "0", "0.00%", "0"]
     assert "no mask shows: other" in printed
+    assert "val has 2 image(s) with a mask: a score on so few says little" in printed
 
 
 def test_sizes_are_printed_from_the_smallest_to_the_largest_as_the_files_have_them(prepared, make_folder):

@@ -416,7 +416,7 @@ def test_a_run_goes_on_wherever_it_is_called_from_and_its_folder_is_moved_to(
     tiny_config.data.data_dir = "built"
     monkeypatch.chdir(root.parent)
     train(tiny_config, tmp_path / "run", on_step=terminate_at(3))
-    assert "labels that data.quota does not ask for: 4 scribble" in capsys.readouterr().out
+    assert "labels that this run does not use: 4 scribble" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path / "run")
     assert evaluate(tmp_path / "run")["images"] == 2
     assert not Path("built").exists()  # what is built already is found
