@@ -65,6 +65,18 @@ def test_what_is_erased_leaves_the_folder(labels):
     assert not (labels.root / "boxes.json").exists()
 
 
+def test_boxes_of_crowds_stay_when_others_are_drawn(labels):
+    labels.save("inner_a", [BOX])
+    path = labels.root / "boxes.json"
+    coco = json.loads(path.read_text())
+    crowd = {**coco["annotations"][0], "bbox": [1, 2, 30, 20], "iscrowd": 1}
+    path.write_text(json.dumps({**coco, "annotations": [*coco["annotations"], crowd]}))
+    LabelFolder(labels.root).save("inner_a", [{**BOX, "class": 2}])
+    boxes = json.loads(path.read_text())["annotations"]
+    assert crowd in boxes
+    assert len(boxes) == 2
+
+
 def test_labels_of_other_programs_are_shown_and_stay(make_folder):
     root = make_folder(scribbles=True, points=True, boxes=True, tags=True)
     before = {path: path.read_bytes() for path in root.rglob("*.*")}
