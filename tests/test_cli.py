@@ -246,7 +246,7 @@ def test_flags_that_make_no_sense_fail_naming_them(args, said, config_file, trai
 def test_unknown_argument_of_a_config_file_is_one_line_not_a_traceback(config_file, trained, capsys):
     assert cli.main(["train", f"--config={config_file}:stepz=3", "--workdir=w"]) == 1
     message = capsys.readouterr().err
-    assert "config argument 'stepz' is unknown; known: steps" in message
+    assert "config argument 'stepz' is unknown; did you mean 'steps'?; known: steps" in message
     assert "Traceback" not in message
 
 

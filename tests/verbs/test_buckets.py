@@ -27,9 +27,9 @@ pytestmark = pytest.mark.heavy
 WORKDIR = "s3://runs/mine"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
-    """An S3 server with one bucket."""
+    """An S3 server with one bucket. It stays for the whole run, since s3fs keeps its connections."""
     pytest.importorskip("s3fs")
     pytest.importorskip("moto.server")
     with socket.socket() as free:
