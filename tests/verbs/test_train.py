@@ -209,6 +209,13 @@ def test_best_and_last_checkpoints_are_kept(straight):
     assert steps <= {3, 6}
 
 
+def test_the_last_step_is_saved_and_scored_where_it_is_no_multiple(tiny_config, tmp_path):
+    tiny_config.steps, tiny_config.eval.every = 2, 5
+    train(tiny_config, tmp_path / "run")
+    assert list(logged(tmp_path / "run", "eval")) == [2]
+    assert (tmp_path / "run" / "checkpoints" / "supervised" / "2").exists()
+
+
 def test_workdir_of_another_config_is_refused_and_left_alone(straight):
     before = (straight.workdir / "config.json").read_text()
     config = ConfigDict(straight.config.to_dict())

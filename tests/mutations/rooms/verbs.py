@@ -40,7 +40,7 @@ MUTATIONS = (
             ),
         ),
         first=(
-            "test_accumulated_micro",
+            "test_train.py::test_the_last_step",
             "test_train.py",
         ),
     ),
