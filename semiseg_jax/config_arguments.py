@@ -31,7 +31,8 @@ def parse_arg(arg: str, **defaults: str | int | float | bool | tuple[str, ...]) 
     last = ""
     for item in filter(None, arg.split(",")):
         name, sign, text = item.partition("=")
-        if last == "path" and not _meant(name, defaults):  # a folder's name may hold commas
+        misspelt = bool(sign and _meant(name, defaults))
+        if last == "path" and name not in defaults and not misspelt:  # a folder's name may hold commas
             given[last] += f",{item}"
             continue
         given[name], last = text if sign else "true", name

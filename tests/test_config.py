@@ -331,6 +331,7 @@ def test_parse_arg_unknown_name_fails_with_the_known_ones():
 
 def test_parse_arg_tells_a_misspelt_name_behind_a_path_from_a_folder_with_commas():
     assert parse_arg("path=a,b=c,crop=2", path="", crop=1).path == "a,b=c"
+    assert parse_arg("path=a,crops", path="", crop=1).path == "a,crops"
     with pytest.raises(ValueError, match="'corp' is unknown; did you mean 'crop'"):
         parse_arg("path=a,corp=2", path="", crop=1)
 
