@@ -313,11 +313,12 @@ def _label_maps(folder: Path) -> dict[str, Path]:
 
 def _by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                raise FolderError(f"{folder}: {found[path.stem].name} and {path.name} have the same id")
-            found[path.stem] = path
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes and not name.startswith("."):
+            if stem in found:
+                raise FolderError(f"{folder}: {found[stem].name} and {name} have the same id")
+            found[stem] = folder / name
     return found
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,4 +135,5 @@ def _meant(name: str) -> str:
 
 def _seen(folder: Path) -> Iterable[Path]:
     """What people see in a folder: nothing that is hidden, such as ._X.jpg of macOS."""
-    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if not name.startswith(".")]

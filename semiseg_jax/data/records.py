@@ -197,21 +197,20 @@ class StoredSet(DataSet):
             return
         self.check_source()
         print(f"building {self.name} in {self.data_path}", flush=True)
-        sizes = self.split_sizes()
-        index: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
-        with (
-            store.writing(self.data_path, self.name, features(len(self.meta["classes"]))) as out,
-            tqdm(
-                total=sum(sizes.values()), desc=f"building {self.name}", unit="image", leave=False, disable=None
-            ) as bar,
-        ):
-            for entry in self.entries():
-                bar.update()
-                if entry:
-                    split, record, row = entry
-                    out.add(split, record)
-                    index[split].append(row)
-            out.index = {**self.meta, **self.finish_index(index)}
+        with tqdm(desc=f"listing {self.name}", unit="image", leave=False, disable=None) as bar:
+            sizes = self.split_sizes()
+            bar.reset(sum(sizes.values()))
+            bar.set_description(f"building {self.name}")
+            index: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
+            with store.writing(self.data_path, self.name, features(len(self.meta["classes"]))) as out:
+                for entry in self.entries():
+                    bar.update()
+                    if entry:
+                        split, record, row = entry
+                        out.add(split, record)
+                        index[split].append(row)
+                bar.set_description(f"finishing {self.name}")
+                out.index = {**self.meta, **self.finish_index(index)}
         store.send(self.data_dir, self.data_path)
 
     def leftovers(self) -> Sequence[Path]:

@@ -1,5 +1,7 @@
 """The folder builder: optional files, rebuilds, simulated labels."""
 
+import functools
+import io
 import json
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from folders import EVERYTHING, SIZE, mask_values, names, records, save_mask, square_mask
 from PIL import Image
 
+from semiseg_jax.data import records as data_records
 from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layout import default_colors
 from semiseg_jax.data.records import decode_image, decode_mask
@@ -311,3 +314,14 @@ def test_without_masks_and_split_files_everything_is_for_training(make_folder, o
 def test_simulate_refuses_options_that_do_not_exist(make_folder, open_set):
     with pytest.raises(ValueError, match=r"scribble has no option length; its options: .*pieces"):
         open_set(make_folder(), simulate={"scribble": {"length": 3}})
+
+
+def test_a_terminal_sees_a_bar_from_the_listing_to_the_last_file(make_folder, open_folder, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    shown = functools.partial(data_records.tqdm, file=terminal, mininterval=0)
+    monkeypatch.setattr(data_records, "tqdm", shown)
+    open_folder(make_folder()).build()
+    text = terminal.getvalue()
+    places = [text.index(words) for words in ("listing folder", "building folder", "6/6", "finishing folder")]
+    assert places == sorted(places)
