@@ -78,7 +78,8 @@ def to_numpy(result: Any) -> list[np.ndarray]:
 def take_turns(calls: Mapping[str, Call], rounds: int, limit: float) -> dict[str, list[float]]:
     """Milliseconds of a call, one entry a round: the mean of a block of calls. Calls must be warm.
 
-    There are two rounds at least, and no further one once `limit` seconds are over.
+    Before each block there is a rest and a call that does not count, so that the call of another contestant does not
+    slow it down. There are two rounds at least, and no further one once `limit` seconds are over.
     """
 
     def seconds(call: Call, count: int) -> float:
@@ -92,6 +93,8 @@ def take_turns(calls: Mapping[str, Call], rounds: int, limit: float) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in calls}
     while len(times["ours"]) < 2 or (len(times["ours"]) < rounds and time.perf_counter() - begin < limit):
         for name, call in calls.items():
+            time.sleep(BLOCK_SECONDS)  # PyTorch's threads keep their cores busy for a while after a call
+            call()
             times[name].append(1e3 * seconds(call, counts[name]))
     return times
 

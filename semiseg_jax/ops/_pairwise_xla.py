@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from semiseg_jax.ops.convolution import for_cpu
 from semiseg_jax.ops.kernels import Window
+
+_LANES = 8  # float32 numbers in a vector of a CPU
 
 
 def filter_xla(
@@ -15,8 +18,12 @@ def filter_xla(
     """A scan over the row offsets of the window, its column offsets unrolled.
 
     Every shifted view is its own `dynamic_slice` of one array: XLA on CPU then runs one vectorised loop over 11
-    columns at a time (radius 5). Slices of slices, or of stacked planes, cost 3 to 15 times as much.
+    columns at a time (radius 5). Slices of slices, or of stacked planes, cost 3 to 15 times as much. That loop goes
+    over the channels of `p`, 1.2 to 1.9 times faster if they fill whole vectors.
     """
+    channels = p.shape[-1]
+    if for_cpu() and channels >= _LANES - 1:
+        p = jnp.pad(p, [(0, 0)] * 3 + [(0, -channels % _LANES)])
     radius = window.radius
     width = 2 * radius + 1
     shape = p.shape[:3]
@@ -45,4 +52,4 @@ def filter_xla(
         return total, None
 
     rows = (jnp.arange(width), exponents.swapaxes(0, 1))
-    return lax.scan(add_row, jnp.zeros_like(p), rows)[0]
+    return lax.scan(add_row, jnp.zeros_like(p), rows)[0][..., :channels]
