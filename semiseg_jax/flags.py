@@ -2,7 +2,7 @@
 
 import ast
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -83,7 +83,7 @@ class Flags:
 
         workdir, _ = take(args, "workdir")
         if not workdir:
-            raise UsageError(self.missing("workdir"))
+            raise UsageError(self.missing("workdir", args))
         self.config_dict(read_config(workdir), args)
         return self.parse(args)
 
@@ -97,7 +97,7 @@ class Flags:
         except flags.UnrecognizedFlagError as error:
             if error.flagname.startswith("config."):
                 raise UsageError(self.missing("config")) from None
-            raise
+            raise UsageError(self._unknown(error.flagname)) from None
         except flags.IllegalFlagValueError as error:
             if "as a ConfigDict" in str(error):
                 flag = str(error).split(":")[0].removeprefix("flag ")
@@ -128,8 +128,29 @@ class Flags:
             raise UsageError(self.missing(name))
         return value
 
-    def missing(self, name: str) -> str:
-        return f"--{name} is missing:\n\n{self.text}"
+    def missing(self, name: str, args: Sequence[str] = ()) -> str:
+        given = [arg.partition("=")[0].strip("-") for arg in args if arg.startswith("--")]
+        near = difflib.get_close_matches(name, given, n=1)
+        slip = f"; there is no flag --{near[0]}" if near else ""
+        return f"--{name} is missing{slip}:\n\n{self.text}"
+
+    def _unknown(self, name: str) -> str:
+        """What to say of a flag that is none: it may be a field of the config, or a slip."""
+        known = [*self.values, "config"]
+        paths = list(_paths(self.values["config"].value)) if "config" in self.values else []
+        meant = [f"config.{path}" for path in paths if path.rpartition(".")[2] == name]
+        meant = meant or difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean --{' or --'.join(meant)}?" if meant else f"; `semiseg {self.command} --help` lists them"
+        return f"there is no flag --{name}{hint}"
+
+
+def _paths(config: ConfigDict, start: str = "") -> Iterator[str]:
+    """Every field, with the sections that it lies in."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _paths(value, f"{start}{key}.")
+        else:
+            yield start + key
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -172,6 +172,7 @@ def test_unknown_command_fails_and_lists_the_known_ones(capsys):
         (["evaluate"], "--workdir is missing"),
         (["evaluate", "--config.eval.flip=True"], "--workdir is missing"),
         (["predict", "photo.png"], "--workdir is missing"),
+        (["predict", "--wrkdir=x"], "--workdir is missing; there is no flag --wrkdir"),
         (["prepare"], "a folder or --config is missing"),
         (["summary"], "--config is missing"),
         (["convert-weights", "one.pth"], "two files, please"),
@@ -233,7 +234,9 @@ def test_override_of_an_unknown_field_of_a_workdir_fails_with_the_known_ones(ove
     ("args", "said"),
     [
         (["--config.steps=many"], "config.steps=many"),
-        (["--worddir=x"], "'worddir'"),
+        (["--worddir=x"], "there is no flag --worddir; did you mean --workdir?"),
+        (["--data_dir=x"], "there is no flag --data_dir; did you mean --config.data.data_dir?"),
+        (["--qqq"], "there is no flag --qqq; `semiseg train --help` lists them"),
         (["stray"], "what is 'stray'?"),
     ],
 )

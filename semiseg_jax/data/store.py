@@ -167,6 +167,9 @@ def appearing(folder: Path) -> Iterator[Path]:
             building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what was made for it alone, NAME/CONFIG; folders with anything in stay
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
     if not folder.exists():
         raise OSError(f"{folder} could not be written")
 

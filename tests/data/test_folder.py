@@ -325,3 +325,11 @@ def test_a_terminal_sees_a_bar_from_the_listing_to_the_last_file(make_folder, op
     text = terminal.getvalue()
     places = [text.index(words) for words in ("listing folder", "building folder", "6/6", "finishing folder")]
     assert places == sorted(places)
+
+
+def test_a_build_that_is_refused_leaves_no_folders(make_folder, open_folder, tmp_path):
+    source = make_folder()
+    (source / "masks" / "im0.png").write_bytes(b"no picture")
+    with pytest.raises(FolderError, match="im0"):
+        open_folder(source).build()
+    assert not list((tmp_path / "built").iterdir())

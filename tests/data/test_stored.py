@@ -194,9 +194,9 @@ def test_a_set_larger_than_a_file_is_written_in_several(tmp_path, monkeypatch):
 
 
 def test_a_set_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), store.writing(tmp_path / "set" / "1.0.0", "many", features(2)):
+    with pytest.raises(RuntimeError), store.writing(tmp_path / "set" / "config" / "1.0.0", "many", features(2)):
         raise RuntimeError("full")
-    assert not list((tmp_path / "set").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_told_with_a_remedy(make_folder, open_set, tmp_path):
