@@ -90,7 +90,7 @@ def read_source(root: Path, *, skip_bad: bool = False) -> Source:
         strangers = sorted(set(by_id) - set(images))
         if strangers:
             first = strangers[0]
-            hint = "; ids are written without a suffix" if Path(first).with_suffix("").as_posix() in images else ""
+            hint = "; ids are written without a suffix" if os.path.splitext(first)[0] in images else ""
             logger.warning(
                 "%s: %d ids in %s have no image, the first is %s%s", root, len(strangers), where, first, hint
             )
@@ -335,7 +335,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(read_text(path))
     except FolderError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise FolderError(f"{path}: must hold a JSON object; {_LAYOUT_HELP}")

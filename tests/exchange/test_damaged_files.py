@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_files import MANY
+from broken_files import ANYTHING, MANY, damaged, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 from label_files import make_images
@@ -64,20 +64,8 @@ FORMATS = {
     "colors": (read_table, "x.txt", "1 2 3\tcat\n4 5 6 dog\n"),
     "colors as JSON": (read_table, "x.json", '{"cat": [1, 2, 3], "dog": "#040506"}'),
 }
-STRANGE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.sampled_from(
-        [0, -1, 1.5, 10**30, 1e300, float("nan"), float("inf"), "", "\ud800", "\0", "1" * 50, "../x", "oooo"]
-    ),
-    st.text(max_size=8),
-)
 TAGS = st.sampled_from(["annotation", "object", "name", "bndbox", "xmin", "size", "part", "x"])
 WORDS = st.sampled_from(["", "1", "-3", "nan", "1e400", "cat", "&#0;", "&#x41;", "&x;"])
-ANYTHING = st.recursive(
-    STRANGE, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
-)
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +96,6 @@ def imported(drawings, images):
     """Writes a dataset folder of the drawings and its report."""
     with tempfile.TemporaryDirectory() as output:
         str(write_folder(drawings, images, Path(output) / "out")).encode()
-
-
-@st.composite
-def damaged(draw, content):
-    """Bytes with some replaced, removed, repeated or inserted."""
-    data = bytearray(content)
-    for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(0, len(data) - 1)))
-        other = draw(st.binary(max_size=4) | st.sampled_from([b"\0", b"[", b"}", b"<!DOCTYPE a>", b"9" * 30, b"&lt;"]))
-        data[place : place + draw(st.sampled_from([0, 0, 1, 4, 40]))] = other
-    return bytes(data)
-
-
-def replaced(content, strange, random):
-    """A JSON value with one of the strange values in some places, and some places gone."""
-    if random.random() < 0.03:
-        return random.choice(strange)
-    if isinstance(content, dict):
-        return {key: replaced(value, strange, random) for key, value in content.items() if random.random() > 0.01}
-    if isinstance(content, list):
-        return [replaced(value, strange, random) for value in content if random.random() > 0.01]
-    return content
 
 
 @pytest.mark.parametrize("format", FORMATS)
