@@ -117,6 +117,18 @@ def test_the_real_stream_shows_its_labels_to_the_discriminator_alone():
     assert float(changed_metrics["discriminator"]) != float(metrics["discriminator"])
 
 
+def test_void_pixels_of_true_maps_teach_the_discriminator_nothing():
+    """Whether pixels without a label exist at all changes nothing: neither is judged as real."""
+    config = config_with(quota={"dense": 3, "unlabeled": 1}, real_rows=1, fill_void=False)
+    batch = make_batch(("dense", "dense", "dense", "unlabeled"))
+    void, gone = batch["label"].copy(), batch["valid"].copy()
+    void[0, :8] = IGNORE
+    gone[0, :8] = False
+    one, two = (gradients(config, batch | {"label": void, "valid": valid}) for valid in (batch["valid"], gone))
+    assert float(one[2]["discriminator"]) == float(two[2]["discriminator"])
+    assert_close(one[0]["discriminator"], two[0]["discriminator"], 1e-6)
+
+
 def test_hard_maps_hide_how_soft_predictions_are():
     batch = make_batch(ROWS)
     for hard in (True, False):

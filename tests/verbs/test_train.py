@@ -108,6 +108,23 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, stopped, 
     assert logged(straight.workdir, "eval") == logged(tmp_path / "resumed", "eval")  # that of step 3 is made up for
 
 
+def test_sigterm_saves_where_nothing_else_would(straight, tmp_path):
+    config = ConfigDict(straight.config.to_dict())
+    config.checkpoint.every = 100
+    assert train(config, tmp_path, on_step=terminate_at(2)).step == 2
+    assert (tmp_path / "checkpoints" / "supervised" / "2").is_dir()
+
+
+def test_a_run_is_read_back_with_its_averages(straight):
+    read = jax.tree.leaves(workdirs.load(straight.workdir, checkpoint="last").variables["params"])
+    saved = saved_arrays(straight.workdir, 6)
+    averages = [value for name, value in saved.items() if "ema" in name and "batch_stats" not in name]
+    plain = [value for name, value in saved.items() if name.startswith("['networks']['segmenter']['params']")]
+    for value, average in zip(read, averages, strict=True):
+        np.testing.assert_array_equal(value, average)
+    assert any((value != average).any() for value, average in zip(plain, averages, strict=True))
+
+
 @pytest.mark.heavy
 def test_pmap_saves_where_it_is_stopped_and_resumed_equals_shard_map_bit_for_bit(straight, tmp_path):
     config = ConfigDict(straight.config.to_dict())
