@@ -6,8 +6,9 @@ light vary freely, so that few labels teach something and more labels teach more
 """
 
 import colorsys
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 from semiseg_jax.data import weak_labels
 from semiseg_jax.data.layout import Card
 from semiseg_jax.data.records import Record, RecordBuilder, encode_png, make_record
+from semiseg_jax.data.threads import in_order
 from semiseg_jax.data.types import Supervision
 
 CLASSES = ("background", "disk", "ring", "square", "triangle", "star", "cross")
@@ -53,22 +55,24 @@ class Shapes(RecordBuilder):
     def split_sizes(self) -> Mapping[str, int]:
         return SIZES
 
-    def generate(self, split: str) -> Iterable[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
-        for number in range(SIZES[split]):
-            rng = np.random.default_rng([self.seed, tuple(SIZES).index(split), number])
-            image, mask = scene(rng, self.size)
-            record = make_record(
-                id=f"{split}_{number:04d}",
-                image=encode_png(image),
-                num_classes=len(CLASSES),
-                mask=mask,
-                points=weak_labels.clicks(mask, rng),
-                strokes=weak_labels.scribbles(mask, rng),
-                partial=weak_labels.random_pixels(mask, rng),
-                boxes=weak_labels.boxes(mask, rng),
-                tags=weak_labels.tags(mask, len(CLASSES)),
-            )
-            yield record, mask.shape, tuple(Supervision)
+    def generate(self, split: str) -> Iterator[tuple[Record, tuple[int, int], Iterable[Supervision]]]:
+        return in_order(functools.partial(self._example, split), range(SIZES[split]))
+
+    def _example(self, split: str, number: int) -> tuple[Record, tuple[int, int], Iterable[Supervision]]:
+        rng = np.random.default_rng([self.seed, tuple(SIZES).index(split), number])
+        image, mask = scene(rng, self.size)
+        record = make_record(
+            id=f"{split}_{number:04d}",
+            image=encode_png(image),
+            num_classes=len(CLASSES),
+            mask=mask,
+            points=weak_labels.clicks(mask, rng),
+            strokes=weak_labels.scribbles(mask, rng),
+            partial=weak_labels.random_pixels(mask, rng),
+            boxes=weak_labels.boxes(mask, rng),
+            tags=weak_labels.tags(mask, len(CLASSES)),
+        )
+        return record, mask.shape, tuple(Supervision)
 
 
 def scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:

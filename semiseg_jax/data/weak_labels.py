@@ -58,10 +58,10 @@ def scribbles(
         interior = np.argwhere(depth >= min(0.35 * depth.max(), 4.0))
         path = [interior[rng.integers(len(interior))]]
         for _ in range(pieces):
-            ends = interior[rng.integers(len(interior), size=tries)]
-            inside = [end for end in ends if _segment_inside(component, path[-1], end)]
-            far = max(inside, key=lambda end: _distance(path[-1], end), default=path[-1])
-            if _distance(path[-1], far) < 3:
+            start, ends = path[-1], interior[rng.integers(len(interior), size=tries)]
+            by_distance = ends[np.argsort(-np.hypot(*(ends - start).T), kind="stable")]
+            far = next((end for end in by_distance if _segment_inside(component, start, end)), start)
+            if np.hypot(*(far - start)) < 3:
                 break
             path.append(far)
         if len(path) == 1:
@@ -147,15 +147,11 @@ def _depth(component: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(np.pad(component.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
 
 
-def _distance(start: np.ndarray, end: np.ndarray) -> float:
-    return float(np.hypot(*(end - start)))
-
-
 def _segment_inside(component: np.ndarray, start: np.ndarray, end: np.ndarray) -> bool:
     # Eight samples a pixel: every pixel that the line touches must be inside, however it is drawn later.
     samples = np.linspace(start, end, 8 * int(np.abs(end - start).max()) + 1)
-    path = np.unique(np.floor(np.concatenate([samples + 0.499, samples + 0.501])).astype(int), axis=0)
-    return bool(component[path[:, 0], path[:, 1]].all())
+    y, x = np.floor(np.concatenate([samples + 0.499, samples + 0.501])).astype(int).T
+    return bool(component[y, x].all())
 
 
 def trace_strokes(scribble: np.ndarray, *, tolerance: float = 0.75) -> np.ndarray:
