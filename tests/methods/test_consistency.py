@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from method_steps import CLASSES, assert_close, forward, gradients, initial, make_batch, make_config, method_of, select
 
-from semiseg_jax.methods import views
+from semiseg_jax.data.types import IGNORE
+from semiseg_jax.methods import mean_teacher, views
 
 QUOTA = {"dense": 2, "unlabeled": 2}
 ROWS = ("dense", "dense", "unlabeled", "unlabeled")
@@ -83,6 +84,43 @@ def test_class_weights_weigh_pseudo_labels_too():
     config.class_weights = (0.0,) * CLASSES
     metrics = forward(config, make_batch(ROWS))[1]
     assert [float(value) for name, value in metrics.items() if name.startswith("consistency")] == [0, 0, 0]
+
+
+def test_the_average_teaches_and_not_the_student():
+    config = config_with("mean_teacher", cutmix=0.0)
+    state, batch = initial(config), make_batch(ROWS)
+    student = state.networks["segmenter"]
+    teacher = jax.tree.map(np.zeros_like, student.params)  # of which all classes are alike
+    state = state.replace(networks={"segmenter": student.replace(ema=teacher)})
+    method, unlabelled = method_of(config), select(batch, (2, 3))
+
+    def metrics(rows):
+        params, stats = {"segmenter": student.params}, {"segmenter": student.batch_stats}
+        return method.loss_of(state)(params, stats, rows, state.rng)[1][1]
+
+    found = jax.jit(jax.vmap(metrics, axis_name="data"))(jax.tree.map(lambda x: x[None], batch))
+    logits = jax.jit(lambda rows: method.look(student.variables, views.strong_view(rows, 2))["logits"])(unlabelled)
+    distance = np.sum(np.square(jax.nn.softmax(logits) - 1 / CLASSES), axis=-1)
+    assert float(found["consistency"][0]) == pytest.approx(distance[unlabelled["valid"]].mean(), rel=1e-4)
+
+
+def test_a_pixel_of_a_mixed_image_is_valid_where_it_comes_from(monkeypatch):
+    config, batch = config_with("mean_teacher", cutmix=1.0), make_batch(ROWS)
+    monkeypatch.setattr(mean_teacher, "masked_mean", lambda values, valid, axis: valid.mean())
+    unlabelled = select(batch, (2, 3))
+    share = np.asarray(views.cutmix(unlabelled["valid"], views.cutmix_boxes(unlabelled, 1, 1.0))).mean()
+    assert share != unlabelled["valid"].mean()
+    assert float(forward(config, batch)[1]["consistency"]) == pytest.approx(share)
+
+
+def test_consistency_is_a_mean_over_all_valid_pixels_kept_or_not():
+    labels = np.full((1, 1, 4, 8), IGNORE)
+    labels[..., :3] = 1
+    valid = np.ones((1, 1, 4, 8), bool)
+    valid[..., 6:] = False
+    kept = jax.vmap(method_of(config_with("unimatch"))._kept, axis_name="data")
+    found = kept(np.zeros((*labels.shape, CLASSES), np.float32), labels, valid)
+    assert float(found[0]) == pytest.approx(np.log(CLASSES) * 3 / 6)
 
 
 def test_the_teacher_follows_the_student():

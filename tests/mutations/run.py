@@ -8,7 +8,7 @@
     python tests/mutations/run.py --list                                    # fails where one does not apply any more
 
 A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), "survived"
-where all tests of its room pass, and "capped" where they passed for as long as they were given. "does not apply" means
+where all tests of its room pass, those marked `heavy` too, and "capped" where they passed for as long as they were given. "does not apply" means
 that the code has changed: give the mutation in `rooms/` another pair of texts. "broken" means that pytest did not run.
 A line is printed for each mutation as it goes, a table by room at the end.
 """
@@ -161,7 +161,11 @@ def _mutate(mutation: Mutation, tree: Path, cache: Path, cap: float) -> tuple[st
     path, text, faulty = applied
     try:
         _write(path, faulty)
-        return _judge(tree, mutation.test_paths, mutation.first, cache, cap)
+        state, test, seconds = _judge(tree, mutation.test_paths, mutation.first, cache, cap)
+        if state == "survived":
+            state, test, more = _judge(tree, mutation.test_paths, mutation.first, cache, cap, "-m", "heavy")
+            seconds += more
+        return state, test, seconds
     finally:
         _write(path, text)
 
@@ -173,7 +177,9 @@ def _write(path: Path, text: str) -> None:
         compiled.unlink()
 
 
-def _judge(tree: Path, paths: Sequence[str], first: Sequence[str], cache: Path, cap: float) -> tuple[str, str, float]:
+def _judge(
+    tree: Path, paths: Sequence[str], first: Sequence[str], cache: Path, cap: float, *markers: str
+) -> tuple[str, str, float]:
     """Runs tests in `tree` -> (state, the first test that failed, seconds)."""
     status = tree.parent / f"{tree.name}_status"
     log = tree.parent / f"{tree.name}_log"
@@ -186,7 +192,7 @@ def _judge(tree: Path, paths: Sequence[str], first: Sequence[str], cache: Path, 
     }
     status.unlink(missing_ok=True)
     there = [path for path in paths if (tree / path).exists()]
-    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "mutation_plugin", "--tb=no"]
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "mutation_plugin", "--tb=no", *markers]
     start = time.time()
     arguments = [*options, f"--basetemp={tree}_tmp", *there]
     process = multiprocessing.get_context("forkserver").Process(
@@ -207,7 +213,7 @@ def _judge(tree: Path, paths: Sequence[str], first: Sequence[str], cache: Path, 
     code = process.exitcode
     seconds = time.time() - start
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", log.read_text(), re.MULTILINE)
-    if code == 0:
+    if code in (0, 5):  # all passed, or there was none
         return "survived", "", seconds
     if failed and code in (1, 2):
         return "caught", failed[1], seconds
