@@ -8,8 +8,9 @@
     python tests/mutations/run.py --list                                    # fails where one does not apply any more
 
 A fault is "caught" by the first test that fails, "timeout" where one test hangs (which counts as caught), "survived"
-where all tests of its room pass, those marked `heavy` too, and "capped" where they passed for as long as they were given. "does not apply" means
-that the code has changed: give the mutation in `rooms/` another pair of texts. "broken" means that pytest did not run.
+where all tests of its room pass, then also those marked `heavy`, and "capped" where they passed for as long as they
+were given. "does not apply" means that the code has changed: give the mutation in `rooms/` another pair of texts.
+"broken" means that pytest did not run.
 A line is printed for each mutation as it goes, a table by room at the end.
 """
 
