@@ -21,6 +21,7 @@ _STYLE: Any = {
     "axes.spines.right": False, "axes.grid": True, "grid.color": _LINES, "grid.alpha": 0.35, "legend.frameon": False,
     "savefig.facecolor": "none", "axes.facecolor": "none",
 }  # fmt: skip
+_LARGEST = 1.3  # times its own size a plot may grow: a small one would shout
 _numbers = itertools.count()
 Points = list[tuple[float, float, str]]  # in the units of the axes, with what is said of each
 
@@ -51,7 +52,10 @@ def curves(title: str, series: Sequence[Series], label: str) -> Plot:
             color = COLORS[number % len(COLORS)]
             several = len(one.curves) > 1
             for curve in one.curves:
-                axes.plot(*_columns(curve), color=color, alpha=0.35 if several else 1, lw=1 if several else 2)
+                dots = "o" if len(curve) == 1 else ""  # a line through one point shows nothing
+                axes.plot(
+                    *_columns(curve), dots, color=color, alpha=0.35 if several else 1, lw=1 if several else 2, ls="-"
+                )
             means = _mean(one.curves) if several else [(x, y, 0.0) for x, y in one.curves[0]]
             if several:
                 axes.plot(*_columns([row[:2] for row in means]), color=color, lw=2)
@@ -130,12 +134,12 @@ def _plot(title: str, draw: Callable[[Any], Points], size: tuple[float, float] =
         (round(float(x), 1), round(float(height - y), 1), text)
         for (x, y), (_, _, text) in zip(places, points, strict=True)
     ]
-    return Plot(_for_page(file.getvalue()), found, title)
+    return Plot(_for_page(file.getvalue(), round(_LARGEST * size[0] * 72)), found, title)
 
 
-def _for_page(svg: str) -> str:
-    """The SVG alone, as wide as its place, with names of its own."""
-    svg = svg[svg.index("<svg") :]
+def _for_page(svg: str, most: int) -> str:
+    """The SVG alone, as wide as its place but at most `most` pixels, with names of its own."""
+    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg style="max-width: {most}px" ', 1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*" width="[^"]*"', r"\1\2", svg)
     own = f"p{next(_numbers)}-"

@@ -11,6 +11,7 @@ import pytest
 from report_runs import CLASSES, make_run
 
 import semiseg_jax
+from semiseg_jax.report import plots
 from semiseg_jax.report.content import differing, grouped
 from semiseg_jax.report.page import page
 from semiseg_jax.verbs.report import report
@@ -98,6 +99,19 @@ def test_losses_have_curves_and_rates_have_none(shown):
     captions = re.findall(r"<figcaption>([^<]+)</figcaption><svg", shown)
     assert captions[:3] == ["mIoU of the evaluations", "loss", "cross entropy"]
     assert not [caption for caption in captions if "rate" in caption or "seconds" in caption]
+
+
+def test_a_curve_of_one_value_can_be_seen_and_small_plots_stay_small():
+    point, line = [(8, 0.5)], [(8, 0.5), (9, 0.6)]
+    one, two = (plots.curves("", [plots.Series("a", [values])], "").svg for values in (point, line))
+    dot = f"fill: {plots.COLORS[0]}"
+    assert dot in one
+    assert dot not in two
+    widths = [
+        int(re.search(r"max-width: (\d+)px", plots.confusion("", np.eye(count), ["x"] * count).svg)[1])
+        for count in (2, 20)
+    ]
+    assert widths[0] < 350 < widths[1]
 
 
 def test_names_within_plots_are_used_once(shown):
