@@ -78,7 +78,7 @@ def read_source(root: Path, *, skip_bad: bool = False) -> Source:
     points = _read_json(root / "points.json") if (root / "points.json").is_file() else {}
     boxes = _coco_by_id(root / "boxes.json", classes) if (root / "boxes.json").is_file() else Boxes()
     tags = _read_json(root / "tags.json") if (root / "tags.json").is_file() else {}
-    _check_not_multi_hot(tags, len(classes))
+    _check_not_multi_hot(root / "tags.json", tags, len(classes))
     sources: dict[str, Iterable[str]] = {
         "masks": masks,
         "scribbles": scribbles,
@@ -206,13 +206,13 @@ def _check_classes(source: Source, where: str, values: np.ndarray) -> None:
         raise FolderError(f"{where}: class {bad[0]:g} but the classes are 0..{len(source.classes) - 1}")
 
 
-def _check_not_multi_hot(tags: Mapping[str, Any], num_classes: int) -> None:
+def _check_not_multi_hot(path: Path, tags: Mapping[str, Any], num_classes: int) -> None:
     """Rows of 0 and 1, one a class, would be read as classes 0 and 1."""
     rows = [row for row in tags.values() if isinstance(row, list)]
     hot = [row for row in rows if len(row) == num_classes and all(value in (0, 1) for value in row)]
     if hot and len(hot) == len(rows) and any(row != [0, 1] for row in hot):
         raise FolderError(
-            f"tags.json: holds a row of 0 and 1 for each image, such as {hot[0]}, but must list the indices of the "
+            f"{path}: holds a row of 0 and 1 for each image, such as {hot[0]}, but must list the indices of the "
             f"classes that are there, here {[klass for klass, value in enumerate(hot[0]) if value]}"
         )
 
