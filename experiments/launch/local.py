@@ -37,31 +37,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(command: Sequence[str], count: int, grace: float = GRACE) -> int:
     """-> 0, or the exit code of the first process that ended with another one."""
-    port = _free_port()
-    processes = [
-        # A session of their own keeps the terminal's Ctrl-C away, which training of several processes does not hear.
-        subprocess.Popen(
-            command,
-            env={**os.environ, **variables(process, count, port), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-            errors="replace",
-        )
-        for process in range(count)
-    ]
-    readers = [threading.Thread(target=_show, args=(i, process.stdout)) for i, process in enumerate(processes)]
-    for reader in readers:
-        reader.start()
-    try:
-        with _passed_on(processes):
+    port, processes, readers = _free_port(), list[subprocess.Popen](), list[threading.Thread]()
+    with _passed_on(processes) as heard:  # before there is anything that a signal could leave behind
+        try:
+            for number in range(count):
+                process = _started(command, variables(number, count, port))
+                readers.append(threading.Thread(target=_show, args=(number, process.stdout)))
+                readers[-1].start()
+                processes.append(process)
+            if heard:  # those that were not there yet
+                _send(processes, signal.SIGTERM)
             code = _first_failure(processes, grace)
-    finally:
-        _end(processes)
+        finally:
+            _end(processes)
     for reader in readers:
         reader.join()
     return code
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # the terminal's Ctrl-C stays away, which training of several processes does not hear
+        text=True,
+        errors="replace",
+    )
 
 
 def variables(process: int, count: int, port: int) -> dict[str, str]:
@@ -103,8 +106,8 @@ def _first_failure(processes: Sequence[subprocess.Popen], grace: float) -> int:
 
 
 @contextlib.contextmanager
-def _passed_on(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C reach all processes as SIGTERM; the second Ctrl-C raises."""
+def _passed_on(processes: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
+    """SIGTERM and the first Ctrl-C reach all processes as SIGTERM; the second Ctrl-C raises. -> signals so far."""
     heard: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:
@@ -115,7 +118,7 @@ def _passed_on(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
 
     before: Mapping[int, Any] = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

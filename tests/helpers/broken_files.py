@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from semiseg_jax.exchange.drawings import LabelFileError
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+MANY = settings(
+    max_examples=EXAMPLES,
+    derandomize="EXAMPLES" not in os.environ,  # the same ones each time, so that only a change makes a run fail
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 STRANGE = st.one_of(
     st.none(),
     st.booleans(),

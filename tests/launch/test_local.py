@@ -72,3 +72,16 @@ def test_two_processes_train_one_run(tmp_path, data_dir):
     assert "[0] " in done.stdout
     assert "on 2 device(s)" in done.stdout
     assert sorted(logged(tmp_path / "run", "train")) == [1, 2]
+
+
+def test_sigterm_while_processes_are_started_reaches_all_of_them():
+    code = (
+        f"import os, signal, sys; sys.path.insert(0, {str(LAUNCHER.parent)!r}); import local; started = local._started\n"
+        "def start(*args):\n"
+        "    process = started(*args)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return process\n"
+        "local._started = start\n"
+        "sys.exit(local.run([sys.executable, '-c', 'import time; time.sleep(60)'], 2))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 143
