@@ -76,7 +76,8 @@ def test_two_processes_train_one_run(tmp_path, data_dir):
 
 def test_sigterm_while_processes_are_started_reaches_all_of_them():
     code = (
-        f"import os, signal, sys; sys.path.insert(0, {str(LAUNCHER.parent)!r}); import local; started = local._started\n"
+        f"import os, signal, sys; sys.path.insert(0, {str(LAUNCHER.parent)!r}); import local\n"
+        "started = local._started\n"
         "def start(*args):\n"
         "    process = started(*args)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
