@@ -41,10 +41,9 @@ def run(command: Sequence[str], count: int, grace: float = GRACE) -> int:
     with _passed_on(processes) as heard:  # before there is anything that a signal could leave behind
         try:
             for number in range(count):
-                process = _started(command, variables(number, count, port))
-                readers.append(threading.Thread(target=_show, args=(number, process.stdout)))
+                processes.append(_started(command, variables(number, count, port)))
+                readers.append(threading.Thread(target=_show, args=(number, processes[-1].stdout)))
                 readers[-1].start()
-                processes.append(process)
             if heard:  # those that were not there yet
                 _send(processes, signal.SIGTERM)
             code = _first_failure(processes, grace)
