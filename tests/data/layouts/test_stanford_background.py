@@ -35,6 +35,15 @@ def test_labels_that_cannot_be_are_refused(tmp_path, text, message):
         opened("stanford_background", tmp_path / "tree", tmp_path / "built").build()
 
 
+def test_every_empty_file_is_named(tmp_path):
+    stanford(tmp_path / "tree", count=20)
+    for path in (tmp_path / "tree" / "labels").iterdir():
+        path.write_text("")
+    with pytest.raises(FolderError) as error:
+        opened("stanford_background", tmp_path / "tree", tmp_path / "built").build()
+    assert str(error.value).count("not a matrix of whole numbers") == 20
+
+
 def test_a_class_that_does_not_exist_is_refused(tmp_path):
     stanford(tmp_path / "tree", count=5)
     (tmp_path / "tree" / "labels" / "0000000.regions.txt").write_text(("8 " * 16 + "\n") * 12)
