@@ -45,13 +45,28 @@ def programs(
     """The programs of a network, for batches and images of any size, as named in the file."""
     like = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
     try:
-        with convolution_form("library"):
-            network = _export(forward, like, "b, 32*h, 32*w, 3", jnp.float32)
-            # The network has symbols of its own for the sides of the canvas, which are long expressions of the image's.
-            program = _export(whole_image(network.call, largest, rungs, flip=flip), like, "b, h, w, 3", jnp.uint8)
+        network = _export(_suits_each_device(forward), like, "b, 32*h, 32*w, 3", jnp.float32)
+        # The network has symbols of its own for the sides of the canvas, which are long expressions of the image's.
+        program = _export(whole_image(network.call, largest, rungs, flip=flip), like, "b, h, w, 3", jnp.uint8)
     except (jax.errors.JAXTypeError, TypeError, ValueError, NotImplementedError) as error:
         raise ExportError(f"the network cannot be exported for images of any size: {error}") from error
     return {"network.bin": bytes(network.serialize()), "program.bin": bytes(program.serialize())}
+
+
+def _suits_each_device(forward: Forward) -> Forward:
+    """The network twice: with the convolutions that are fast on CPUs, and with those of the library."""
+
+    def in_form(form: str) -> Forward:
+        def network(weights: Weights, images: jax.Array) -> jax.Array:
+            with convolution_form(form):
+                return forward(weights, images)
+
+        return network
+
+    def network(weights: Weights, images: jax.Array) -> Any:
+        return jax.lax.platform_dependent(weights, images, cpu=in_form("cpu"), default=in_form("library"))
+
+    return network
 
 
 def _export(function: Any, like: Any, shape: str, dtype: Any) -> export.Exported:

@@ -56,6 +56,13 @@ class Run:
     def seed(self) -> Any:
         return self.config.get("seed")
 
+    @property
+    def miou(self) -> float | None:
+        """Of the score or, where the data could not be looked at, what training measured at the checkpoint."""
+        if self.score:
+            return float(self.score.numbers["miou"])
+        return dict(self.curve("miou", "eval")).get(self.checkpoint)
+
     def curve(self, name: str, kind: str) -> list[tuple[int, float]]:
         """(step, value) of the last stage that reports it."""
         rows = [row for row in self.history if row["kind"] == kind and isinstance(row.get(name), int | float)]
@@ -72,7 +79,11 @@ class Group:
 
     @property
     def miou(self) -> list[float]:
-        return [run.score.numbers["miou"] for run in self.runs if run.score]
+        return [run.miou for run in self.runs if run.miou is not None]
+
+    @property
+    def scores(self) -> list[Score]:
+        return [run.score for run in self.runs if run.score]
 
 
 _SEEDS = ("seed", "data.seed")

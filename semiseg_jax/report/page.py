@@ -27,7 +27,7 @@ def page(runs: Sequence[Run], title: str = "") -> str:
         f"<h1>{_text(title)}</h1>",
         _summary(groups),
         _curves(groups),
-        *(_classes(group) for group in groups if group.miou),
+        *(_classes(group) for group in groups if group.scores),
         _how_sure(groups),
         *(_pictures(run) for run in runs),
         _differences(groups),
@@ -49,27 +49,29 @@ def _summary(groups: Sequence[Group]) -> str:
     head = ["run", "method", "labels", "seeds", "mIoU", "of the best", *costs]
     rows = []
     for group in groups:
-        run, scores = group.runs[0], group.miou
-        mean = float(np.mean(scores)) if scores else float("nan")
+        run, miou = group.runs[0], group.miou
         cells = [
             _text(group.name),
             _text(str(run.config.get("method", ""))),
             _text(run.labels),
             _text(", ".join(str(member.seed) for member in group.runs)),
-            _spread(scores),
-            f"{mean / best:.1%}" if scores and best else "",
+            _spread(miou),
+            f"{float(np.mean(miou)) / best:.1%}" if miou and best else "",
             *(_text(run.cost.get(name, "")) for name in costs),
         ]
         rows.append(cells)
-    scored = [run.score for group in groups for run in group.runs if run.score]
+    scores = [score for group in groups for score in group.scores]
     note = ""
-    if scored:
-        seen = sorted({(score.split, score.images, score.of) for score in scored})
+    if scores:
+        seen = sorted({(score.split, score.images, score.of) for score in scores})
         counted = "; ".join(
             f"{split}: {images} images" + (f" of {of}, spread evenly" if images < of else "")
             for split, images, of in seen
         )
         note = _note(f"mIoU is the mean over classes of intersection over union, here on {counted}.")
+    unseen = [run.name for group in groups for run in group.runs if run.score is None and run.miou is not None]
+    if unseen:
+        note += _note(f"Measured during training, since the data cannot be opened now: {', '.join(unseen)}.")
     return "<h2>Summary</h2>" + _table(head, rows, numbers=range(4, len(head))) + note
 
 
@@ -118,7 +120,7 @@ def _curve_plot(title: str, groups: Sequence[Group], name: str, kind: str, label
 
 def _classes(group: Group) -> str:
     run = group.runs[0]
-    numbers = [member.score.numbers for member in group.runs if member.score]
+    numbers = [score.numbers for score in group.scores]
 
     def mean(name: str, klass: int) -> float:
         return nanmean(np.array([found[name][klass] for found in numbers]))
@@ -135,8 +137,7 @@ def _classes(group: Group) -> str:
                 *(_number(mean(column, klass)) for column in _RATES),
             ]
         )
-    total = sum(member.score.confusion.counts for member in group.runs if member.score)
-    assert isinstance(total, np.ndarray)
+    total = np.sum([score.confusion.counts for score in group.scores], axis=0)
     table = _table(["class", "IoU", "", "recall", "precision"], rows, numbers=(1, 3, 4))
     matrix = _figure(plots.confusion("What is taken for what", total, run.classes))
     note = _note("Recall: the share of a class that is found. Precision: the share of what is found that is right.")
@@ -166,7 +167,7 @@ def _in_words(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _how_sure(groups: Sequence[Group]) -> str:
-    scores = {group.name: [run.score for run in group.runs if run.score] for group in groups if group.miou}
+    scores = {group.name: group.scores for group in groups if group.scores}
     if not scores:
         return ""
     series = [(name, np.sum([score.calibration.bins for score in own], axis=0)) for name, own in scores.items()]

@@ -137,6 +137,16 @@ def test_a_run_without_an_evaluation_and_without_data_still_has_a_page():
     assert "<h2>Pictures" not in shown
 
 
+def test_of_a_run_whose_data_are_gone_the_page_has_what_training_measured():
+    run = make_run()
+    gone = type(run)(**{**vars(run), "score": None, "training": (), "worst": (), "unsure": ()})
+    measured = next(row["miou"] for row in run.history if row["kind"] == "eval" and row["step"] == run.checkpoint)
+    shown = page([gone])
+    assert f">{measured:.4f}<" in shown
+    assert "Measured during training, since the data cannot be opened now: first." in shown
+    assert "Measured during training" not in page([run])
+
+
 def test_what_a_report_cannot_be_made_of_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one workdir"):
         report([])
