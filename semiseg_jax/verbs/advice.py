@@ -62,9 +62,11 @@ def _lost(iou: np.ndarray, classes: Sequence[str], weighted: bool) -> list[str]:
     rest = "" if weighted else ", or let rare classes count for more (--config.balance_classes=0.5)"
     lines = []
     if lost:
-        lines.append(f"warning: no pixel of {', '.join(lost)} was found; train longer, label more images of it{rest}")
+        of = "it" if len(lost) == 1 else "them"
+        lines.append(f"warning: no pixel of {', '.join(lost)} was found; train longer, label more images of {of}{rest}")
     if weak:
-        lines.append(f"{', '.join(weak)}: found far worse than the others; label more images of it{rest}")
+        of = "it" if len(weak) == 1 else "them"
+        lines.append(f"{', '.join(weak)}: found far worse than the others; label more images of {of}{rest}")
     return lines
 
 
