@@ -52,10 +52,9 @@ def curves(title: str, series: Sequence[Series], label: str) -> Plot:
             color = COLORS[number % len(COLORS)]
             several = len(one.curves) > 1
             for curve in one.curves:
-                dots = "o" if len(curve) == 1 else ""  # a line through one point shows nothing
-                axes.plot(
-                    *_columns(curve), dots, color=color, alpha=0.35 if several else 1, lw=1 if several else 2, ls="-"
-                )
+                dots = "o" if len(curve) == 1 else None  # a line through one point shows nothing
+                style = {"alpha": 0.35, "lw": 1} if several else {"lw": 2}
+                axes.plot(*_columns(curve), color=color, marker=dots, **style)
             means = _mean(one.curves) if several else [(x, y, 0.0) for x, y in one.curves[0]]
             if several:
                 axes.plot(*_columns([row[:2] for row in means]), color=color, lw=2)
