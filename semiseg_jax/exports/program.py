@@ -73,7 +73,8 @@ def _rung(side: Any, rungs: Rungs) -> Any:
     """The shortest rung that holds `side`, as a sum over steps, since a symbolic size cannot be compared."""
     length: Any = rungs[-1]
     for longer, shorter in itertools.pairwise(rungs):
-        length += (longer - shorter) * jax.core.min_dim(1, jax.core.max_dim(0, side - shorter))
+        above = (side + rungs[0] - shorter - 1) // rungs[0]  # 1 where side > shorter, else 0: it is at most the longest
+        length += (longer - shorter) * above
     return length
 
 
