@@ -116,7 +116,7 @@ def _evaluate(command: str, args: list[str]) -> int:
 
 def _predict(command: str, args: list[str]) -> int:
     parsed = Flags(command, HELP[command])
-    parsed.string("output", "", "folder to write into; empty = predictions in the workdir")
+    parsed.string("output", "", "folder to write into; empty = predictions in the workdir, or here with --model")
     parsed.integer("limit", 0, "at most this many images; 0 = all")
     parsed.string("write", "index,color,overlay", "what to write of each image; also probabilities, as float16 .npy")
     parsed.string("model", "", "a file of `semiseg export --format=stablehlo`, instead of --workdir")

@@ -14,7 +14,7 @@ USAGE = """semiseg: semantic segmentation from whatever labels you can afford
   semiseg summary   parameters, multiply-adds and memory of a config's network, before it is trained
   semiseg config    what a run of a config will do: method, stages, networks, terms, batch
   semiseg preflight whether it compiles for a TPU slice or GPUs that are not there, and fits; no run, no accelerator
-  semiseg list configs      what ships with the package; or fields, methods, terms, models, datasets, splits
+  semiseg list configs      what ships with the package; or settings, fields, methods, terms, models, datasets, splits
   semiseg convert-weights   weights of PyTorch models, or of a run, as a file that needs neither
 
 `semiseg <command> --help` explains a command, with --config=NAME a config too; `semiseg --version`. A first run:
@@ -41,7 +41,8 @@ Any field of the config can be overridden. Dicts such as the quota are replaced 
   semiseg predict --workdir=runs/mine photos/ --write=index,probabilities
   semiseg predict --model=mine.semiseg photos/                 # a file of `semiseg export`, without the run
 
-Without any file, the evaluation split of the training data is predicted.""",
+Without any file, the evaluation split of the training data is predicted. A --model holds its own settings:
+only --output, --limit, --write and --verbosity go with it.""",
     "export": """Writes a trained model as one file, with preprocessing, resizing and the choice of classes inside and
 a model card beside them. The file is read back and compared with the run.
 
@@ -96,11 +97,12 @@ Of a dataset folder, rows of every kind of label that it has are drawn.""",
 
   semiseg summary --config=supervised:path=DIR
   semiseg summary --config=supervised --config.model='{"name": "deeplab_v2"}' --classes=21""",
-    "list": """Lists what there is, a line each: configs that ship with the package, all fields of a config with their
-defaults and meanings, and methods, terms, models and datasets, those of installed packages included; and published
-splits: which images papers take as labelled, and which classes as those that have masks.
+    "list": """Lists what there is, a line each: configs that ship with the package; what their settings are; all fields
+of a config with defaults and meanings; methods, terms, models and datasets, those of installed packages included;
+and published splits: which images papers take as labelled, and which classes as those that have masks.
 
   semiseg list configs
+  semiseg list settings
   semiseg list fields
   semiseg list methods""",
     "config": """What a run of a config will do: method, stages, networks, terms, schedule, batch on the devices at

@@ -22,6 +22,7 @@ from semiseg_jax.engine.inference import Predictor, Scored
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix, format_table
 from semiseg_jax.engine.parallel import is_main, keep_memory
 from semiseg_jax.engine.settings import Settings
+from semiseg_jax.options import Options
 from semiseg_jax.verbs import workdir as workdirs
 
 logger = logging.getLogger("semiseg_jax")
@@ -66,7 +67,7 @@ def evaluate(
         path = (
             Path(output)
             if output
-            else workdir / _file_name(split, model.config, settings(workdirs.read_config(workdir)))
+            else workdir / _file_name(split, checkpoint, model.config, settings(workdirs.read_config(workdir)))
         )
         place = mirror.shown(workdir)
         print(f"{dataset.info.name} {split}: {results['images']} images, checkpoint {model.step} of {place}")
@@ -102,20 +103,27 @@ def _report(results: dict[str, Any], model: workdirs.Trained, split: str, path: 
     print(f"written to {mirror.shown(path)}")
 
 
-def _file_name(split: str, config: Settings, own: Settings) -> str:
-    """Other data or another way of evaluation does not overwrite what the run's own config gave."""
+def _file_name(split: str, checkpoint: str, config: Settings, own: Settings) -> str:
+    """Other data, checkpoints or ways of evaluation do not overwrite what the run's own config gave."""
     how, usual = config.eval, own.eval
     path = workdirs.absolute(config.data.path, config.data.name)
     others_name = config.data.name if config.data.name != own.data.name else ""
     scales = "_".join(f"{scale:g}" for scale in how.scales)
     other = [
+        f"checkpoint_{checkpoint}" if checkpoint != "best" else "",
         Path(path).name if path != workdirs.absolute(own.data.path, own.data.name) else others_name,
         how.mode if how.mode != usual.mode else "",
         ("flip" if how.flip else "no_flip") if how.flip != usual.flip else "",
         f"scales_{scales}" if tuple(how.scales) != tuple(usual.scales) else "",
-        how.post.name,
+        *([how.post.name, *_changed_numbers(how.post, usual.post)] if how.post.name else []),
     ]
     return f"evaluation_{'_'.join(filter(None, [split, *other]))}.json".replace("/", "_")
+
+
+def _changed_numbers(options: Options, usual: Options) -> list[str]:
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return [f"{name}_{value:g}" for name, value in numbers.items() if value != getattr(usual, name)]
 
 
 def evaluate_split(

@@ -110,7 +110,8 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
 def _end(workdir: Path, wants_report: bool) -> None:
     """Says what a finished run is for. A page that cannot be written is no reason for it to fail."""
     place = mirror.shown(workdir)
-    say(f"next: semiseg evaluate --workdir={place}, semiseg predict --workdir={place} IMAGES, semiseg report {place}")
+    page = f", semiseg report {place}" if place == str(workdir) else ""  # which is made of local files
+    say(f"next: semiseg evaluate --workdir={place}, semiseg predict --workdir={place} IMAGES{page}")
     if not wants_report or jax.process_count() > 1:  # the page reads the checkpoint alone
         return
     try:

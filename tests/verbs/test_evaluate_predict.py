@@ -285,12 +285,20 @@ def test_evaluation_on_other_data_writes_another_file(workdir, tmp_path):
     assert (workdir / "evaluation_val_elsewhere.json").exists()
 
 
+def test_checkpoints_and_options_of_post_processing_have_files_of_their_own():
+    own, other = default_config(), default_config()
+    other.eval.post.update({"name": "mrf", "beta": 2.5})
+    own, other = settings(own), settings(other)
+    assert _file_name("val", "last", own, own) == "evaluation_val_checkpoint_last.json"
+    assert _file_name("val", "best", other, own) == "evaluation_val_mrf_beta_2.5.json"
+
+
 def test_a_set_of_another_name_and_one_with_a_config_have_a_file_of_their_own():
     own, other = default_config(), default_config()
     own.data.name, other.data.name = "tfds:cityscapes", "tfds:coco/2017_panoptic"
     own, other = settings(own), settings(other)
-    assert _file_name("validation", own, own) == "evaluation_validation.json"
-    assert _file_name("validation", other, own) == "evaluation_validation_tfds:coco_2017_panoptic.json"
+    assert _file_name("validation", "best", own, own) == "evaluation_validation.json"
+    assert _file_name("validation", "best", other, own) == "evaluation_validation_tfds:coco_2017_panoptic.json"
 
 
 def test_the_same_data_by_a_relative_path_is_not_other_data(workdir, source, monkeypatch):

@@ -22,7 +22,7 @@ AVERAGES = ("pixels", "images")
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropyOptions(TermOptions):
-    weight: float = option(1.0, "0 = off", low=0)
+    weight: float = option(1.0, "methods need it, but for those from outside: above 0", low=0)
     average: str = option("pixels", "over all pixels, or images: each image alike", choices=AVERAGES)
 
 
