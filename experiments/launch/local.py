@@ -85,8 +85,10 @@ def _free_port() -> int:
 
 
 def _show(number: int, output: IO[str]) -> None:
+    """Reads to the end, also where nobody reads what is printed any more: a full pipe would stop the process."""
     for line in output:
-        print(f"[{number}] {line}", end="", flush=True)
+        with contextlib.suppress(OSError):
+            print(f"[{number}] {line}", end="", flush=True)
 
 
 def _first_failure(processes: Sequence[subprocess.Popen], grace: float) -> int:

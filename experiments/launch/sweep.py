@@ -86,15 +86,23 @@ class Run:
     def scores(self, metric: str) -> list[tuple[float, int]]:
         """(score, step) of every evaluation of its last stage."""
         path = self.workdir / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        rows = [row for row in rows if row["kind"] == "eval"]
-        unknown = [row for row in rows if metric not in row]
+        rows = [row for row in _rows(path) if row["kind"] == "eval"]
+        unknown = [row for row in rows if not isinstance(row.get(metric), float | int | None) or metric not in row]
         if unknown:
             numbers = sorted(name for name, value in unknown[0].items() if isinstance(value, float))
             raise SystemExit(f"--metric={metric} is not among the metrics of {path}: {', '.join(numbers)}")
         return [
             (row[metric], row["step"]) for row in rows if row["stage"] == rows[-1]["stage"] and row[metric] is not None
         ]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Of a metrics.jsonl, if it is there, but for half a line that a killed run left."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.summary:
         print(summarise(runs, given.workdir, given.metric))
         return 0
+    if given.only is not None and not 0 <= given.only < len(runs):
+        raise SystemExit(f"--only={given.only} is none of the {len(runs)} runs, which are counted from 0")
     chosen = runs if given.only is None else [runs[given.only]]
     codes = Pool(given.gpus or [""] * given.jobs).train(chosen)
     if given.only is None:

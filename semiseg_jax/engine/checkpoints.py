@@ -212,13 +212,16 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False))
 
 
+SHARDED_ALONE = (
+    "the state is sharded over several processes, which only a folder that all of them see can hold: use one as "
+    "--workdir, and copy it to the store afterwards"
+)
+
+
 def _whole_state(state: Any) -> Any:
     """The state on this host, which can save it alone."""
     if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)):
-        raise ValueError(
-            "the state is sharded over several processes, which only a folder that all of them see can hold: use one "
-            "as --workdir, and copy it to the store afterwards"
-        )
+        raise ValueError(SHARDED_ALONE)
     return fetch(state)
 
 

@@ -2,7 +2,7 @@
 
 While a run trains, a thread copies what is new to the store: small files now and then, and each checkpoint when it is
 saved, after the files that belong to it. A checkpoint counts when its object STEP.complete is there, which comes last.
-A checkpoint that was deleted here is deleted there, once the next one is whole.
+A checkpoint that was deleted here is deleted there, once a later one of its stage is whole.
 
 A run starts from what the store holds. Only where nobody has written to the store since this mirror did, as the name of
 the last run in `.session` tells, the mirror may know more: what was not sent is sent then.
@@ -55,10 +55,7 @@ class Mirror:
         session = self.store.read([_SESSION]).get(_SESSION)
         own = self.local / _SESSION
         if session is not None and own.is_file() and own.read_bytes() == session:
-            self.sent = {name: (-1, -1) for name in there if _is_small(name)}
-            for step in self._steps() - self.whole:
-                if (self.local / (step + COMPLETE)).is_file():  # it was sent, and people deleted it
-                    remove_whole(self.local / step)
+            self._fetch_missing({name for name in there if _is_small(name)})
             return
         own.unlink(missing_ok=True)
         small = [name for name in there if _is_small(name)]
@@ -72,6 +69,19 @@ class Mirror:
         self.sent = {name: state for name in small if (state := self._state(name))}
         if session is not None:
             own.write_bytes(session)
+
+    def _fetch_missing(self, small: set[str]) -> None:
+        """What this mirror, the last that wrote to the store, has lost since, and what people did in the store."""
+        here, steps = self._small(), self._steps()
+        self.store.read_files(sorted(small - here), self.local)
+        self.sent = dict.fromkeys(small & here, (-1, -1))  # are sent again
+        self.sent |= {name: state for name in small - here if (state := self._state(name))}
+        for step in steps - self.whole:
+            if (self.local / (step + COMPLETE)).is_file():  # it was sent, and people deleted it
+                remove_whole(self.local / step)
+        for step in self.whole - steps:
+            if not _has_later(step, steps):
+                self.store.get_whole(step, self.local / step)
 
     def begin(self) -> None:
         """Marks the mirror as the last that writes to the store."""
@@ -103,7 +113,7 @@ class Mirror:
         for step in sorted(steps - self.whole, key=lambda step: int(step.rpartition("/")[2])):
             if self.store.put_whole(self.local / step, step):
                 self.whole.add(step)
-        for step in self.whole - steps:
+        for step in self._replaced(steps):
             self.store.delete_whole(step)
             (self.local / (step + COMPLETE)).unlink(missing_ok=True)
             self.whole.discard(step)
@@ -121,7 +131,12 @@ class Mirror:
             del self.sent[name]
 
     def has_news(self) -> bool:
-        return self._steps() != self.whole
+        steps = self._steps()
+        return bool(steps - self.whole or self._replaced(steps))
+
+    def _replaced(self, steps: set[str]) -> set[str]:
+        """Checkpoints of the store that were deleted here and have a later one in both places."""
+        return {step for step in self.whole - steps if _has_later(step, self.whole & steps)}
 
     def _steps(self) -> set[str]:
         """Checkpoints, as checkpoints/STAGE/STEP. Those that are being saved have other names."""
@@ -287,6 +302,12 @@ def _find(path: Path) -> tuple[Mirror | None, str]:
             name = path.relative_to(place).as_posix()
             return _open[place], "" if name == "." else name
     return None, ""
+
+
+def _has_later(step: str, others: set[str]) -> bool:
+    """Whether a later checkpoint of the same stage is among the others."""
+    stage, _, number = step.rpartition("/")
+    return any(other.rpartition("/")[0] == stage and int(other.rpartition("/")[2]) > int(number) for other in others)
 
 
 def _is_marker(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The lock of a workdir in a store: an object that names its owner, who writes it anew while the run goes on."""
 
+import contextlib
 import json
 import os
 import platform
@@ -44,8 +45,9 @@ class StoreLock:
     def __exit__(self, *_: Any) -> None:
         self._ended.set()
         self._thread.join()
-        if not self.lost and self._is_ours():
-            self.store.delete([NAME])
+        with contextlib.suppress(Exception):  # a lock that stays is taken over; what the run raised says more
+            if not self.lost and self._is_ours():
+                self.store.delete([NAME])
 
     def _content(self) -> bytes:
         self.beats += 1

@@ -1,5 +1,6 @@
 """What a run says while it goes: a progress line, `metrics.jsonl` and TensorBoard files."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -45,6 +46,15 @@ class Log(Options):
         """The first and the last step to trace; zeros where there is none."""
         found = re.fullmatch(r"(\d+):(\d+)", self.profile)
         return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, if it is there, but for half a line that a killed run left."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 class MetricWriter:

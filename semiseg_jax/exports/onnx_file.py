@@ -65,6 +65,7 @@ def write(path: Path, order: Order, weights: Mapping[str, Any], image: np.ndarra
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         if run.returncode:
             said = "\n".join(run.stderr.strip().splitlines()[-12:])
-            raise ValueError(f"the network cannot be converted to ONNX; {command[0]} said:\n{said}\n{_HOW}")
+            how = f"If it is about versions of packages: {_HOW}"
+            raise ValueError(f"the network cannot be converted to ONNX; {command[0]} said:\n{said}\n{how}")
         write_whole(path, (room / "model.onnx").read_bytes())
         return np.asarray(np.load(room / "probabilities.npy"))

@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
         outputs: Any = model.apply(weights, standardize(images), train=False, method="outputs")
         return jax.nn.softmax(outputs["logits"])
 
-    nn.max_pool = _max_pool  # type: ignore[assignment]
+    nn.max_pool = _max_pool
     program = whole_image(forward, order["largest"], order["rungs"], flip=order["flip"])
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f"B, {order['size'][0]}, {order['size'][1]}, 3"), jnp.uint8)
     # Traced before jax2onnx replaces functions of jax and flax, whose arguments it does not all know.
@@ -56,13 +56,17 @@ def main(folder: Path) -> None:
     np.save(folder / "probabilities.npy", found[0][0])
 
 
-def _max_pool(x: jax.Array, window: Sequence[int], strides: Sequence[int], padding: Any = "VALID") -> jax.Array:
+def _max_pool(
+    inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Any = "VALID"
+) -> jax.Array:
     """As flax's, by taking rows and columns: jax2onnx makes of it a pooling over four axes, which ONNX Runtime lacks.
 
     Places in the padding stand for the pixel at the border, which is in their window anyway.
     """
-    pads = [(0, 0)] * 2 if padding == "VALID" else list(padding)
-    for axis, (length, stride, (before, after)) in enumerate(zip(window, strides, pads, strict=True), start=1):
+    x, strides = inputs, strides or (1,) * len(window_shape)
+    named = isinstance(padding, str)
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window_shape, strides, padding) if named else padding
+    for axis, (length, stride, (before, after)) in enumerate(zip(window_shape, strides, pads, strict=True), start=1):
         side = x.shape[axis]
         starts = np.arange((side + before + after - length) // stride + 1) * stride - before
         taken = [jnp.take(x, np.clip(starts + i, 0, side - 1), axis=axis, mode="clip") for i in range(length)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from semiseg_jax.ops.form import for_cpu
 from semiseg_jax.ops.kernels import Window
 
 _LANES = 8  # float32 numbers in a vector of a CPU
@@ -21,7 +22,7 @@ def filter_xla(
     over the channels of `p`, 1.2 to 1.9 times faster if they fill whole vectors.
     """
     channels = p.shape[-1]
-    if jax.default_backend() == "cpu" and channels >= _LANES - 1:
+    if for_cpu() and channels >= _LANES - 1:
         p = jnp.pad(p, [(0, 0)] * 3 + [(0, -channels % _LANES)])
     radius = window.radius
     width = 2 * radius + 1

@@ -5,31 +5,16 @@ many times faster as shifted multiply-adds; 1x1 ones and those with few channels
 forms have the same values and derivatives up to rounding, of any order, forward and reverse.
 """
 
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from semiseg_jax.ops.form import convolution_form, for_cpu
+
 Pads = Sequence[tuple[int, int]]
-FORMS = ("auto", "library", "cpu")
-# Part of the key of compiled functions: a function that was traced with one form is traced anew for another.
-_form = jax.make_user_context(os.environ.get("SEMISEG_CONVOLUTIONS", "auto"))
-
-
-def convolution_form(form: str) -> AbstractContextManager[None]:
-    """Within it, convolutions are traced in this form; SEMISEG_CONVOLUTIONS in the environment sets the default.
-
-    "library": XLA's own. "cpu": those that suit CPU. "auto": "cpu" where JAX's default backend is a CPU, and elsewhere
-    "library".
-
-    >>> with convolution_form("library"):
-    ...     convolve(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 1, 3, 2)), pads=[(0, 0), (0, 0)]).shape
-    (1, 4, 4, 2)
-    """
-    return _form(_checked(form))
+__all__ = ["convolution_form", "convolve", "depthwise_convolve", "for_cpu"]
 
 
 def convolve(
@@ -66,20 +51,6 @@ def depthwise_convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dila
     if for_cpu():
         return _shifted_sum(x, kernel, stride, dilation, pads)
     return _library(x, kernel, stride, dilation, pads, groups=x.shape[-1])
-
-
-def for_cpu() -> bool:
-    """Whether what is traced now should suit a CPU: not only convolutions have another form there."""
-    form = _checked(_form.value)
-    return form == "cpu" or (form == "auto" and jax.default_backend() == "cpu")
-
-
-def _checked(form: str) -> str:
-    if form not in FORMS:
-        raise ValueError(
-            f"convolution_form: form (or SEMISEG_CONVOLUTIONS) is {form!r} but must be one of {', '.join(FORMS)}"
-        )
-    return form
 
 
 def _library(

@@ -58,7 +58,7 @@ def curves(title: str, series: Sequence[Series], label: str) -> Plot:
             means = _mean(one.curves) if several else [(x, y, 0.0) for x, y in one.curves[0]]
             if several:
                 axes.plot(*_columns([row[:2] for row in means]), color=color, lw=2)
-            axes.plot([], [], color=color, lw=2, label=one.name)
+            axes.plot([], [], color=color, lw=2, label=_as_text(one.name))
             points += [(x, y, _said(one.name, x, y, spread, several)) for x, y, spread in means]
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -77,7 +77,7 @@ def calibration(title: str, series: Sequence[tuple[str, np.ndarray]]) -> Plot:
         for number, (name, (pixels, probability, hits)) in enumerate(series):
             used = pixels > 0
             x, y = probability[used] / pixels[used], hits[used] / pixels[used]
-            axes.plot(x, y, color=COLORS[number % len(COLORS)], lw=2, marker="o", ms=4, label=name)
+            axes.plot(x, y, color=COLORS[number % len(COLORS)], lw=2, marker="o", ms=4, label=_as_text(name))
             shares = pixels[used] / pixels.sum()
             points += [
                 (float(a), float(b), f"{name}: {a:.0%} sure, {b:.0%} right ({share:.1%} of the pixels)")
@@ -106,8 +106,9 @@ def confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> Plot:
         axes.set_ylabel("true")
         if not named:
             return []
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [_as_text(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
         return [
             (float(column), float(row), f"{classes[row]} taken for {classes[column]}: {shares[row, column]:.1%}")
             for row, column in np.ndindex(shares.shape)
@@ -144,6 +145,11 @@ def _for_page(svg: str, most: int) -> str:
     own = f"p{next(_numbers)}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}", svg)
     return svg.replace(_INK, "currentColor").replace(_LINES, "var(--lines)")
+
+
+def _as_text(name: str) -> str:
+    """A name that matplotlib neither reads as a formula nor, as one that begins with _, leaves out."""
+    return ("\u200b" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _columns(curve: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

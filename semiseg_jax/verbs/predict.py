@@ -262,7 +262,7 @@ def _write(
             pictures.save(path, pictures.overlay(source(), labels, info.colors, background=info.background))
         else:
             assert prediction.probs is not None
-            output.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, prediction.probs.astype(np.float16))
     return written
 

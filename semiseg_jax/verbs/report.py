@@ -24,6 +24,7 @@ from semiseg_jax.engine.inference import Predictor
 from semiseg_jax.engine.inputs import make_input
 from semiseg_jax.engine.metrics import Calibration, ConfusionMatrix
 from semiseg_jax.engine.parallel import keep_memory
+from semiseg_jax.engine.writers import read_rows
 from semiseg_jax.report.content import Panel, Run, Score
 from semiseg_jax.verbs import workdir as workdirs
 from semiseg_jax.verbs.evaluate import evenly
@@ -84,7 +85,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str, checkpoint: str, images: int, limit: int) -> Run:
     model = workdirs.load(folder, checkpoint=checkpoint)
     stored = workdirs.read_config(folder)
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    history = read_rows(folder / "metrics.jsonl")
     versions = folder / "versions.json"
     seen: dict[str, Any] = {}
     labels = ", ".join(f"{rows} rows of {kind}" for kind, rows in stored.data.quota.items())

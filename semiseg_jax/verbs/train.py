@@ -21,7 +21,7 @@ from semiseg_jax.data.augment import Augment
 from semiseg_jax.data.datasets import Dataset
 from semiseg_jax.data.types import Example
 from semiseg_jax.engine import mirror, parallel, processes
-from semiseg_jax.engine.checkpoints import Checkpoints
+from semiseg_jax.engine.checkpoints import SHARDED_ALONE, Checkpoints
 from semiseg_jax.engine.watching import Watch
 from semiseg_jax.engine.writers import MetricWriter, Progress, say
 from semiseg_jax.methods import FinishContext, Method, Stage, State, make_method
@@ -87,6 +87,8 @@ def train(config: ConfigDict, workdir: str | Path, *, on_step: OnStep | None = N
     with parallel.stop_signals() as stop, mirror.training(workdir) as workdir:
         shorter = workdirs.check(stored, workdir)
         devices = parallel.Devices.create(config.parallel, config.devices, config.shard_state)
+        if config.shard_state and not mirror.is_shared(workdir):
+            raise ValueError(SHARDED_ALONE)
         dataset = workdirs.open_together(config.data, planned=True)
         method = make_method(balanced(config, dataset), dataset.info.num_classes)
         first = workdirs.first_devices(workdir, devices.count)

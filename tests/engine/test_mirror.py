@@ -117,17 +117,50 @@ def test_what_is_deleted_here_is_deleted_there_after_the_next_checkpoint_is_whol
     assert objects() == {"checkpoints/stage/6/state/data", "checkpoints/stage/6.complete", ".session"}
 
 
+def test_a_checkpoint_that_vanishes_while_it_is_sent_leaves_the_earlier_one(monkeypatch):
+    put = Store.put_whole
+
+    def slow(self, folder, name):
+        if name.endswith("/6"):  # the run saves 9 and deletes 6 meanwhile
+            shutil.rmtree(folder)
+            return False
+        return put(self, folder, name)
+
+    with mirror.training(ADDRESS) as local:
+        save(local, 3)
+        wait_for(lambda: "checkpoints/stage/3.complete" in objects())
+        monkeypatch.setattr(Store, "put_whole", slow)
+        shutil.rmtree(local / "checkpoints" / "stage" / "3")
+        save(local, 6)
+        wait_for(lambda: steps(local) == [])
+    assert "checkpoints/stage/3.complete" in objects()
+    monkeypatch.undo()
+
+
+def test_what_is_lost_of_a_mirror_is_fetched_again_and_what_people_put_into_the_store_stays():
+    with mirror.training(ADDRESS) as local:
+        (local / "config.json").write_text("{}")
+        save(local, 3)
+    Store(ADDRESS).write({"notes.md": b"mine", "report.html": b"a page"})
+    shutil.rmtree(local / "checkpoints")
+    (local / "config.json").unlink()
+    with mirror.training(ADDRESS) as local:
+        assert steps(local) == [3]
+        assert (local / "config.json").read_text() == "{}"
+    assert {"notes.md", "report.html", "config.json", "checkpoints/stage/3.complete"} <= objects()
+
+
 def test_a_mirror_that_another_machine_has_overtaken_becomes_what_the_store_holds(new_machine, monkeypatch, tmp_path):
     with mirror.training(ADDRESS) as first:
         save(first, 3)
         (first / "stale.done").write_text("")
     new_machine()
     with mirror.training(ADDRESS) as second:
+        save(second, 6, "others")
         shutil.rmtree(second / "checkpoints" / "stage" / "3")
         (second / "stale.done").unlink()
         wait_for(lambda: "checkpoints/stage/3.complete" not in objects())
         save(second, 3, "others")
-        save(second, 6, "others")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with mirror.training(ADDRESS) as local:
         assert local == first
@@ -188,6 +221,20 @@ def test_a_local_workdir_is_used_as_it_is(tmp_path):
         assert local == tmp_path == mirror.reading(str(tmp_path))
     assert mirror.shown(tmp_path) == str(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_out_of_reach_at_the_end_is_told_of_by_what_could_not_be_sent(monkeypatch):
+    def unreachable(*_):
+        raise ConnectionError("no network")
+
+    def lose_the_store() -> None:
+        with mirror.training(ADDRESS) as local:
+            save(local, 3)
+            for name in ("put_whole", "read", "write", "delete"):
+                monkeypatch.setattr(Store, name, unreachable)
+
+    with pytest.raises(OSError, match="the same command on this machine sends it"):
+        lose_the_store()
 
 
 def test_a_second_run_is_refused_and_the_lock_goes_with_the_first():

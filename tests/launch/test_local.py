@@ -57,6 +57,16 @@ def test_sigterm_lets_all_processes_end_in_their_own_way():
     assert sorted(ready) == ["[0] ready\n", "[1] ready\n"]
 
 
+def test_processes_go_on_where_nobody_reads_what_they_print():
+    code = "for number in range(20_000): print('a line of some length, so that a pipe is soon full', number)"
+    start = f"import sys; sys.path.insert(0, {str(LAUNCHER.parent)!r}); import local; local.run({python(code)!r}, 2)"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:
+        launcher.stdout.readline()
+        launcher.stdout.close()
+        assert launcher.wait(timeout=60) is not None
+        assert b"Exception in thread" not in launcher.stderr.read()
+
+
 def test_two_processes_train_one_run(tmp_path, data_dir):
     pytest.importorskip("semiseg_jax.engine.clusters")
     config = tiny_config_file(tmp_path, data_dir)

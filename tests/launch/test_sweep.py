@@ -154,6 +154,27 @@ def test_the_table_shows_the_best_score_of_each_run_and_the_best_run_first(tmp_p
         assert [row["seed"] for row in csv.DictReader(file)] == ["1", "0", "1", "0"]
 
 
+@pytest.mark.parametrize("only", ["4", "-1"])
+def test_a_run_that_is_not_there_is_refused(tmp_path, only):
+    with pytest.raises(SystemExit, match=f"--only={only} is none of the 4 runs"):
+        sweep.main(arguments(tmp_path, f"--only={only}"))
+
+
+def test_half_a_line_of_a_killed_run_is_passed_over(tmp_path, capsys):
+    name = "optimizer.learning_rate=1e-3_seed=0"
+    written(tmp_path, name, {10: 0.5})
+    with (tmp_path / name / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "one", "st')
+    assert sweep.main(arguments(tmp_path, "--summary")) == 0
+    assert "| 0.5000 | 10 |" in capsys.readouterr().out
+
+
+def test_a_metric_of_each_class_cannot_rank_runs(tmp_path):
+    written(tmp_path, "optimizer.learning_rate=1e-3_seed=0", {10: [0.5, 0.4]})
+    with pytest.raises(SystemExit, match=r"--metric=miou is not among"):
+        sweep.main(arguments(tmp_path, "--summary"))
+
+
 def test_a_metric_that_no_evaluation_has_is_refused_with_those_that_exist(tmp_path):
     written(tmp_path, "optimizer.learning_rate=1e-3_seed=0", {10: 0.5})
     with pytest.raises(SystemExit, match=r"--metric=f1 is not among .*: miou"):

@@ -7,6 +7,7 @@ import pytest
 from brute_force import filtered, kernel_matrix, potts
 
 from semiseg_jax.ops import local_filter, potts_energy
+from semiseg_jax.ops.convolution import convolution_form
 
 # shape of p, channels of the features of each term (0: no features), options
 CASES = {
@@ -242,3 +243,11 @@ def test_wrong_arguments_raise_an_error_that_names_the_argument(function, change
 def test_a_gate_of_another_shape_raises_an_error_that_names_it(gate, shape):
     with pytest.raises(ValueError, match=rf"potts_energy: {gate} is .* but must be \[2,5,7\]"):
         potts_energy(P, F, radius=2, **{gate: np.ones(shape, np.float32)})
+
+
+@pytest.mark.parametrize(("form", "channels"), [("library", 9), ("cpu", 16)])
+def test_channels_fill_whole_vectors_on_cpus_alone(form, channels):
+    p, features = jnp.ones((1, 6, 6, 9)), jnp.ones((1, 6, 6, 3))
+    with convolution_form(form):
+        traced = str(jax.make_jaxpr(lambda p: local_filter(p, features, radius=2))(p))
+    assert f"f32[1,10,10,{channels}]" in traced

@@ -114,6 +114,13 @@ def test_a_curve_of_one_value_can_be_seen_and_small_plots_stay_small():
     assert widths[0] < 350 < widths[1]
 
 
+def test_names_are_no_formulas_and_none_is_left_out():
+    shown = plots.curves("loss", [plots.Series("_trial $x^$", [[(0, 1.0), (1, 0.5)]])], "loss").svg
+    assert "_trial $x^$" in shown
+    counts = np.eye(2, dtype=np.int64)
+    assert "_a $\\frac$" in plots.confusion("classes", counts, ["_a $\\frac$", "b"]).svg
+
+
 def test_names_within_plots_are_used_once(shown):
     ids = re.findall(r'\bid="([^"]+)"', shown)
     assert len(ids) == len(set(ids))

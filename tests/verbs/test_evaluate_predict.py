@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 
 import cv2
 import jax
@@ -153,6 +154,13 @@ def test_prediction_takes_files_folders_and_globs_and_writes_pictures(workdir, s
         assert sum(row["share"].values()) == pytest.approx(1, abs=1e-4)
         assert 1 / 3 <= row["mean_confidence"] <= 1
     assert json.loads((tmp_path / "predictions.json").read_text())["classes"] == ["background", "square", "other"]
+
+
+def test_probabilities_of_sub_folders_are_written(workdir, source, tmp_path):
+    (tmp_path / "photos" / "day").mkdir(parents=True)
+    shutil.copy(source / "images" / "im4.png", tmp_path / "photos" / "day" / "one.png")
+    semiseg_jax.predict(workdir, [tmp_path / "photos"], output=tmp_path / "out", write="probabilities")
+    assert (tmp_path / "out" / "day" / "one_probabilities.npy").is_file()
 
 
 def test_prediction_writes_what_is_asked_for(workdir, source, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from runs import on_folder
 
+from semiseg_jax.engine import mirror
 from semiseg_jax.verbs.train import train
 
 
@@ -14,6 +15,15 @@ def test_a_quota_that_teaches_nothing_is_refused(tiny_config, tmp_path, kind):
     tiny_config.data.assign = ConfigDict()
     tiny_config.data.quota = ConfigDict({kind: 2})
     with pytest.raises(ValueError, match="method 'supervised' learns from points, scribble, partial, dense only"):
+        train(tiny_config, tmp_path)
+
+
+def test_state_in_shards_over_hosts_without_a_shared_folder_is_refused_before_training(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mirror, "is_shared", lambda workdir: False)
+    tiny_config.shard_state = True
+    with pytest.raises(ValueError, match="only a folder that all of them see can hold"):
         train(tiny_config, tmp_path)
 
 
