@@ -52,12 +52,21 @@ def palette_of(file: Image.Image) -> dict[int, Color]:
 def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
-            return np.asarray(file)
+            array = np.asarray(file)
+        with path.open("rb") as bits:
+            stretch = stretch_of(bits.read(26))
+        return array // stretch if stretch > 1 else array
     except Image.DecompressionBombError:
         raise FolderError(f"{path}: has more pixels than Pillow reads; make image and mask smaller") from None
     except Exception as error:
         reason = why_unreadable(path, error) if path.is_symlink() else "not a readable PNG"
         raise FolderError(f"{path}: {reason}") from None
+
+
+def stretch_of(header: bytes) -> int:
+    """By what readers multiply the values of a file: grey PNGs of 2 and 4 bits a pixel are stretched to 0 to 255."""
+    is_grey = header[:4] == b"\x89PNG" and header[25:26] == b"\0"
+    return {2: 85, 4: 17}.get(header[24], 1) if is_grey else 1
 
 
 def _classes_of(path: Path, array: np.ndarray, num_classes: int, colors: Sequence[Sequence[int]]) -> np.ndarray:

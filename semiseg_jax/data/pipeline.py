@@ -180,13 +180,14 @@ def make_batches(
     unit = sum(stream.rows for stream in streams)
     if shard.rows % unit:
         raise ValueError(f"{shard.rows} rows a micro-batch is not a multiple of the quota's {unit}")
-    sources = [
-        grain.MapDataset.source(_Order(number, stream, seed))[shard.process :: shard.processes]
-        for number, stream in enumerate(streams)
-    ]
-    weights = [stream.rows * (shard.rows // unit) for stream in streams]
+    sources: list[grain.MapDataset] = []
+    for number, stream in enumerate(streams):
+        mine = grain.MapDataset.source(_Order(number, stream, seed))[shard.process :: shard.processes]
+        rows = stream.rows * (shard.rows // unit)
+        # One source for each row of a batch: grain rounds weights, and makes 100 and 166 of 3 and 5.
+        sources += [mine[row::rows] for row in range(rows)]
     dataset = (
-        grain.MapDataset.mix(sources, weights)
+        grain.MapDataset.mix(sources)
         .map(loader)
         .batch(shard.rows, batch_fn=_stack_by_kind)
         .batch(shard.units, batch_fn=_concatenate)

@@ -10,7 +10,7 @@ import numpy as np
 from semiseg_jax.data import published
 from semiseg_jax.data.joined import expand
 from semiseg_jax.data.records import DatasetInfo, Record, label_counts
-from semiseg_jax.data.types import Supervision
+from semiseg_jax.data.types import IGNORE, Supervision
 
 Quota = Mapping[Supervision, int]
 ONLY_TAGS = {int(Supervision.TAGS), int(Supervision.UNLABELED)}
@@ -110,7 +110,10 @@ def make_streams(
 
 def evenly_shown(info: DatasetInfo, split: str, pool: np.ndarray) -> np.ndarray:
     """The pool with images repeated, so that each class is the rarest of its image equally often."""
-    shown = [set(_split(info, split)[index]["tags"]) - {info.background} for index in pool]
+    rows = [_split(info, split)[index] for index in pool]
+    shown = [set(row["tags"] or row.get("classes", ())) - {info.background, IGNORE} for row in rows]
+    if not any(shown):
+        raise ValueError("data.balance_images finds no class in any mask; leave it out")
     counts = collections.Counter(klass for classes in shown for klass in classes)
     groups: dict[int | None, list[int]] = {}
     for index, classes in zip(pool, shown, strict=True):

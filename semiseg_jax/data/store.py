@@ -159,7 +159,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     """A folder to write to that will be `folder`, if nothing fails; if another process is faster, its folder stays."""
     for broken in _broken_off(folder.parent):
         shutil.rmtree(broken, ignore_errors=True)
-    building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{platform.node()}")
+    building = folder.with_name(f"{INCOMPLETE}{os.getpid()}.{uuid.uuid4().hex[:8]}.{_machine()}")
     make_folder(building)
     try:
         yield building
@@ -222,11 +222,18 @@ def leftovers(folder: Path) -> list[Path]:
 def _broken_off(folder: Path) -> list[Path]:
     """Unfinished sets in a folder whose process is gone."""
     found = []
-    for path in folder.glob(f"{INCOMPLETE}*.*.{glob.escape(platform.node())}"):
+    for path in folder.glob(f"{INCOMPLETE}*.*.{glob.escape(_machine())}"):
         pid = path.name.split(".")[1]
         if pid.isdigit() and not is_running(int(pid)):
             found.append(path)
     return found
+
+
+def _machine() -> str:
+    """Where process numbers mean the same: containers of one machine count for themselves."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    return platform.node()
 
 
 def is_running(pid: int) -> bool:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from semiseg_jax.data.label_maps import stretch_of
 from semiseg_jax.data.tfds_names import ADE_OF_INSTANCE, ADE_SCENES, CITYSCAPES, CITYSCAPES_IDS
 from semiseg_jax.data.types import IGNORE, MOST_CLASSES
 from semiseg_jax.options import Options, option
@@ -119,7 +120,10 @@ def read_values(data: bytes) -> np.ndarray:
         raise ValueError("its mask is not a readable image of whole numbers")
     if array.ndim == 3 and array.shape[2] == 1:
         return array[..., 0]
-    return array[..., 2::-1] if array.ndim == 3 else array
+    if array.ndim == 3:
+        return array[..., 2::-1]
+    stretch = stretch_of(data[:26])
+    return array // stretch if stretch > 1 else array
 
 
 def _classes_of_segments(array: np.ndarray, segments: Mapping[str, Any]) -> np.ndarray:

@@ -43,7 +43,7 @@ def clicks(mask: np.ndarray, rng: np.random.Generator, *, min_area: int = 16, ji
     rows = []
     for klass, corner, component in _components(mask, min_area):
         depth = _depth(component)
-        middle = np.argwhere(depth >= (1 - jitter) * depth.max())
+        middle = np.argwhere(component & (depth >= (1 - jitter) * depth.max()))
         rows.append((*(corner + middle[rng.integers(len(middle))]), klass))
     return np.asarray(rows, np.float32).reshape(-1, 3)
 
@@ -112,6 +112,9 @@ MAKERS: Mapping[Supervision, Callable[..., Any]] = {
 }
 
 
+_JITTERS = {Supervision.POINTS: 1.0, Supervision.BOX: 0.4}  # the most; sides of boxes must not pass each other
+
+
 def check_options(kind: Supervision, options: Mapping[str, Any]) -> None:
     """Raises for a kind that cannot be drawn from masks, and for options that its maker does not have."""
     name = kind.name.lower()
@@ -125,6 +128,8 @@ def check_options(kind: Supervision, options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"simulate: {name} has no option {', '.join(unknown)}; its options: {', '.join(known_options) or 'none'}"
         )
+    if kind in _JITTERS and not 0 <= options.get("jitter", 0) <= _JITTERS[kind]:
+        raise ValueError(f"simulate: jitter of {name} is {options['jitter']} but must be from 0 to {_JITTERS[kind]:g}")
 
 
 def _components(mask: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

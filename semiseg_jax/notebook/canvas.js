@@ -65,10 +65,20 @@ class Shapes {
   constructor() {
     this.images = new Map();
   }
-  open({ name, shapes, version }) {
+  // `drawn` is what a page sent last: newer than what Python showed, where a page is opened again.
+  open({ name, shapes, version }, drawn) {
     const known = this.images.get(name);
-    if (!known || known.version !== version) this.images.set(name, { version, now: shapes, before: [] });
+    const sent = drawn && drawn.name === name && drawn.version === version;
+    if (!known || known.version !== version)
+      this.images.set(name, { name, version, now: sent ? drawn.shapes : shapes, before: [] });
     this.here = this.images.get(name);
+  }
+  // What another view of the same canvas drew.
+  follow({ name, shapes, version }) {
+    const known = this.images.get(name);
+    if (!known || known.version !== version || known.now === shapes) return;
+    known.before.push(known.now);
+    known.now = shapes;
   }
   get all() {
     return this.here ? this.here.now : [];
@@ -95,7 +105,7 @@ class Painter {
     this.canvas.width = Math.round(image.naturalWidth * grow);
     this.canvas.height = Math.round(image.naturalHeight * grow);
     this.scale = this.canvas.width / size[1];
-    this.image = image;
+    Object.assign(this, { image, size });
   }
   paint(shapes, prediction) {
     const { context, canvas } = this;
@@ -192,7 +202,7 @@ function render({ model, el }) {
     canvas, status, element("p", { className: "help" }, HELP));
   el.append(root);
 
-  const waits = () => names[model.get("index")] !== model.get("shown").name;
+  const waits = () => !shapes.here || names[model.get("index")] !== shapes.here.name;
   const paint = () => painter.paint(state.making ? [...shapes.all, state.making] : shapes.all, state.prediction);
   function tell() {
     const count = (kind, one) => {
@@ -205,7 +215,8 @@ function render({ model, el }) {
     canvas.ariaLabel = status.textContent;
   }
   function keep() {
-    model.set("drawn", { name: model.get("shown").name, shapes: shapes.all });
+    const { name, version } = shapes.here; // another image may be on its way
+    model.set("drawn", { name, version, shapes: shapes.all });
     model.save_changes();
     paint();
     tell();
@@ -223,7 +234,7 @@ function render({ model, el }) {
     const image = await pictureOf(shown.image, "image/jpeg");
     if (shown !== model.get("shown")) return; // another one came meanwhile
     Object.assign(state, { making: null, prediction: null });
-    shapes.open(shown);
+    shapes.open(shown, model.get("drawn"));
     painter.fit(shown.size, image);
     await showPrediction();
     tell();
@@ -236,9 +247,15 @@ function render({ model, el }) {
     paint();
   }
 
+  function follow() {
+    shapes.follow(model.get("drawn"));
+    paint();
+    tell();
+  }
+
   function place(event) {
     const box = canvas.getBoundingClientRect();
-    const [height, width] = model.get("shown").size;
+    const [height, width] = painter.size;
     const within = (value, end) => Math.round(100 * Math.min(Math.max(value, 0), end)) / 100;
     return [within(((event.clientY - box.top) / box.height) * height, height),
       within(((event.clientX - box.left) / box.width) * width, width)];
@@ -319,6 +336,7 @@ function render({ model, el }) {
 
   model.on("change:shown", showImage);
   model.on("change:prediction", showPrediction);
+  model.on("change:drawn", follow);
   const resized = new ResizeObserver(paint);
   resized.observe(canvas);
   tell();
@@ -327,6 +345,7 @@ function render({ model, el }) {
     resized.disconnect();
     model.off("change:shown", showImage);
     model.off("change:prediction", showPrediction);
+    model.off("change:drawn", follow);
   };
 }
 

@@ -8,7 +8,8 @@ A shape is what one movement draws, in a form that JSON holds:
 
 Places are in pixels from the top left corner of the image: pixel i covers i to i + 1. Strokes become scribbles/ID.png,
 points become points.json, boxes become boxes.json. The file `.drawn.json` keeps the shapes themselves, so that drawing
-can go on another day. What other programs wrote into the folder stays.
+can go on another day. What other programs wrote into the folder stays: shapes that no longer give what a file holds are
+read from it anew when the folder is opened.
 """
 
 import itertools
@@ -21,6 +22,7 @@ import cv2
 import numpy as np
 
 from semiseg_jax.data.folder_files import read_scribbles, read_source
+from semiseg_jax.data.label_maps import FolderError
 from semiseg_jax.data.layout import default_colors
 from semiseg_jax.data.records import decode_image
 from semiseg_jax.data.types import IGNORE
@@ -58,7 +60,8 @@ class LabelFolder:
                 f"{self.root} is there already, with the classes {', '.join(self.classes)}; leave `classes` out, or "
                 "name another folder"
             )
-        self._drawn: dict[str, list[Shape]] = _read(self.root / _DRAWN)
+        self._drawn: dict[str, list[Shape]] = {}
+        self._kept: dict[str, list[Shape]] = _read(self.root / _DRAWN)
 
     @property
     def kinds(self) -> list[str]:
@@ -77,8 +80,27 @@ class LabelFolder:
     def shapes(self, id: str) -> list[Shape]:
         """What is drawn on an image. Labels that another program left there become shapes."""
         if id not in self._drawn:
-            self._drawn[id] = self._found(id)
+            kept = self._kept.get(id, [])
+            try:
+                found = self._found(id)
+            except FolderError:  # such as strokes over every pixel, which can still be undone
+                if not kept:
+                    raise
+                found = kept
+            same = [kind for kind in _PLACES if self._agree(id, _of(kind, kept), _of(kind, found))]
+            self._drawn[id] = [shape for kind in _PLACES for shape in _of(kind, kept if kind in same else found)]
+            if len(same) == len(_PLACES):
+                self._drawn[id] = kept  # in the order in which they were drawn
         return self._drawn[id]
+
+    def _agree(self, id: str, kept: Sequence[Shape], found: Sequence[Shape]) -> bool:
+        """Whether kept shapes of one kind still give what the file holds, in which others were found."""
+        if not kept or not found:
+            return not kept and not found
+        if kept[0]["kind"] == "stroke":
+            size = self.size(id)
+            return np.array_equal(self._picture(id, kept, size), read_scribbles(self._source, id, size))
+        return _rounded(kept) == _rounded(found)
 
     def save(self, id: str, shapes: Sequence[Shape]) -> None:
         """Makes these shapes the labels of an image, and writes what changes."""
@@ -86,10 +108,10 @@ class LabelFolder:
         after = [self._checked(id, shape, size) for shape in shapes]
         self._drawn[id] = after
         for kind, write in (("stroke", self._strokes), ("point", self._points), ("box", self._boxes)):
-            now = [shape for shape in after if shape["kind"] == kind]
-            if now != [shape for shape in before if shape["kind"] == kind]:
-                write(id, now, size)
-        write_whole(self.root / _DRAWN, json.dumps({id: found for id, found in self._drawn.items() if found}))
+            if _of(kind, after) != _of(kind, before):
+                write(id, _of(kind, after), size)
+        kept = {**_read(self.root / _DRAWN), id: after}  # another canvas may have drawn on another image
+        write_whole(self.root / _DRAWN, json.dumps({id: shapes for id, shapes in kept.items() if shapes}))
 
     def _make(self, images: str | Path, classes: Sequence[str]) -> None:
         if len(classes) < 2:
@@ -139,10 +161,15 @@ class LabelFolder:
         if not shapes:
             path.unlink(missing_ok=True)
             return
-        names = [str(number) for number in range(len(self.classes))]
-        strokes = [Stroke(names[shape["class"]], _line(shape), shape["width"]) for shape in shapes]
-        drawn = draw_strokes(Drawing(id, str(path), strokes=strokes), size, names)
+        drawn = self._picture(id, shapes, size)
+        drawn[drawn == IGNORE] = self._source.ignore_label
         write_whole(path, cv2.imencode(".png", drawn)[1].tobytes())
+
+    def _picture(self, id: str, strokes: Sequence[Shape], size: Size) -> np.ndarray:
+        """[H,W] uint8 class indices along the strokes, 255 elsewhere."""
+        names = [str(number) for number in range(len(self.classes))]
+        lines = [Stroke(names[shape["class"]], _line(shape), shape["width"]) for shape in strokes]
+        return draw_strokes(Drawing(id, id, strokes=lines), size, names)
 
     def _points(self, id: str, shapes: Sequence[Shape], size: Size) -> None:
         path = self.root / "points.json"
@@ -175,6 +202,20 @@ class LabelFolder:
         images = [row for row in images if row["id"] != mine or mine in listed]
         content = {**coco, "images": images, "annotations": kept, "categories": categories}
         _write(path, content if images else {})
+
+
+def _rounded(shapes: Sequence[Shape]) -> list[tuple[float, ...]]:
+    """Points by their pixels, boxes by their corners to a tenth, which files keep."""
+    rows = []
+    for shape in shapes:
+        corners = np.sort(np.asarray(shape["places"], np.float64), axis=0)
+        rounded = np.floor(corners) if shape["kind"] == "point" else corners.round(1)
+        rows.append((*rounded.ravel().tolist(), shape["class"]))
+    return sorted(rows)
+
+
+def _of(kind: str, shapes: Sequence[Shape]) -> list[Shape]:
+    return [shape for shape in shapes if shape["kind"] == kind]
 
 
 def _shape(kind: str, klass: float, places: Sequence[Sequence[float]], **more: float) -> Shape:

@@ -46,6 +46,8 @@ QUOTAS = [
     {"dense": 1},
     {"dense": 2, "box": 6},
     {"dense": 1, "scribble": 3, "unlabeled": 4},
+    {"dense": 3, "unlabeled": 5},
+    {"dense": 7, "box": 9},
     {"dense": 3, "box": 1, "scribble": 2, "points": 1, "tags": 1, "partial": 2, "unlabeled": 5},
 ]
 
@@ -64,6 +66,14 @@ def test_every_unit_of_every_batch_has_the_exact_quota_strongest_kind_first(quot
         for (source, index), kind in zip(batch["id"], batch["kind"], strict=True):
             assert source == list(parsed).index(kind)
             assert index in loader.pools[kind]
+
+
+def test_the_quota_holds_in_each_of_many_batches():
+    quota = {"dense": 3, "unlabeled": 5}
+    records, info = make_set(2)
+    loader = make_loader(records, info, quota, {"dense": 1, "unlabeled": 1})
+    dense = {int((batch["kind"] == Supervision.DENSE).sum()) for batch in take(batches(loader, quota), 150)}
+    assert dense == {3}
 
 
 def test_every_image_of_a_pool_is_seen_once_an_epoch():

@@ -1,5 +1,7 @@
 """Which images serve which kind of supervision, and how often their labels show each class."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from few_records import SIZE, B, C, D, K, P, S, U, make_set, pools_of, record_of
@@ -186,6 +188,15 @@ def test_evenly_shown_images_are_repeated_until_each_class_is_the_rarest_equally
     pool = evenly_shown(info, "train", np.array([0, 1, 2, 4, 5, 6]))
     assert sorted(pool) == [0, 1, 2, 2, 4, 4, 5, 6]
     np.testing.assert_array_equal(evenly_shown(info, "train", np.array([3, 0])), [3, 0])
+
+
+def test_classes_of_masks_count_where_images_have_no_tags():
+    rows = [{"id": str(n), "tags": [], "classes": [0, 1 if n else 2, 255]} for n in range(4)]
+    info = dataclasses.replace(set_with_tags(("b",)), splits={"train": rows}, background=0)
+    assert sorted(evenly_shown(info, "train", np.arange(4))) == [0, 0, 0, 1, 2, 3]
+    bare = dataclasses.replace(info, splits={"train": [{"id": "a", "tags": [], "classes": [0]}]})
+    with pytest.raises(ValueError, match="balance_images finds no class"):
+        evenly_shown(bare, "train", np.array([0]))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from semiseg_jax.data import weak_labels
-from semiseg_jax.data.types import IGNORE
+from semiseg_jax.data.types import IGNORE, Supervision
 
 KINDS = sorted(weak_labels.MAKERS)
 SHAPES = [(64, 64), (37, 81), (1, 40), (50, 1)]
@@ -126,6 +126,22 @@ def test_clicks_give_one_point_a_component():
     points = weak_labels.clicks(mask, np.random.default_rng(0), min_area=1)
     for klass in range(4):
         assert (points[:, 2] == klass).sum() == len(components(mask, klass))
+
+
+def test_clicks_with_all_jitter_stay_on_their_component():
+    mask = np.zeros((40, 40), np.uint8)
+    cv2.circle(mask, (20, 20), 12, 1, 3)
+    for seed in range(30):
+        for y, x, klass in weak_labels.clicks(mask, np.random.default_rng(seed), jitter=1.0):
+            assert mask[int(y), int(x)] == klass
+
+
+@pytest.mark.parametrize(
+    ("kind", "jitter"), [(Supervision.POINTS, 1.5), (Supervision.BOX, 0.5), (Supervision.BOX, -0.1)]
+)
+def test_jitter_that_would_leave_the_object_is_refused(kind, jitter):
+    with pytest.raises(ValueError, match=f"jitter of {kind.name.lower()} is {jitter} but must be from 0 to"):
+        weak_labels.check_options(kind, {"jitter": jitter})
 
 
 def test_clicks_without_jitter_sit_in_the_middle():

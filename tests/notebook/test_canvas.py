@@ -292,6 +292,35 @@ def test_keys_choose_draw_back_and_go_on(open_page, canvas):
 
 
 @pytest.mark.heavy
+def test_what_was_drawn_is_there_where_a_page_opens_again(open_page, canvas):
+    page = open_page()
+    page.drag((0.5, 0.5), (0.5, 0.8))
+    page.exchange()
+    page.run("start(arguments[0])", page.state("shown", "drawn"))  # a second view of the same canvas
+    page.wait.until(lambda driver: len(driver.find_elements("css selector", ".status")) == 2)
+    second = page.driver.find_elements("css selector", ".status")[1]
+    page.wait.until(lambda driver: second.text.endswith("1 stroke, 0 clicks, 0 boxes"))
+
+
+@pytest.mark.heavy
+def test_a_key_while_the_next_image_arrives_leaves_that_image_alone(open_page, canvas):
+    page = open_page()
+    page.drag((0.5, 0.5), (0.5, 0.8))
+    page.exchange()
+    canvas.widget.index = 1
+    shown = page.state("index", "shown")
+    page.run(
+        "receive(arguments[0]); document.querySelector('canvas').dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'z', bubbles: true}))",
+        shown,
+    )
+    page.exchange()
+    page.until_shown("b")
+    assert canvas.folder.shapes("b") == []
+    assert [shape["kind"] for shape in canvas.folder.shapes("a")] == ["stroke"]
+
+
+@pytest.mark.heavy
 def test_the_prediction_lies_over_the_image_as_strongly_as_wanted(open_page, canvas):
     page = open_page()
     at = "const c = document.querySelector('canvas'); return [...c.getContext('2d').getImageData("

@@ -65,6 +65,36 @@ def test_what_is_erased_leaves_the_folder(labels):
     assert not (labels.root / "boxes.json").exists()
 
 
+def test_labels_that_other_programs_add_to_a_drawn_image_are_shown_and_stay(labels):
+    labels.save("inner_a", [STROKE, POINT, BOX])
+    (labels.root / "points.json").write_text(json.dumps({"inner_a": [[30, 40, 2], [6, 6, 0]]}))
+    again = LabelFolder(labels.root)
+    points = [shape["places"][0] for shape in again.shapes("inner_a") if shape["kind"] == "point"]
+    assert points == [[30.5, 40.5], [6.5, 6.5]]
+    assert [shape for shape in again.shapes("inner_a") if shape["kind"] != "point"] == labels.shapes("inner_a")[::2]
+    again.save("inner_a", [*again.shapes("inner_a"), {**POINT, "places": [[20, 20]]}])
+    stored = json.loads((labels.root / "points.json").read_text())
+    assert stored == {"inner_a": [[30, 40, 2], [6, 6, 0], [20, 20, 2]]}
+
+
+def test_two_canvases_on_one_folder_keep_what_the_other_drew(labels):
+    other = LabelFolder(labels.root)
+    labels.save("inner_a", [STROKE])
+    other.save("inner_b", [BOX])
+    again = LabelFolder(labels.root)
+    assert [shape["kind"] for id in again.ids for shape in again.shapes(id)] == ["stroke", "box"]
+    assert again.shapes("inner_a")[0]["width"] == 3
+
+
+def test_strokes_are_written_with_the_ignored_value_of_the_folder(labels):
+    meta = json.loads((labels.root / "dataset.json").read_text())
+    (labels.root / "dataset.json").write_text(json.dumps(meta | {"ignore_label": 254}))
+    LabelFolder(labels.root).save("inner_a", [STROKE])
+    assert set(np.unique(np.asarray(Image.open(labels.root / "scribbles" / "inner_a.png")))) == {1, 254}
+    (labels.root / ".drawn.json").unlink()
+    assert [shape["kind"] for shape in LabelFolder(labels.root).shapes("inner_a")] == ["stroke"]
+
+
 def test_boxes_of_crowds_stay_when_others_are_drawn(labels):
     labels.save("inner_a", [BOX])
     path = labels.root / "boxes.json"
