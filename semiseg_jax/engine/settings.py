@@ -43,6 +43,7 @@ class Settings(Options):
         "float32", "how gradients travel between devices; bfloat16 is half as much", choices=("float32", "bfloat16")
     )
     dtype: str = option("float32", "of the computation; parameters are float32", choices=("float32", "bfloat16"))
+    # Batch statistics are those of the current parameters: they follow within tens of steps.
     ema: float = option(0.0, "decay of the averaged parameters that evaluation then uses; 0 = off", low=0, below=1)
     class_weights: tuple[float, ...] = option((), "of every cross-entropy: one a class, or () for none", low=0)
     balance_classes: float = option(

@@ -3,6 +3,7 @@
     64 128 64    Animal            of CamVid, label_colors.txt
     Animal,64,128,64               a .csv, with a header or without
     Animal:64,128,64::             of CVAT, labelmap.txt
+    3,Animal,64,128,64             with a number before each name, which does not count
     {"Animal": [64, 128, 64]}      a .json; or [{"name": "Animal", "color": [64, 128, 64]}], or "#408040"
 
 Several colours may have the same name. Void and the like are pixels to ignore.
@@ -73,6 +74,8 @@ def read_table(path: Path) -> ColorTable:
     if not rows:
         raise LabelFileError(f"{path}: has no line with a name and a colour, such as: 64 128 64 tree")
     names, colors = [name for name, _ in rows], [color for _, color in rows]
+    numbered = [re.match(r"\d+[\s,;:]+(\D.*)", name) for name in names]
+    names = [match[1] if match and all(numbered) else name for match, name in zip(numbered, names, strict=True)]
     twice = [color for color in colors if colors.count(color) > 1] if len(rows) <= 1000 else []
     if twice or len(set(colors)) < len(colors):
         raise LabelFileError(f"{path}: the colour {twice[0] if twice else ''} stands there twice")

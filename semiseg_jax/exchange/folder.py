@@ -158,6 +158,7 @@ def _class_names(drawings: Drawings, asked: Sequence[str]) -> list[str]:
 def _assigned(drawings: Sequence[Drawing], found: Mapping[str, Path], root: Path) -> dict[str, Drawing]:
     """{ID: drawing}. A drawing belongs to the image whose path ends most like the one that it names."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    folders = {part for path in found.values() for part in path.relative_to(root).parts[:-1]}
     for id, path in found.items():
         parts = path.relative_to(root).parts
         for name in {path.name, _plain(path.name), path.stem}:  # some tools leave out the suffix
@@ -169,6 +170,10 @@ def _assigned(drawings: Sequence[Drawing], found: Mapping[str, Path], root: Path
             parts = PurePosixPath(image.replace("\\", "/")).parts
             if candidates := by_name.get(parts[-1] if parts else "", []):
                 break
+        exact = [(own, id) for own, id in candidates if found[id].name == parts[-1]]
+        candidates = exact or candidates
+        if len(parts) > 1 and parts[-2] in folders:  # another folder's image of that name is not meant
+            candidates = [(own, id) for own, id in candidates if own[-2:-1] == parts[-2:-1]]
         best = max((_common_end(own, parts) for own, _ in candidates), default=0)
         ids = [id for own, id in candidates if _common_end(own, parts) == best]
         if len(ids) != 1:
@@ -271,6 +276,7 @@ def draw_strokes(drawing: Drawing, size: Size, names: Sequence[str]) -> np.ndarr
     drawn = np.full(size, IGNORE, np.uint8)
     for stroke in drawing.strokes:
         corners = np.floor(np.asarray(stroke.places, np.float64))[:, ::-1].astype(np.int32)
+        corners = np.repeat(corners, 2, axis=0) if len(corners) == 1 else corners  # a dot
         cv2.polylines(drawn, [corners], False, names.index(stroke.label), max(1, round(stroke.width)))
     return drawn
 
@@ -332,12 +338,15 @@ def _write_json_files(
 @contextlib.contextmanager
 def _appearing(output: Path) -> Iterator[Path]:
     """A folder to write to that is `output` in the end, if nothing fails."""
+    output = output.resolve()
     building = output.with_name(f"{output.name}.incomplete.{uuid.uuid4().hex[:8]}")
     building.mkdir(parents=True)
     try:
         yield building
-        with contextlib.suppress(OSError):
-            output.rmdir()  # an empty one
-        building.rename(output)
+        if output.is_dir():  # an empty one, in which a shell may stand
+            for path in building.iterdir():
+                path.rename(output / path.name)
+        else:
+            building.rename(output)
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -56,7 +56,7 @@ class Game(Options):
     semi_weight: float = option(0.1, "of confident self-training", low=0)
     semi_start: float = option(0.25, "share of the steps before it counts", low=0, high=1)
     threshold: float = option(0.2, "confidence above which a pixel's own prediction becomes its label", low=0, high=1)
-    label_smoothing: float = option(0.0, "of true maps, for the discriminator", low=0, high=1)
+    label_smoothing: float = option(0.0, "of true maps, for the discriminator", low=0, below=1)
     real_rows: int = option(
         0, "of the quota's dense rows, those that only show the discriminator their labels; 0 = all do", low=0
     )

@@ -93,7 +93,7 @@ class Transfer(Adversarial):
             raise ValueError(f"method {config.method!r} never opens a mask of a weak class; set log.hidden_masks=0")
         if config.data.made_labels:
             raise ValueError(f"method {config.method!r} makes its own labels; data.made_labels must be empty")
-        super().__init__(config.replace(data={"made_labels": LABELS}), num_classes)
+        super().__init__(config.replace(data={"made_labels": LABELS, "made_for": ("tags",)}), num_classes)
         self.transfer: TransferOptions = config.own["transfer"]
         self.rows = sum(self.quota.values())
         self.classifier = TagClassifier(self._classifier_config(config), num_classes, self.transfer)

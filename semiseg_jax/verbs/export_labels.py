@@ -139,11 +139,12 @@ def _check(format: str, output: Path, tolerance: float, min_area: int) -> None:
 
 def _files(model: workdirs.Trained, inputs: str | Path | Sequence[str | Path]) -> list[Path]:
     if inputs:
-        return [path.absolute() for path in predict.find_images(inputs)]
+        return [Path(os.path.abspath(path)) for path in predict.find_images(inputs)]  # without .., below one root
     dataset, split = predict.evaluation_split(model)
     if not isinstance(dataset.source, Layout):
         raise ValueError(f"the images of {dataset.info.name} are no files of their own: name the files to export")
-    return [dataset.source.listing.items[row["id"]].image.absolute() for row in dataset.info.splits[split]]
+    images = [dataset.source.listing.items[row["id"]].image for row in dataset.info.splits[split]]
+    return [Path(os.path.abspath(image)) for image in images]
 
 
 def _report(format: str, export: Export, written: Path, tolerance: float, min_area: int, failed: int) -> None:

@@ -187,7 +187,13 @@ def _sources(model: workdirs.Trained | Saved, inputs: str | Path | Sequence[str 
     dataset, split = evaluation_split(model)
     records = dataset.originals(split)
     rows = enumerate(dataset.info.splits[split])
-    return [Source(row["id"], Path(row["id"]).stem, functools.partial(_read_record, records, n)) for n, row in rows]
+    return [Source(row["id"], _stem(row["id"]), functools.partial(_read_record, records, n)) for n, row in rows]
+
+
+def _stem(id: str) -> str:
+    """An ID, which may have dots, without the suffix of an image."""
+    path = Path(id)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
 
 def evaluation_split(model: workdirs.Trained) -> tuple[Dataset, str]:

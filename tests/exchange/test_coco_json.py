@@ -157,6 +157,21 @@ def test_of_images_of_the_same_name_the_path_decides(tmp_path):
     assert list(boxes_by_id(load("boxes.json"))) == ["a"]
 
 
+def test_an_image_of_that_name_in_another_folder_is_not_meant(tmp_path):
+    source = write(tmp_path, coco({"category_id": 18, "bbox": [1, 1, 3, 3]}))
+    (tmp_path / "photos" / "train" / "a.png").rename(tmp_path / "photos" / "train" / "other.png")
+    with pytest.raises(LabelFileError, match=r"is about .train/a\.png., but no image of that name is"):
+        imported("coco", source, tmp_path, images=tmp_path / "photos")
+
+
+def test_of_names_that_servers_change_the_exact_one_is_meant(tmp_path):
+    images = [{"id": 42, "file_name": "my_cat.png", "height": SIZE[0], "width": SIZE[1]}]
+    (tmp_path / "file.json").write_text(json.dumps(coco({"category_id": 18, "bbox": [1, 1, 3, 3]}, images=images)))
+    photos = make_images(tmp_path / "photos", "my cat.png", "my_cat.png")
+    _, load = imported("coco", tmp_path / "file.json", tmp_path, images=photos)
+    assert list(boxes_by_id(load("boxes.json"))) == ["my_cat"]
+
+
 def part(name, file_name, *categories, id=1):
     """One file of several, with one image on which each category has a box."""
     rows = [{"id": n, "image_id": id, "category_id": n, "bbox": [1 + n, 1, 3, 3]} for n, _ in enumerate(categories)]

@@ -1,6 +1,7 @@
 """From drawings to a dataset folder: what is painted, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(photos, tmp_path, d
     with pytest.raises(LabelFileError, match=message):
         write_folder(Drawings([drawing], ["a"]), photos, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_an_empty_folder_is_filled_where_it_stands(photos, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write_folder(Drawings([], ["a"]), photos, tmp_path / "link")
+    assert (tmp_path / "real" / "dataset.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_folder(Drawings([], ["a"]), photos, Path())
+    assert Path("dataset.json").is_file()
 
 
 def test_nothing_is_overwritten(photos, tmp_path):

@@ -77,6 +77,7 @@ def test_of_several_kinds_of_masks_a_pattern_tells_those_that_are_meant(tmp_path
     [
         ("label_colors.txt", CAMVID),
         ("class_dict.csv", "name,r,g,b\nTree,128,128,0\nRoad, 128, 64, 128\nVoid,0,0,0\nTree,192,192,0\n"),
+        ("numbered.csv", "id,name,r,g,b\n0,Tree,128,128,0\n7,Road,128,64,128\n255,void,0,0,0\n"),
         ("labelmap.txt", "# label:color_rgb:parts:actions\nTree:128,128,0::\nRoad:128,64,128::\nvoid:0,0,0::\n"),
         ("colors.json", '{"Tree": [128, 128, 0], "Road": [128, 64, 128], "ignore": [0, 0, 0]}'),
         ("list.json", '[{"name": "Tree", "color": "#808000"}, {"name": "Road", "color": [128, 64, 128]}, '

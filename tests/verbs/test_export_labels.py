@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,17 @@ def test_predictions_become_outlines_the_most_uncertain_image_first(run, source,
     printed = capsys.readouterr().out
     assert "6 images with 6 regions" in printed
     assert f"semiseg import-labels coco CORRECTED.json DIR --images={source}/images" in printed
+
+
+def test_files_beside_the_current_folder_stay_as_they_are(run, source, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    mine = source / "images" / "im0.json"
+    mine.write_text("mine")
+    shutil.copy(source / "images" / "im1.png", "other.png")
+    semiseg_jax.export_labels("labelme", run, ["../source/images", "other.png"], output="out")
+    assert mine.read_text() == "mine"
+    assert len(list(Path("out").rglob("*.json"))) == 7
 
 
 @pytest.mark.parametrize("format", ["coco", "labelme", "label_studio"])

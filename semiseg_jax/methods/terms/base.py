@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from semiseg_jax.data.types import MADE_FOR, Batch, Supervision
+from semiseg_jax.data.types import Batch, Supervision
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.methods.base import Metrics, scheduled
 from semiseg_jax.models.segmenter import Outputs
@@ -20,7 +20,6 @@ from semiseg_jax.options import Options, option
 
 ALL = frozenset(Supervision)
 LABELLED = frozenset({Supervision.DENSE, Supervision.PARTIAL, Supervision.SCRIBBLE, Supervision.POINTS})
-MADE = frozenset(MADE_FOR)
 Kinds = frozenset[Supervision]
 # By name: class maps [B,H,W] of integers, heat maps [B,H,W] of floats in [0,1].
 Pictures = dict[str, jax.Array]
@@ -110,6 +109,11 @@ def class_weights(config: Settings, num_classes: int) -> tuple[float, ...] | Non
     return weights or None
 
 
+def made_for(config: Settings) -> Kinds:
+    """The kinds of rows that learn from labels that a program made."""
+    return frozenset(map(Supervision.parse, config.data.made_for))
+
+
 class LabelTerm(Term):
     """Base of the terms that learn from labels of single pixels, those that a program made (data.made_labels) too."""
 
@@ -120,7 +124,7 @@ class LabelTerm(Term):
         super().__init__(options, config, num_classes)
         self.class_weights = class_weights(config, num_classes)
         if config.data.made_labels:
-            self.useful = LABELLED | MADE
+            self.useful = LABELLED | made_for(config)
 
 
 class Sum:

@@ -13,7 +13,7 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.engine.settings import Settings
 from semiseg_jax.losses import partial_cross_entropy, uncertainty_cross_entropy
 from semiseg_jax.methods.base import Metrics
-from semiseg_jax.methods.terms.base import ALL, MADE, LabelTerm, Term, TermInput, TermOptions, Weighted
+from semiseg_jax.methods.terms.base import ALL, LabelTerm, Term, TermInput, TermOptions, Weighted, made_for
 from semiseg_jax.ops.reduce import masked_mean
 from semiseg_jax.options import option
 
@@ -83,12 +83,11 @@ class MadeLabels(CrossEntropy):
     """Cross-entropy over labels that a program made (`data.made_labels`), which it takes from the cross-entropy."""
 
     Options = MadeLabelsOptions
-    takes = MADE
     on_by_default = False
 
     def __init__(self, options: Any, config: Settings, num_classes: int):
         super().__init__(options, config, num_classes)
-        self.useful = self.kinds = MADE
+        self.useful = self.kinds = self.takes = made_for(config)
         if not config.data.made_labels:
             raise ValueError("terms.made_labels learns from the label maps in data.made_labels, which names no folder")
 

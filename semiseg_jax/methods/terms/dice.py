@@ -13,8 +13,8 @@ from semiseg_jax.options import option
 
 @dataclasses.dataclass(frozen=True)
 class DiceOptions(TermOptions):
-    false_positives: float = option(0.5, "price of pixels that are taken for a class; 0.5 and 0.5 are Dice", low=0)
-    false_negatives: float = option(0.5, "price of pixels that are missed; higher finds more of small objects", low=0)
+    false_positives: float = option(0.5, "price of pixels that are taken for a class; 0.5 and 0.5 are Dice", low=1e-6)
+    false_negatives: float = option(0.5, "price of pixels that are missed; higher finds more small objects", low=1e-6)
     per_image: bool = option(False, "each image alike, instead of the whole batch at once")
 
 

@@ -11,7 +11,6 @@ from semiseg_jax.engine.parallel import AXIS
 from semiseg_jax.losses import gated_crf
 from semiseg_jax.methods.base import Metrics
 from semiseg_jax.methods.terms.base import Pictures, Term, TermInput, TermOptions
-from semiseg_jax.models.layers import resize
 from semiseg_jax.ops.images import area_average, standardize
 from semiseg_jax.ops.kernels import kernel_terms, prepare
 from semiseg_jax.ops.pairwise import filtered
@@ -93,5 +92,5 @@ class GatedCRF(Term):
         size = (-(-height // self.options.stride), -(-width // self.options.stride))
         low = seen.outputs["low_logits"]
         if low.shape[1] < size[0] or low.shape[2] < size[1]:
-            return jax.nn.softmax(resize(low, size))
+            low = seen.outputs["logits"]  # which the network has enlarged in its own way
         return area_average(jax.nn.softmax(low), size)

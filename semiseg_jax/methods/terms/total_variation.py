@@ -20,7 +20,7 @@ class TotalVariationOptions(TermOptions):
     contrast: float = option(
         0.0, "of l1 and l2: colour difference (standardised) that makes a boundary cheap; 0 = never", low=0
     )
-    sigma: float = option(1.0, "of curvilinear: half the width of a line, in pixels", low=0)
+    sigma: float = option(1.0, "of curvilinear: half the width of a line, in pixels", low=1e-6)
 
     def __post_init__(self) -> None:
         super().__post_init__()
