@@ -75,6 +75,9 @@ def made_label_scores(masks: Path, strong: Sequence[str], workdir: Path) -> dict
         made, truth = (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in (path, masks / path.name))
         assert made is not None
         assert truth is not None
+        truth = cv2.resize(
+            truth, made.shape[::-1], interpolation=cv2.INTER_NEAREST
+        )  # as images are stored for training
         known += int((truth != IGNORE).sum())
         truth[made == IGNORE] = IGNORE
         labelled += int((truth != IGNORE).sum())
