@@ -22,10 +22,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "model": {"name": "unet", "norm": "batch", "widths": (20, 40, 80, 112)},
         "augment.crop": (64, 64),
         "augment.jitter": 0.0,  # colours help to tell the classes apart
-        "optimizer.learning_rate": 4e-3,
+        "optimizer.learning_rate": 5e-3,
         "ema": 0.99,
-        "steps": 1200,
-        "eval.every": 400,
+        "steps": 1080,
+        "eval.every": 360,
     }
     if given.labels == "masks":
         return changed(default_config("supervised"), fields, {"data.quota": {"dense": 8}})

@@ -269,14 +269,14 @@ def test_the_folder_of_configs_is_what_ships():
 
 
 def test_a_shipped_config_is_found_by_its_name_from_any_folder(elsewhere):
-    assert load_config("quickstart").steps == 1200
+    assert load_config("quickstart").steps == 1080
     assert load_config("supervised:path=a:b,steps=3").data.path == "a:b"
 
 
 def test_a_name_means_the_shipped_config_and_a_path_means_the_file(elsewhere):
     for file in ("quickstart", "quickstart.py"):
         write_config(elsewhere / file)
-    assert load_config("quickstart").steps == 1200
+    assert load_config("quickstart").steps == 1080
     for spec in ("quickstart.py", "./quickstart", str(elsewhere / "quickstart.py")):
         assert load_config(spec).steps == 1000
 

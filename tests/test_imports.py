@@ -67,6 +67,7 @@ def test_the_package_itself_loads_nothing_heavy():
     assert not loaded & {"jax", *HEAVY}
 
 
+@pytest.mark.heavy
 def test_importing_every_module_loads_neither_tensorflow_nor_torch():
     code = (
         "import importlib, pkgutil, semiseg_jax\n"

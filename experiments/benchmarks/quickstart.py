@@ -32,7 +32,7 @@ RUNS = {
     "older": (
         "as it is now, with the settings of version 0.1",
         "--config.model.norm=group --config.model.widths='(24,48,96,128)' --config.augment.jitter=0.8 "
-        "--config.steps=1500 --config.eval.every=500 "
+        "--config.steps=1500 --config.eval.every=500 --config.optimizer.learning_rate=4e-3 "
         "--config.terms.gated_crf.stride=4 --config.terms.gated_crf.start=0.1",
     ),
     "now": ("masks and scribbles, and Gated CRF on all 480 scenes", ""),

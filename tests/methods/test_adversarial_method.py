@@ -156,6 +156,7 @@ def test_hard_maps_let_the_adversarial_gradient_through():
         assert_close(taught["segmenter"], plain["segmenter"], 1e-3)
 
 
+@pytest.mark.heavy
 def test_a_true_map_that_is_the_prediction_cannot_be_told_from_it():
     """Neither by its void and padding, where it has no label, nor by being one-hot."""
     batch = make_batch(("dense", "dense"))

@@ -215,7 +215,7 @@ def test_parameters_and_outputs_are_float32_in_half_precision_too(name, shallow)
     assert {x.dtype for x in jax.tree.leaves((found, updated))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", ["deeplab_v2", "unet"])
+@pytest.mark.parametrize("name", [pytest.param("deeplab_v2", marks=pytest.mark.heavy), "unet"])
 def test_remat_changes_memory_only(name, shallow):
     """Gradients of both are finite, and the same."""
     image = images(2, 32, 32)
@@ -260,6 +260,7 @@ def test_summary_counts_depthwise_convolutions_too():
     assert found.multiply_adds == pytest.approx(0.301e9, rel=1e-2)  # as published for MobileNetV2
 
 
+@pytest.mark.heavy
 def test_training_memory_is_estimated_within_a_factor_of_two():
     model = make_model("deeplab_v3plus", CLASSES, backbone="resnet18", norm="batch")
     image = images(2, 128, 128)

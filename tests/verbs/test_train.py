@@ -226,6 +226,7 @@ def test_best_and_last_checkpoints_are_kept(straight):
     assert steps <= {3, 6}
 
 
+@pytest.mark.heavy
 def test_the_last_step_is_saved_and_scored_where_it_is_no_multiple(tiny_config, tmp_path):
     tiny_config.steps, tiny_config.eval.every = 2, 5
     train(tiny_config, tmp_path / "run")
@@ -242,6 +243,7 @@ def test_workdir_of_another_config_is_refused_and_left_alone(straight):
     assert (straight.workdir / "config.json").read_text() == before
 
 
+@pytest.mark.heavy
 def test_changed_evaluation_settings_may_go_on_in_the_same_workdir(stopped, tmp_path):
     config = stopped.copy(tmp_path / "run")
     config.eval.flip = True
@@ -358,6 +360,7 @@ def test_non_finite_loss_names_term_and_step_and_keeps_the_last_good_checkpoint(
     assert all(np.isfinite(array).all() for array in saved_arrays(tmp_path, 3).values())
 
 
+@pytest.mark.heavy
 def test_batches_without_any_labelled_pixel_train_without_nan(tiny_config, tmp_path, make_folder, monkeypatch):
     monkeypatch.setattr("semiseg_jax.data.folder.read_mask", lambda source, id, size: np.full(size, 255, np.uint8))
     on_folder(tiny_config, make_folder(), {"dense": 2})
@@ -376,6 +379,7 @@ def test_masks_without_any_class_do_not_fill_the_quota(tiny_config, tmp_path, ma
     assert "im0.png and 5 more: hold no class, and count as no mask" in caplog.text
 
 
+@pytest.mark.heavy
 def test_a_folder_without_masks_trains_without_evaluation(tiny_config, tmp_path, make_folder, capsys):
     on_folder(tiny_config, make_folder(masks=False, scribbles=True), {"scribble": 2})
     result = train(tiny_config, tmp_path / "run")
