@@ -5,6 +5,8 @@ import importlib
 import json
 import sys
 
+import cv2
+import numpy as np
 import pytest
 from documents import ROOT, make_place
 
@@ -81,3 +83,23 @@ def test_a_trial_is_short_and_keeps_its_scores_to_itself(scripts, tmp_path):
     assert claims.shortened(config, 0.1).steps == 80
     assert config.eval.every == 80
     assert config.optimizer.warmup_steps == 10
+
+
+def test_made_labels_are_scored_where_they_lie_and_at_the_size_at_which_they_are_stored(scripts, tmp_path):
+    for folder in ("run/labels", "masks"):
+        (tmp_path / folder).mkdir(parents=True)
+    truth = np.zeros((20, 40), np.uint8)
+    truth[:, 20:] = 3  # a dog, which is weak
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), truth)
+    made = np.full((10, 20), 255, np.uint8)  # half the size
+    made[:, :5], made[:5, 10:] = 0, 3
+    cv2.imwrite(str(tmp_path / "run" / "labels" / "a.png"), made)
+    score = scripts("transfer").made_label_scores
+    found = score(tmp_path / "masks", ("cat", "cow", "person"), tmp_path / "run")
+    assert found == {"made_miou": 1.0, "made_miou_weak": 1.0, "made_share": 0.5}
+    made[5:, 10:15] = 0  # and half of what is left of the dog is taken for background
+    cv2.imwrite(str(tmp_path / "run" / "labels" / "a.png"), made)
+    found = score(tmp_path / "masks", ("cat", "cow", "person"), tmp_path / "run")
+    assert found["made_miou_weak"] == pytest.approx(50 / 75)
+    # Of weak classes without any such pixel there is nothing to say, and no number that JSON cannot hold.
+    assert score(tmp_path / "masks", ("dog",), tmp_path / "run")["made_miou_weak"] == 0.0

@@ -83,10 +83,11 @@ def made_label_scores(masks: Path, strong: Sequence[str], workdir: Path) -> dict
         labelled += int((truth != IGNORE).sum())
         confusion = confusion.merge(ConfusionMatrix.from_model_output(truth, made, len(CLASSES)))
     scores = confusion.compute()
-    weak = [number for number, name in enumerate(CLASSES) if name not in (*strong, "background")]
+    weak = scores["iou"][[number for number, name in enumerate(CLASSES) if name not in (*strong, "background")]]
+    weak = weak[np.isfinite(weak)]  # as in the mean of all, without classes of which no pixel got a label
     return {
         "made_miou": float(scores["miou"]),
-        "made_miou_weak": float(np.mean(scores["iou"][weak])),
+        "made_miou_weak": float(weak.mean()) if weak.size else 0.0,
         "made_share": labelled / known,
     }
 
