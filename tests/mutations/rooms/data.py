@@ -90,8 +90,8 @@ MUTATIONS = (
         "data/pipeline.py",
         (
             (
-                "weights = [stream.rows * (shard.rows // unit) for stream in streams]",
-                "weights = [shard.rows // unit for _ in streams]",
+                "rows = stream.rows * (shard.rows // unit)",
+                "rows = shard.rows // len(streams)",
             ),
         ),
         first=(
