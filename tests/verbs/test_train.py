@@ -226,7 +226,6 @@ def test_best_and_last_checkpoints_are_kept(straight):
     assert steps <= {3, 6}
 
 
-@pytest.mark.heavy
 def test_the_last_step_is_saved_and_scored_where_it_is_no_multiple(tiny_config, tmp_path):
     tiny_config.steps, tiny_config.eval.every = 2, 5
     train(tiny_config, tmp_path / "run")
