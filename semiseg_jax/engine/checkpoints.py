@@ -46,6 +46,17 @@ class _Policy(checkpoint_managers.PreservationPolicy):
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """False: `parallel.stop_signals` alone asks JAX for the step at which to stop.
+
+        JAX takes the number in the last question for the step at which this process is. A save that asks from the
+        background with its own, older one would let the processes agree on a step that they have passed.
+        """
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one stage, and `scores.json` beside them: what each was worth.
 
@@ -78,7 +89,7 @@ class Checkpoints:
         }
         try:
             with _quiet_libraries():
-                self.manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
+                self.manager = _Manager(directory.absolute(), options=options, item_handlers=handlers)
             scores = directory / "scores.json"
             found = json.loads(scores.read_text()) if scores.exists() else {}
             self.scores: dict[int, dict[str, float]] = {int(step): dict(row) for step, row in found.items()}

@@ -131,6 +131,15 @@ def test_saving_a_step_twice_leaves_the_first_alone(tmp_path, reopen):
     assert contents(tmp_path / "run") == before
 
 
+def test_saving_does_not_ask_jax_whether_to_stop(tmp_path, monkeypatch, reopen):
+    """JAX would take the step that is saved for the one at which the run is."""
+    asked = []
+    monkeypatch.setattr("orbax.checkpoint.utils.reached_preemption", asked.append)
+    save(tmp_path / "run", {1: 0.5, 2: None})
+    assert reopen(tmp_path / "run").latest() == 2
+    assert not asked
+
+
 def test_other_number_of_classes_fails_naming_the_parameter_and_changes_nothing(tmp_path):
     save(tmp_path / "run", {1: 0.2, 2: 0.1})
     before = contents(tmp_path / "run")

@@ -80,11 +80,12 @@ class Pair:
     def __init__(self, folder, data_dir: str):
         self.folder, self.data_dir = folder, data_dir
         self.config = folder / "config.py"
+        self.started: list[subprocess.Popen] = []
 
     def start(self, arguments, launcher) -> list[subprocess.Popen]:
         port = free_port()
         plain = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-        return [
+        processes = [
             subprocess.Popen(
                 [sys.executable, *arguments],
                 env=plain | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **launcher(process, port)},
@@ -94,6 +95,13 @@ class Pair:
             )
             for process in range(2)
         ]
+        self.started += processes
+        return processes
+
+    def end(self) -> None:
+        """What a test that failed left running would slow down all others."""
+        for process in self.started:
+            process.kill()
 
     def train(self, workdir, steps: int = STEPS, launcher=by_slurm) -> list[subprocess.Popen]:
         self.config.write_text(CONFIG.format(data_dir=self.data_dir, steps=steps))
@@ -102,9 +110,11 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Pair:
+def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    return Pair(folder, str(folder / "built"))  # of a size of its own: five images are not shared evenly
+    pair = Pair(folder, str(folder / "built"))  # of a size of its own: five images are not shared evenly
+    yield pair
+    pair.end()
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +190,11 @@ def test_the_end_of_either_process_ends_the_other_with_a_word_and_the_same_comma
     assert_same_run(straight[0], killed, STEPS)
 
 
-def test_sigterm_to_one_process_stops_both_at_the_same_step(pair):
-
+@pytest.mark.parametrize("after", [1, 10], ids=["at the start", "while a checkpoint is saved"])
+def test_sigterm_to_one_process_stops_both_at_the_same_step(pair, after):
     workdir = pair.folder / "stopped"
     processes = pair.train(workdir, 100_000)
-    wait_for_step(processes[0], 1)
+    wait_for_step(processes[0], after)
     processes[1].send_signal(signal.SIGTERM)
     outputs = finish(processes, 143)
     step = int(re.search(r"saved at step (\d+)", outputs[0])[1])

@@ -111,6 +111,16 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "engine-checkpoint-preemption",
+        "a save in the background asks JAX whether to stop, with its own, older step",
+        "engine/checkpoints.py",
+        (("        del step\n        return False", "        return super().reached_preemption(step)"),),
+        first=(
+            "test_checkpoints.py::test_saving_does_not_ask",
+            "test_checkpoints",
+        ),
+    ),
+    Mutation(
         "engine-checkpoint-best",
         "the worst checkpoint is kept as the best",
         "engine/checkpoints.py",
