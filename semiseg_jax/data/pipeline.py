@@ -83,9 +83,10 @@ def canvas_of(info: DatasetInfo, split: str, canvas: Sequence[int]) -> tuple[int
 
 
 class ExampleLoader:
-    """Turns (source, kind, record index) into one row of an `Example`.
+    """Turns (source, kind, places in the pool of this kind, seed) into one row of an `Example`.
 
-    A record that cannot be read is replaced by the next one of its pool, reported once and counted in `replaced`.
+    It is the record at the first place. Where that cannot be read, it is the next one that can be; this is reported
+    once, and counted in `replaced`.
     """
 
     def __init__(
@@ -107,12 +108,12 @@ class ExampleLoader:
         self.replaced = 0
         self._lock = threading.Lock()
 
-    def __call__(self, where: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
-        source, kind_number, at, seed = where
+    def __call__(self, where: tuple[int, int, Sequence[int], int]) -> dict[str, np.ndarray]:
+        source, kind_number, places, seed = where
         pool = self.pools[Supervision(kind_number)]
         error: Exception | None = None
-        for attempt in range(min(_ATTEMPTS, len(pool))):
-            index = int(pool[(at + attempt) % len(pool)])
+        for place in places:
+            index = int(pool[place])
             try:
                 row = self.example(
                     self.records[index], Supervision(kind_number), self.sizes[index] if self.sizes else None
@@ -204,8 +205,9 @@ def ahead(loader: ExampleLoader, shard: Shard, threads: int) -> tuple[int, int]:
 
 
 class _Order(grain.sources.RandomAccessDataSource):
-    """The endless order of one stream: every epoch a new permutation -> (source, kind, place in the pool, row's seed).
+    """The endless order of one stream: every epoch a new permutation -> what `ExampleLoader` takes.
 
+    The places after the first are of the same stream, so that a row asked of one set is never replaced by another's.
     The seed follows from the place in this order, which all processes share: any number of them draws the same crops.
     (Grain's own shuffle costs 0.2 ms a row on small pools, a quarter of the pipeline's time.)
     """
@@ -220,10 +222,11 @@ class _Order(grain.sources.RandomAccessDataSource):
     def __len__(self) -> int:
         return self.size * _EPOCHS
 
-    def __getitem__(self, place: int) -> tuple[int, int, int, int]:
+    def __getitem__(self, place: int) -> tuple[int, int, list[int], int]:
         epoch, at = divmod(int(place), self.size)
-        at = int(self.stream.places[self._epoch(epoch)[at]])
-        return self.source, int(self.stream.kind), at, _hash(self.seed, f"{self.stream.name} {place}")
+        order = self._epoch(epoch)
+        tried = [int(self.stream.places[order[(at + n) % self.size]]) for n in range(min(_ATTEMPTS, self.size))]
+        return self.source, int(self.stream.kind), tried, _hash(self.seed, f"{self.stream.name} {place}")
 
 
 def _stack_by_kind(rows: Sequence[Mapping[str, np.ndarray]]) -> Example:

@@ -32,8 +32,8 @@ def training_rows(loader: ExampleLoader, dataset: Dataset, limit: int) -> list[P
     """One training image of each kind, with the labels that training sees. Masks of other kinds stay closed."""
     rows = []
     plain = on_canvas(loader.layout.canvas)
-    for kind in list(loader.pools)[:limit]:
-        example = loader((0, int(kind), 0, 0))
+    for kind, pool in list(loader.pools.items())[:limit]:
+        example = loader((0, int(kind), range(min(len(pool), 10)), 0))
         batch = jax.device_get(plain(cast(Example, {key: np.asarray(value)[None] for key, value in example.items()})))
         height, width = example["size"]
         image = example["image"][:height, :width]

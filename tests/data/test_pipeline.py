@@ -249,4 +249,15 @@ def test_a_pool_without_any_readable_record_is_an_error():
     records, info = make_set(3)
     loader = make_loader(Broken(records, rotten=(0, 1, 2)), info, {"dense": 1})
     with pytest.raises(RuntimeError, match="no readable record of dense"):
-        loader((0, int(D), 0, 0))
+        loader((0, int(D), range(3), 0))
+
+
+def test_a_row_that_is_asked_of_one_set_is_replaced_by_one_of_that_set():
+    records, info = make_set(8)
+    for number, row in enumerate(info.splits["train"]):
+        row["set"] = "ab"[number % 2]  # so that the next one of the pool is of the other set
+    loader = make_loader(Broken(records, rotten=(0, 2)), info, {"dense": 2})
+    streams = make_streams({"a:dense": 1, "b:dense": 1}, loader.pools, info.splits["train"])
+    found = take(pipeline.make_batches(loader, streams, pipeline.Shard(rows=2, units=1), seed=0, threads=1), 8)
+    assert loader.replaced >= 4
+    assert [sorted(int(at) % 2 for _, at in batch["id"]) for batch in found] == [[0, 1]] * 8

@@ -95,7 +95,7 @@ def test_a_share_of_the_pixels_is_that_of_what_training_sees(make_folder, open_s
         dataset.records("train"), dataset.info, pools, layout, strict=False,
         sizes=[row["size"] for row in dataset.info.splits["train"]],
     )  # fmt: skip
-    example = loader((0, int(Supervision.PARTIAL), 0, 0))
+    example = loader((0, int(Supervision.PARTIAL), (0,), 0))
     height, width = example["size"]
     points = example["points"][example["points"][:, 2] >= 0]
     assert len(points) == round(0.02 * height * width)
@@ -253,7 +253,7 @@ def test_an_image_that_cannot_be_read_is_named_by_its_id(make_folder, open_set, 
     layout, ids = pipeline.Layout((64, 64), 1, 1, 1), [row["id"] for row in dataset.info.splits["train"]]
     loader = pipeline.ExampleLoader(records, dataset.info, pools, layout, strict=False, ids=ids)
     for at in range(4):
-        loader((0, int(Supervision.DENSE), at, 0))
+        loader((0, int(Supervision.DENSE), (at, (at + 1) % 4), 0))
     assert "image im2 cannot be read (not a readable image) and is replaced by another one" in caplog.text
 
 

@@ -203,6 +203,17 @@ def test_made_labels_have_a_weight_of_their_own_and_no_other():
     assert abs(float(together["cross_entropy"]) - float(metrics["cross_entropy"])) > 1e-3
 
 
+def test_labels_that_a_program_made_teach_rows_of_made_for_alone():
+    values = []
+    for row in (3, 4):  # of tags, without any label
+        batch = mixed()
+        batch["label"][row] = batch["image"][row].argmax(-1)
+        config = config_with(made_labels=EXTRA["made_labels"])
+        config.data.made_for = ("unlabeled",)
+        values.append(float(look(config, batch)[0][1]["made_labels"]))
+    assert values[0] == 0 < values[1]
+
+
 def test_a_cross_entropy_of_made_labels_alone_is_no_second_one_beside_their_own_term():
     with pytest.raises(ValueError, match="made_labels takes all rows of"):
         method_of(config_with(made_labels=EXTRA["made_labels"], cross_entropy={"kinds": ("tags",)}))
@@ -290,6 +301,13 @@ def test_labels_alone_pull_on_request():
     assert len(moved) == 9
     batch["label"][0, 9, 12] = IGNORE
     assert float(look(config, batch)[0][1]["gated_crf"]) == 0
+
+
+@pytest.mark.parametrize(("stride", "learns"), [(2, True), (1, False)])
+def test_gated_crf_takes_predictions_from_where_they_are_fine_enough(stride, learns):
+    """From the network's own low resolution, 16x16, else from what it has enlarged in its own way."""
+    _, slopes = look(config_with(gated_crf=EXTRA["gated_crf"] | {"stride": stride}), mixed())
+    assert bool(slopes["low_logits"].any()) == learns
 
 
 @pytest.mark.parametrize(("pixel", "cell"), [((2, 29), (0, 7)), ((999, 0), (7, 0))])
